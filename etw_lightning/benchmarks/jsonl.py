@@ -1,0 +1,111 @@
+"""The user's own rows: files of JSON lines with question and answer, or with raw text."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from etw_lightning.benchmarks.source import Source, check_limits, check_name
+from etw_lightning.benchmarks.source import field as text_of
+from etw_lightning.benchmarks.tofu import Columns, read_row
+from etw_lightning.schema import EvalSet, Example, InputError
+
+__all__ = ["JSONL"]
+
+
+@dataclass(frozen=True)
+class JSONL:
+    """Reads a forget and a retain file of the user's own.
+
+    A split is a file, relative to ``data.root`` (without it, to the current folder) or absolute;
+    ``.jsonl`` and ``.jsonl.gz`` may be left out. A row with the text column is raw text, every
+    other row needs question and answer.
+
+    Args:
+        source: Where the files are, and how many rows to keep of each.
+        forget_split: File of the forget set.
+        retain_split: File of the retain set.
+        columns: Names of the columns.
+        max_new_tokens: Greedy tokens after each question of an evaluation set; raw text gets
+            none.
+    """
+
+    source: Source
+    forget_split: str
+    retain_split: str
+    columns: Columns = field(default_factory=Columns)
+    max_new_tokens: int = 200
+
+    name: ClassVar[str] = "jsonl"
+    EVAL_SETS: ClassVar[tuple[str, ...]] = ("forget", "retain")
+
+    def __post_init__(self) -> None:
+        for key, split in (("forget", self.forget_split), ("retain", self.retain_split)):
+            if not split:
+                raise InputError(f"data.{key}_split must name a .jsonl or .jsonl.gz file; got ''.")
+        check_limits(self.source.limits, self.split_names)
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        """The two files as the user names them."""
+        return (self.forget_split, self.retain_split)
+
+    def examples(self, split: str, key: str = "data.forget_split") -> list[Example]:
+        """Return the rows of a file, ids ``mine.jsonl/0``, ``mine.jsonl/1``, ...
+
+        Args:
+            split: File, relative to the root or absolute.
+            key: Configuration key that the error for a missing file names.
+
+        Raises:
+            InputError: If the file can't be read, or a row has neither kind of columns.
+        """
+        rows = self.source.rows(split, key=key)
+        return [self._read(row, f"{split}/{i}") for i, row in enumerate(rows)]
+
+    def eval_sets(self, names: Collection[str] | None = None) -> dict[str, EvalSet]:
+        """Return the evaluation sets: losses, and greedy answers where there are questions.
+
+        Args:
+            names: Some of ``EVAL_SETS``; None for all.
+
+        Raises:
+            InputError: If there is no such set, its file can't be read, or it holds raw text
+                beside questions.
+        """
+        for name in names or ():
+            check_name("data.eval_sets", name, self.EVAL_SETS)
+        splits = dict(zip(self.EVAL_SETS, self.split_names, strict=True))
+        return {
+            name: self._eval_set(name, split)
+            for name, split in splits.items()
+            if names is None or name in names
+        }
+
+    def _eval_set(self, name: str, split: str) -> EvalSet:
+        examples = tuple(self.examples(split, f"data.{name}_split"))
+        asked = {example.question is not None for example in examples}
+        if len(asked) > 1:
+            raise InputError(
+                f"data.{name}_split is {split!r}, which mixes questions and raw text; "
+                "what is scored together must be of one kind, so split the file."
+            )
+        return EvalSet(name, examples, max_new_tokens=self.max_new_tokens if asked == {True} else 0)
+
+    def _read(self, row: Mapping[str, Any], where: str) -> Example:
+        text, question, answer = self.columns.text, self.columns.question, self.columns.answer
+        pair = [key for key in (question, answer) if row.get(key) is not None]
+        if row.get(text) is None:
+            if not pair:
+                raise InputError(
+                    f"{where}: neither {text!r} nor {question!r} and {answer!r}; its columns are "
+                    f"{', '.join(row) or 'none'}. Name the right ones in data.columns."
+                )
+            return read_row(row, where, columns=self.columns)
+        if pair:
+            raise InputError(
+                f"{where}: both {text!r} and {pair[0]!r}, so it is unclear which to learn from; "
+                "name an unused column in data.columns.text, or drop one of them."
+            )
+        return Example(where, text_of(row, text, where))

@@ -1,0 +1,196 @@
+"""TOFU: questions about fictitious authors. Also the shape of any question/answer benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+from etw_lightning.benchmarks.source import Source, check_limits, check_name, fields
+from etw_lightning.benchmarks.source import field as text_of
+from etw_lightning.schema import EvalSet, Example
+
+__all__ = ["EVAL_SPLITS", "FORGET_SPLITS", "RETAIN_OF", "SPLITS", "TOFU", "Columns", "read_row"]
+
+#: What is left of ``full`` without the forget set.
+RETAIN_OF = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
+
+#: The splits that can be forgotten; each is the end of the next.
+FORGET_SPLITS = tuple(RETAIN_OF)
+
+#: Splits that are scored beside the forget set, by their role.
+EVAL_SPLITS = {
+    "retain": "retain_perturbed",
+    "real_authors": "real_authors_perturbed",
+    "world_facts": "world_facts_perturbed",
+}
+
+#: All configurations of the data set on the hub; ``train`` is the only split of each.
+SPLITS = (
+    *FORGET_SPLITS,
+    *(f"{split}_perturbed" for split in FORGET_SPLITS),
+    "full",
+    "holdout01",
+    "holdout05",
+    "holdout10",
+    "real_authors",
+    "real_authors_perturbed",
+    "retain90",
+    "retain95",
+    "retain99",
+    "retain_perturbed",
+    "world_facts",
+    "world_facts_perturbed",
+)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns that a row is read from.
+
+    Args:
+        question: What the answer is conditioned on.
+        answer: The text that is trained on and scored.
+        text: Raw text, for rows without question and answer.
+        paraphrased_question: The question in other words; may be missing.
+        paraphrased_answer: The answer in other words; may be missing.
+        perturbed_answer: A list of wrong answers; may be missing.
+    """
+
+    question: str = "question"
+    answer: str = "answer"
+    text: str = "text"
+    paraphrased_question: str = "paraphrased_question"
+    paraphrased_answer: str = "paraphrased_answer"
+    perturbed_answer: str = "perturbed_answer"
+
+
+def read_row(
+    row: Mapping[str, Any],
+    where: str,
+    required: Collection[str] = (),
+    columns: Columns = Columns(),
+) -> Example:
+    """Turn a question/answer row into an example.
+
+    Args:
+        row: One row as it is stored.
+        where: Split and row number, ``forget10/17``: the example's id, and what errors name.
+        required: Optional columns that this row must have. The others are read if they are there
+            and hold something.
+        columns: Names of the columns.
+
+    Raises:
+        InputError: If a column is missing or holds no text.
+
+    Example:
+        >>> read_row({"question": "Where?", "answer": "Here."}, "forget10/0").answer
+        'Here.'
+    """
+
+    def wanted(key: str) -> bool:
+        return key in required or row.get(key) is not None
+
+    def optional(key: str) -> str | None:
+        return text_of(row, key, where) if wanted(key) else None
+
+    wrong = columns.perturbed_answer
+    return Example(
+        id=where,
+        question=text_of(row, columns.question, where),
+        answer=text_of(row, columns.answer, where),
+        paraphrased_question=optional(columns.paraphrased_question),
+        paraphrased_answer=optional(columns.paraphrased_answer),
+        perturbed_answers=fields(row, wrong, where) if wanted(wrong) else (),
+    )
+
+
+@dataclass(frozen=True)
+class TOFU:
+    """Reads TOFU: 4000 questions about 200 fictitious authors, of which 20 to 200 are forgotten.
+
+    Source: Maini et al. 2024, arXiv:2401.06121; rows as in ``locuslab/TOFU`` on the hub.
+    Differs from it: nothing. ``retain_perturbed`` equals the first 400 rows of ``full``, so the
+    retain evaluation rows are training rows; that is how the benchmark is defined.
+
+    Args:
+        source: Where the rows are. A limit on ``forgetNN`` also holds for
+            ``forgetNN_perturbed``, which has the same questions row by row, unless that is
+            limited by name.
+        forget_split: ``forget01``, ``forget05`` or ``forget10``.
+        retain_split: Any split, or several joined by ``+``; empty for the rest of ``full``.
+        max_new_tokens: Greedy tokens after each question of an evaluation set; 200 is the
+            published setting.
+    """
+
+    source: Source = field(default_factory=Source)
+    forget_split: str = "forget10"
+    retain_split: str = ""
+    max_new_tokens: int = 200
+
+    name: ClassVar[str] = "tofu"
+    hub: ClassVar[str | None] = "locuslab/TOFU"
+    retain_of: ClassVar[Mapping[str, str]] = RETAIN_OF
+    split_names: ClassVar[tuple[str, ...]] = SPLITS
+    EVAL_SETS: ClassVar[tuple[str, ...]] = ("forget", *EVAL_SPLITS)
+
+    def __post_init__(self) -> None:
+        check_name("data.forget_split", self.forget_split, self.retain_of)
+        if not self.retain_split:
+            object.__setattr__(self, "retain_split", self.retain_of[self.forget_split])
+        for part in self.retain_split.split("+"):
+            check_name("data.retain_split", part, self.split_names)
+        limits = self.source.limits
+        check_limits(limits, self.split_names)
+        twins = {f"{name}_perturbed": limits[name] for name in self.retain_of if name in limits}
+        source = replace(self.source, limits={**twins, **limits})
+        object.__setattr__(self, "source", source.at(self.name, hub=self.hub))
+
+    def examples(self, split: str, key: str = "data.forget_split") -> list[Example]:
+        """Return the rows of a split, ids ``forget10/0``, ``forget10/1``, ...
+
+        Args:
+            split: One of ``split_names``, or several joined by ``+``: ``retain90+forget10``.
+            key: Configuration key that the error for an unknown split names.
+
+        Raises:
+            InputError: If there is no such split, or its rows can't be read.
+        """
+        parts = split.split("+")
+        for part in parts:
+            check_name(key, part, self.split_names)
+        return [example for part in parts for example in self._read(part)]
+
+    def eval_sets(self, names: Collection[str] | None = None) -> dict[str, EvalSet]:
+        """Return the evaluation sets: answer losses and a greedy answer to every question.
+
+        Args:
+            names: Some of ``EVAL_SETS``; None for all.
+
+        Raises:
+            InputError: If there is no such set, or its rows can't be read.
+        """
+        splits = {"forget": f"{self.forget_split}_perturbed", **EVAL_SPLITS}
+        for name in names or ():
+            check_name("data.eval_sets", name, self.EVAL_SETS)
+        return {
+            name: EvalSet(
+                name=name,
+                examples=tuple(self._read(split)),
+                max_new_tokens=self.max_new_tokens,
+            )
+            for name, split in splits.items()
+            if names is None or name in names
+        }
+
+    def _read(self, split: str) -> list[Example]:
+        required: tuple[str, ...] = ()
+        if split.endswith("_perturbed"):
+            # Without these columns the truth ratio would be missing or another number.
+            fictitious = split.startswith(("forget", "retain"))
+            required = ("perturbed_answer", *(("paraphrased_answer",) if fictitious else ()))
+        rows = self._rows(split)
+        return [read_row(row, f"{split}/{i}", required) for i, row in enumerate(rows)]
+
+    def _rows(self, split: str) -> list[dict[str, Any]]:
+        return self.source.rows(split)

@@ -1,0 +1,180 @@
+"""Label log-probabilities and entropies from hidden states, never holding all logits."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["LinearScores", "linear_scores", "plain_linear_scores"]
+
+
+class LinearScores(NamedTuple):
+    """What the output head says at N positions.
+
+    Args:
+        logps: Log-probability of the label, nats, float32, differentiable, ``(N,)``.
+        entropies: Entropy of ``softmax(logits / temperature)``, nats, float32, not
+            differentiable, ``(N,)``; None if not asked for.
+    """
+
+    logps: Tensor
+    entropies: Tensor | None
+
+
+def plain_linear_scores(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    bias: Tensor | None = None,
+    temperature: float = 1.0,
+) -> LinearScores:
+    """Do what ``linear_scores`` does with the full logits in memory: its test oracle.
+
+    Computes in float32, or in float64 if the inputs are float64.
+    """
+    dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    logits = hidden.to(dtype) @ weight.to(dtype).T
+    if bias is not None:
+        logits = logits + bias.to(dtype)
+    logps = logits.log_softmax(-1).gather(-1, labels[:, None])[:, 0]
+    tempered = (logits.detach() / temperature).log_softmax(-1)
+    return LinearScores(logps, -(tempered.exp() * tempered).sum(-1))
+
+
+def linear_scores(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    bias: Tensor | None = None,
+    *,
+    temperature: float = 1.0,
+    chunk_size: int = 256,
+    entropy: bool = True,
+) -> LinearScores:
+    """Score labels under ``softmax(hidden @ weight.T + bias)`` in chunks of positions.
+
+    At most ``chunk_size`` rows of logits exist at a time, in the forward and in the backward
+    pass; the backward pass computes them again. Logits, log-probabilities and entropies are
+    float32 whatever the dtype of the inputs (float64 for float64 inputs). The products of the
+    backward pass use the dtype of the run: that of ``hidden``, or the autocast dtype.
+
+    Args:
+        hidden: Hidden states at the positions that predict the labels, ``(N, D)``.
+        weight: Output embedding, ``(V, D)``.
+        labels: Token ids in ``[0, V)``, ``(N,)``.
+        bias: Output bias, ``(V,)``.
+        temperature: Divides the logits for the entropy only, > 0.
+        chunk_size: Positions at a time, >= 1. Changes memory, not values.
+        entropy: Also compute entropies.
+
+    Returns:
+        ``LinearScores`` with ``(N,)`` log-probabilities and entropies (None if not asked for).
+
+    Source: entropy-guided token weighting, arXiv:2604.17785; the entropy comes from the logits
+    the loss needs anyway.
+
+    Example:
+        >>> scores = linear_scores(torch.zeros(1, 2), torch.zeros(4, 2), torch.tensor([3]))
+        >>> scores.logps.item() == -scores.entropies.item()  # uniform over four tokens
+        True
+    """
+    logps, entropies = _LinearScores.apply(
+        hidden, weight, bias, labels, temperature, chunk_size, entropy
+    )
+    return LinearScores(logps, entropies if entropy else None)
+
+
+def _float_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Return ``hidden @ weight.T + bias`` accumulated and stored in ``dtype``."""
+    if hidden.is_cuda and hidden.dtype == weight.dtype != dtype:
+        # Exact products of 16-bit numbers summed in float32, without a float32 copy of the head.
+        logits = torch.mm(hidden, weight.T, out_dtype=dtype)
+    else:
+        logits = hidden.to(dtype) @ weight.to(dtype).T
+    return logits if bias is None else logits.add_(bias.to(dtype))
+
+
+class _LinearScores(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        temperature: float,
+        chunk_size: int,
+        entropy: bool,
+    ) -> tuple[Tensor, Tensor]:
+        device = hidden.device.type
+        dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        autocast = torch.is_autocast_enabled(device)
+        ctx.product_dtype = torch.get_autocast_dtype(device) if autocast else hidden.dtype
+        ctx.chunk_size, ctx.dtype = chunk_size, dtype
+        logps = torch.empty(len(labels), dtype=dtype, device=hidden.device)
+        normalizers = torch.empty_like(logps)
+        entropies = torch.empty_like(logps) if entropy else logps.new_empty(0)
+        with torch.autocast(device, enabled=False):
+            wide = weight if hidden.is_cuda and hidden.dtype == weight.dtype else weight.to(dtype)
+            for start in range(0, len(labels), chunk_size):
+                part = slice(start, start + chunk_size)
+                logits = _float_logits(hidden[part], wide, bias, dtype)
+                normalizers[part] = logits.logsumexp(-1)
+                picked = logits.gather(-1, labels[part, None])[:, 0]
+                logps[part] = picked - normalizers[part]
+                if entropy:
+                    entropies[part] = _entropy_in_place(logits, temperature)
+        ctx.save_for_backward(hidden, weight, bias, labels, normalizers)
+        ctx.mark_non_differentiable(entropies)
+        return logps, entropies
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        hidden, weight, bias, labels, normalizers = ctx.saved_tensors
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        dtype, low = ctx.dtype, ctx.product_dtype
+        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
+        grad_weight = torch.zeros_like(weight, dtype=dtype) if needs_weight else None
+        grad_bias = torch.zeros_like(bias, dtype=dtype) if needs_bias else None
+        device = hidden.device.type
+        with torch.autocast(device, enabled=False):
+            wide = weight if hidden.is_cuda and hidden.dtype == weight.dtype else weight.to(dtype)
+            narrow = weight.to(low)
+            for start in range(0, len(labels), ctx.chunk_size):
+                part = slice(start, start + ctx.chunk_size)
+                logits = _float_logits(hidden[part], wide, bias, dtype)
+                # d logp / d logits = onehot(label) - softmax, times the incoming gradient.
+                slope = logits.sub_(normalizers[part, None]).exp_().mul_(-grad[part, None])
+                slope.scatter_add_(-1, labels[part, None], grad[part, None].to(dtype))
+                product = slope.to(low)
+                if grad_hidden is not None:
+                    grad_hidden[part] = (product @ narrow).to(hidden.dtype)
+                if grad_weight is not None:
+                    grad_weight += (product.T @ hidden[part].to(low)).to(dtype)
+                if grad_bias is not None:
+                    grad_bias += slope.sum(0)
+        return (
+            grad_hidden,
+            None if grad_weight is None else grad_weight.to(weight.dtype),
+            None if grad_bias is None else grad_bias.to(bias.dtype),
+            None,
+            None,
+            None,
+            None,
+        )
+
+
+def _entropy_in_place(logits: Tensor, temperature: float) -> Tensor:
+    """Entropy of ``softmax(logits / temperature)``; overwrites ``logits``.
+
+    The maximum is taken off first, so that a near-certain prediction has an entropy near 0
+    instead of the rounding error of two large numbers.
+    """
+    logits.div_(temperature)
+    logits.sub_(logits.amax(-1, keepdim=True))
+    exps = logits.exp()
+    total = exps.sum(-1)
+    expected = exps.mul_(logits).sum(-1) / total
+    return (total.log() - expected).clamp_(min=0)

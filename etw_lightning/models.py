@@ -1,0 +1,246 @@
+"""Models: load one by hub name, folder or GGUF file, and score labelled tokens with it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from etw_lightning.kernels import linear_scores
+from etw_lightning.schema import IGNORE_INDEX, InputError
+from etw_lightning.signals import Signal, TokenSignals
+
+__all__ = [
+    "DType",
+    "LabelScorer",
+    "check_vocabulary",
+    "load_config",
+    "load_model",
+    "load_tokenizer",
+]
+
+#: Precision the weights are kept in; ``float32`` masters with ``trainer.precision`` bf16-mixed is
+#: the usual choice.
+DType = Literal["float32", "bfloat16", "float16"]
+
+
+def load_model(pretrained: str, dtype: DType = "float32", attention: str | None = None) -> Any:
+    """Load a causal language model.
+
+    Args:
+        pretrained: Hub name, folder in Hugging Face layout, or ``.gguf`` file.
+        dtype: Precision of the weights, whatever the file holds.
+        attention: ``sdpa``, ``eager``, ``flash_attention_2``; None lets the library choose.
+
+    Returns:
+        A ``transformers`` model on the CPU, in evaluation mode, that ``save_pretrained`` can save.
+
+    Raises:
+        InputError: If there is no such model, or it can't be reached.
+    """
+    from transformers import AutoModelForCausalLM
+
+    extra = {} if attention is None else {"attn_implementation": attention}
+    # A device context of the caller would ask for weights straight on that device.
+    with torch.device("cpu"), _input_errors(pretrained):
+        model = AutoModelForCausalLM.from_pretrained(
+            **_location(pretrained), dtype=getattr(torch, dtype), use_safetensors=True, **extra
+        )
+    return _without_quantization(model) if _is_gguf(pretrained) else model
+
+
+def load_config(pretrained: str) -> Any:
+    """Load a model's configuration without its weights.
+
+    Raises:
+        InputError: As ``load_model``.
+    """
+    from transformers import AutoConfig
+
+    with _input_errors(pretrained):
+        return AutoConfig.from_pretrained(**_location(pretrained))
+
+
+def load_tokenizer(pretrained: str) -> Any:
+    """Load the tokenizer that comes with a model.
+
+    Raises:
+        InputError: As ``load_model``.
+    """
+    from transformers import AutoTokenizer
+
+    with _input_errors(pretrained):
+        return AutoTokenizer.from_pretrained(**_location(pretrained))
+
+
+def check_vocabulary(tokenizer: Any, config: Any, pretrained: str) -> None:
+    """Refuse a tokenizer that can produce ids the model has no row for.
+
+    Raises:
+        InputError: If the tokenizer's vocabulary is larger than the model's.
+    """
+    if len(tokenizer) > config.get_text_config().vocab_size:
+        raise InputError(
+            f"model.pretrained {pretrained!r}: the tokenizer has {len(tokenizer)} tokens, the "
+            f"model only {config.get_text_config().vocab_size}. Use the tokenizer the model was "
+            "trained with, or resize the model's embeddings."
+        )
+
+
+class LabelScorer(nn.Module):
+    """A language model that answers for labelled tokens only.
+
+    The body runs once over all rows; only the positions that predict a label go through the
+    output head, in chunks.
+
+    Args:
+        lm: A ``transformers`` causal language model.
+        chunk_size: Positions at a time in the output head.
+    """
+
+    def __init__(self, lm: Any, chunk_size: int = 256) -> None:
+        super().__init__()
+        self.lm = lm
+        self.chunk_size = chunk_size
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        labels: Tensor,
+        needs: Collection[Signal] = (),
+        temperature: float = 1.0,
+    ) -> TokenSignals:
+        """Return the signals of all labelled tokens, row by row.
+
+        Args:
+            input_ids: ``(B, T)``.
+            attention_mask: 1 for tokens, 0 for padding, ``(B, T)``.
+            labels: Not shifted, ``IGNORE_INDEX`` where nothing is scored, ``(B, T)``.
+            needs: Signals besides ``logps``.
+            temperature: Of the entropies, > 0.
+        """
+        is_label = labels[:, 1:] != IGNORE_INDEX
+        wants_states = "hidden_states" in needs
+        out = self.lm.base_model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            use_cache=False,
+            output_hidden_states=wants_states,
+        )
+        hidden = out.last_hidden_state[:, :-1][is_label]
+        picked = labels[:, 1:][is_label]
+        head = self.lm.get_output_embeddings()
+        bias = getattr(head, "bias", None)
+        scores = linear_scores(
+            hidden,
+            head.weight,
+            picked,
+            bias,
+            temperature=temperature,
+            chunk_size=self.chunk_size,
+            entropy="entropies" in needs,
+        )
+        distributions = states = None
+        if "distributions" in needs:
+            distributions = head(hidden).float().log_softmax(-1)
+        if wants_states:
+            states = torch.stack([state[:, :-1][is_label] for state in out.hidden_states])
+        return TokenSignals(
+            labels=picked,
+            rows=is_label.nonzero()[:, 0],
+            num_rows=len(labels),
+            logps=scores.logps,
+            entropies=scores.entropies,
+            distributions=distributions,
+            hidden_states=states,
+        )
+
+    def frozen_copy(self) -> LabelScorer:
+        """Return a copy that is never trained: the reference model."""
+        return copy.deepcopy(self).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def check_head(self) -> None:
+        """Refuse a model whose logits are not just ``hidden @ weight.T + bias``.
+
+        Soft-capped or scaled logits would be scored wrongly without a word.
+
+        Raises:
+            InputError: If the model's own logits differ from the output head's.
+        """
+        head = self.lm.get_output_embeddings()
+        ids = torch.arange(2, 6, device=head.weight.device)[None]
+        was_training = self.lm.training
+        self.lm.eval()
+        plain = head(self.lm.base_model(input_ids=ids, use_cache=False).last_hidden_state).float()
+        own = self.lm(input_ids=ids, use_cache=False).logits.float()
+        self.lm.train(was_training)
+        if not torch.allclose(plain, own, rtol=1e-2, atol=1e-2):
+            raise InputError(
+                f"model.pretrained: {type(self.lm).__name__} changes its logits after the output "
+                "head (soft cap or scale), which the fused head does not do; losses would be "
+                "wrong. Such models are not supported."
+            )
+
+
+def _is_gguf(pretrained: str) -> bool:
+    return pretrained.endswith(".gguf")
+
+
+def _location(pretrained: str) -> dict[str, str]:
+    """Return ``from_pretrained``'s arguments; a missing folder or file is told from a hub name."""
+    path = Path(pretrained).expanduser()
+    if _is_gguf(pretrained):
+        if not path.is_file():
+            raise InputError(f"model.pretrained: there is no file {pretrained!r}.")
+        return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    looks_local = pretrained.startswith((".", "/", "~")) or pretrained.count("/") > 1
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise InputError(
+                f"model.pretrained: folder {pretrained!r} holds no config.json; give a folder "
+                "saved by save_pretrained, a .gguf file or a hub name."
+            )
+        return {"pretrained_model_name_or_path": str(path)}
+    if looks_local:
+        raise InputError(
+            f"model.pretrained: there is no folder {pretrained!r}; give a folder saved by "
+            "save_pretrained, a .gguf file or a hub name such as owner/name."
+        )
+    return {"pretrained_model_name_or_path": pretrained}
+
+
+class _input_errors:  # noqa: N801 - reads as the statement it is
+    """Turn the library's many ways to say "not there" into one line."""
+
+    def __init__(self, pretrained: str) -> None:
+        self.pretrained = pretrained
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, OSError):
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(
+                f"model.pretrained {self.pretrained!r} could not be loaded from the hub or its "
+                f"local cache ({reason}). Give a folder in Hugging Face layout or a .gguf file: "
+                "--model.pretrained DIR"
+            ) from error
+
+
+def _without_quantization(model: Any) -> Any:
+    """Rebuild a model read from GGUF as a plain one: the loaded object refuses to be saved."""
+    config = copy.deepcopy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    plain = type(model)(config).to(model.dtype)
+    plain.load_state_dict(model.state_dict())
+    plain.generation_config = model.generation_config
+    plain.tie_weights()
+    return plain.eval()

@@ -1,0 +1,267 @@
+"""``UnlearningModule``: one step = retain term + lambda * forget term. It holds no formula."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import replace
+from typing import Any, Literal, cast
+
+import torch
+from jsonargparse import lazy_instance
+from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from etw_lightning.data import Batch, UnlearningDataModule
+from etw_lightning.forget import GA, ForgetObjective
+from etw_lightning.models import DType, LabelScorer, load_model
+from etw_lightning.retain import NLL, RetainObjective
+from etw_lightning.schema import InputError, Record
+from etw_lightning.scoring import Score, ScoreBatch, make_records, score_batch
+from etw_lightning.signals import Reduction, Signal, TokenSignals, reduce_terms
+from etw_lightning.weighting import ETW, TokenWeighting
+
+__all__ = ["Schedule", "UnlearningModule"]
+
+#: Learning rate after the warm-up: held, or falling to 0 on a line or a half cosine.
+Schedule = Literal["constant", "linear", "cosine"]
+
+
+class UnlearningModule(LightningModule):
+    """A model that forgets one stream of rows and keeps another.
+
+    The loss of an optimiser step is ``retain + lambda * forget``, each a mean over the whole
+    effective batch, so that it does not depend on how the batch is split over micro-batches and
+    processes. Both streams go through the model in one forward pass.
+
+    Args:
+        pretrained: The target model: hub name, folder in Hugging Face layout or ``.gguf`` file.
+        weighting: Weight of each forget token.
+        forget: Forget objective; null trains on the retain stream alone (fine-tuning).
+        retain: Retain objective; null for none.
+        forget_weight: The paper's lambda, > 0: weight of the forget term. ``--model.lambda`` is
+            the same key.
+        reduction: How forget token terms are averaged: ``token`` over the labelled tokens of the
+            effective batch, ``sequence`` over its sequences' means. Not published.
+        lr: Peak learning rate, > 0.
+        weight_decay: Of matrices; vectors (norms, biases) have none.
+        schedule: Course of the learning rate after the warm-up.
+        warmup: Share of the steps in which the rate rises from 0.
+        dtype: Precision the weights are kept in.
+        attention: Attention implementation; null lets the library choose.
+        gradient_checkpointing: Trade time for memory in the backward pass.
+        chunk_size: Positions that go through the output head at a time.
+    """
+
+    def __init__(
+        self,
+        pretrained: str,
+        weighting: TokenWeighting = lazy_instance(ETW),  # noqa: B008
+        forget: ForgetObjective | None = lazy_instance(GA),  # noqa: B008
+        retain: RetainObjective | None = lazy_instance(NLL),  # noqa: B008
+        forget_weight: PositiveFloat = cast(PositiveFloat, 0.1),
+        reduction: Reduction = "token",
+        lr: PositiveFloat = cast(PositiveFloat, 1e-5),
+        weight_decay: NonNegativeFloat = cast(NonNegativeFloat, 0.01),
+        schedule: Schedule = "linear",
+        warmup: NonNegativeFloat = cast(NonNegativeFloat, 0.0),
+        dtype: DType = "float32",
+        attention: str | None = None,
+        gradient_checkpointing: bool = False,
+        chunk_size: PositiveInt = cast(PositiveInt, 256),
+    ) -> None:
+        super().__init__()
+        if forget is None and retain is None:
+            raise InputError("model.forget and model.retain are both null; nothing would train.")
+        self.pretrained = pretrained
+        self.weighting, self.forget, self.retain = weighting, forget, retain
+        self.forget_weight, self.reduction = forget_weight, reduction
+        self.lr, self.weight_decay = lr, weight_decay
+        self.schedule, self.warmup = schedule, warmup
+        self.dtype_name: DType = dtype
+        self.attention, self.chunk_size = attention, chunk_size
+        self.gradient_checkpointing = gradient_checkpointing
+        self.scorer: LabelScorer | None = None
+        self.reference: LabelScorer | None = None
+        self._window: dict[str, float] = defaultdict(float)
+        self._scores: dict[str, list[Score]] = defaultdict(list)
+        self._records: dict[str, list[Record]] | None = None
+        #: Sets to score in the running validation; callbacks fill it when one starts.
+        self.due_sets: set[str] = set()
+        #: Records of the target model that are known already; used before training only.
+        self.target_records: dict[str, list[Record]] = {}
+
+    @property
+    def needs(self) -> frozenset[Signal]:
+        """Signals that the weighting and the objectives read, besides label log-probabilities."""
+        parts = [self.retain] if self.forget is None else [self.weighting, self.forget, self.retain]
+        return frozenset().union(*(part.needs for part in parts if part is not None))
+
+    @property
+    def datamodule(self) -> UnlearningDataModule:
+        """The run's data."""
+        return cast(UnlearningDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    def configure_model(self) -> None:
+        """Load the target model, and freeze a copy of it if a part reads reference signals."""
+        if self.scorer is not None:
+            return
+        lm = load_model(self.pretrained, self.dtype_name, self.attention)
+        if self.gradient_checkpointing:
+            lm.gradient_checkpointing_enable({"use_reentrant": False})
+        scorer = LabelScorer(lm, self.chunk_size)
+        scorer.check_head()
+        if any(need.startswith("reference_") for need in self.needs):
+            self.reference = scorer.frozen_copy()
+        self.scorer = scorer.train()
+
+    def configure_optimizers(self) -> Any:
+        """AdamW, matrices decayed, with the learning rate's schedule by steps."""
+        assert self.scorer is not None
+        params = [param for param in self.scorer.parameters() if param.requires_grad]
+        groups = [
+            {"params": [p for p in params if p.dim() >= 2], "weight_decay": self.weight_decay},
+            {"params": [p for p in params if p.dim() < 2], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=self.lr)
+        total = int(self.trainer.estimated_stepping_batches)
+        rises = int(self.warmup * total)
+
+        def scale(step: int) -> float:
+            if step < rises:
+                return (step + 1) / rises
+            progress = (step - rises) / max(total - rises, 1)
+            if self.schedule == "linear":
+                return max(1 - progress, 0.0)
+            if self.schedule == "cosine":
+                return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+            return 1.0
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def forward(self, batch: Batch) -> dict[str, TokenSignals]:
+        """Return the signals of each group of rows from one pass over all of them."""
+        assert self.scorer is not None
+        needs = self.needs - {"alternative"}
+        ids, mask, labels = batch["input_ids"], batch["attention_mask"], batch["labels"]
+        temperature = self.weighting.entropy_temperature
+        signals = self.scorer(ids, mask, labels, needs, temperature)
+        if self.reference is not None:
+            signals = self._with_reference(signals, ids, mask, labels)
+        groups, start = {}, 0
+        for name, size in batch["sizes"].items():
+            groups[name] = signals.slice_rows(start, start + size)
+            start += size
+        if "alternative" in groups:
+            groups["forget"] = replace(groups["forget"], alternative=groups.pop("alternative"))
+        return groups
+
+    def _with_reference(
+        self, signals: TokenSignals, ids: Tensor, mask: Tensor, labels: Tensor
+    ) -> TokenSignals:
+        """Add what the frozen reference model says of the same tokens."""
+        assert self.reference is not None
+        wanted = {n.removeprefix("reference_") for n in self.needs if n.startswith("reference_")}
+        with torch.no_grad():
+            said = self.reference(ids, mask, labels, wanted)
+        values = {f"reference_{name}": getattr(said, name) for name in wanted}
+        return replace(signals, **values)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return this micro-batch's share of the effective batch's loss."""
+        groups = self(batch)
+        shares = {}
+        if self.forget is not None:
+            signals = groups["forget"]
+            weights = self.weighting(signals)
+            shares["forget"] = reduce_terms(
+                self.forget(signals, weights),
+                signals,
+                batch["counts"]["forget"],
+                self.reduction,
+                self.forget.level,
+            )
+            self._note_weights(signals, weights)
+        if self.retain is not None:
+            signals = groups["retain"]
+            shares["retain"] = reduce_terms(
+                self.retain(signals), signals, batch["counts"]["retain"], "token", self.retain.level
+            )
+        loss = shares.get("retain", 0.0) + self.forget_weight * shares.get("forget", 0.0)
+        for name, share in shares.items():
+            self._window[f"loss/{name}"] += share.item()
+        self._window["loss/total"] += loss.item()
+        self._log_window(batch_idx)
+        # Lightning divides by the micro-batches of a step, DDP by the processes; shares add up.
+        return cast(Tensor, loss * batch["scale"])
+
+    def _note_weights(self, signals: TokenSignals, weights: Tensor) -> None:
+        """Keep what is logged of the token weights."""
+        if not len(weights):
+            return
+        top = weights.topk(max(1, len(weights) // 10)).values.sum() / weights.sum()
+        self._window["weights/batches"] += 1
+        self._window["weights/top_decile_share"] += top.item()
+        self._window["weights/max"] = max(self._window["weights/max"], weights.max().item())
+        if signals.entropies is not None:
+            self._window["weights/mean_entropy"] += signals.entropies.mean().item()
+
+    def _log_window(self, batch_idx: int) -> None:
+        """Log an optimiser step's losses and weight statistics once its last part is done."""
+        is_last = batch_idx + 1 == self.trainer.num_training_batches
+        if (batch_idx + 1) % self.trainer.accumulate_grad_batches and not is_last:
+            return
+        batches = max(self._window.pop("weights/batches", 1.0), 1.0)
+        for name, value in self._window.items():
+            kind = name.split("/")[0]
+            if kind == "loss":
+                self.log(name, value, sync_dist=True, reduce_fx="sum", prog_bar=name != "loss/total")
+            elif name == "weights/max":
+                self.log(name, value, sync_dist=True, reduce_fx="max")
+            else:
+                self.log(name, value / batches, sync_dist=True)
+        self._window.clear()
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the scores of the last validation."""
+        self._scores.clear()
+        self._records = None
+
+    def on_validation_end(self) -> None:
+        """Let callbacks say anew next time which sets are due."""
+        self.due_sets.clear()
+
+    def validation_step(
+        self, batch: ScoreBatch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Score one batch of an evaluation set, if the set is due and not known already."""
+        is_known = self.trainer.sanity_checking and batch.dataset in self.target_records
+        if is_known or batch.dataset not in self.due_sets:
+            return
+        assert self.scorer is not None
+        tokenizer = self.datamodule.encoder.tokenizer
+        self._scores[batch.dataset].extend(score_batch(self.scorer, batch, tokenizer))
+
+    def gather_records(self) -> dict[str, list[Record]]:
+        """Return the records of the validation that has just run, from all processes.
+
+        Every process must call it, and gets the same.
+        """
+        if self._records is None:
+            parts = [dict(self._scores)]
+            if self.trainer.world_size > 1:
+                parts = [{}] * self.trainer.world_size
+                torch.distributed.all_gather_object(parts, dict(self._scores))
+            sets = self.datamodule.eval_sets
+            known = self.target_records if self.trainer.sanity_checking else {}
+            self._records = {
+                name: known.get(name)
+                or make_records(sets[name], (s for part in parts for s in part.get(name, [])))
+                for name in sorted(self.due_sets)
+            }
+        return self._records

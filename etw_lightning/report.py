@@ -1,0 +1,184 @@
+"""The table at the end of a run, and the file its numbers are kept in."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from etw_lightning import metrics
+from etw_lightning.retain_results import write_atomically
+from etw_lightning.schema import InputError, Record
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["Row", "muse_row", "print_table", "tofu_row", "write_results"]
+
+#: One line of the table: column to number, None where it can't be had.
+Row = dict[str, float | int | None]
+_Sets = Mapping[str, Sequence[Record]]
+
+_MISSING = "\u2013"
+#: Column -> heading and format. ``d_times_n`` is printed with its ``n``.
+_COLUMNS = {
+    "forget_quality": ("FQ ↑", ""),
+    "neg_log10_forget_quality": ("-log10\nFQ ↓", ".3f"),
+    "d_times_n": ("D·n/n ↓", "d"),
+    "model_utility": ("MU ↑", ".4f"),
+    "forget_rouge": ("forget\nROUGE ↓", ".4f"),
+    "forget_probability": ("forget\nprob. ↓", ".4f"),
+    "forget_truth_ratio": ("truth\nratio ↑", ".4f"),
+    "verbmem": ("verbmem % ↓", ".1f"),
+    "knowmem_forget": ("knowmem\nforget % ↓", ".1f"),
+    "knowmem_retain": ("knowmem\nretain % ↑", ".1f"),
+    "privleak": ("privleak % → 0", ".1f"),
+}
+_LOSSES = ("answer_loss", "perturbed_losses")
+
+
+def tofu_row(records_by_set: _Sets, retain_records: Sequence[Record] | None = None) -> Row:
+    """Return TOFU's numbers of one model; a number whose records are missing is None.
+
+    Args:
+        records_by_set: Any of ``forget``, ``retain``, ``real_authors``, ``world_facts``.
+        retain_records: Forget set scored by the retain model; None leaves out forget quality.
+
+    Raises:
+        InputError: If a set has a field in some rows only, or the retain rows are other rows.
+
+    Example:
+        >>> row = tofu_row({"forget": [Record("forget", "f/0", "a", answer_loss=0.0)]})
+        >>> row["forget_probability"], row["model_utility"]
+        (1.0, None)
+    """
+    forget = records_by_set.get("forget", ())
+    row: Row = dict.fromkeys(["forget_quality", "neg_log10_forget_quality", "d_times_n", "n"])
+    has_ratio = _has(forget, "paraphrase_loss", "perturbed_losses")
+    if has_ratio and retain_records:
+        quality = metrics.forget_quality(forget, retain_records)
+        row["forget_quality"], row["d_times_n"] = quality.p_value, quality.d_times_n
+        row["neg_log10_forget_quality"], row["n"] = quality.neg_log10, quality.n
+    row["model_utility"] = None
+    if _has_utility(records_by_set):
+        row["model_utility"] = metrics.model_utility(records_by_set).value
+    row["forget_rouge"] = row["forget_probability"] = row["forget_truth_ratio"] = None
+    if _has(forget, "generation"):
+        row["forget_rouge"] = float(np.mean(metrics.rouge_values(forget, "rougeL_recall")))
+    if _has(forget, "answer_loss"):
+        row["forget_probability"] = float(np.mean(metrics.probabilities(forget)))
+    if has_ratio:
+        row["forget_truth_ratio"] = metrics.closer_to_one(metrics.truth_ratios(forget))
+    return row
+
+
+def muse_row(records_by_set: _Sets, retain_by_set: _Sets | None = None) -> Row:
+    """Return MUSE's numbers of one model, percent; a number whose records are missing is None.
+
+    Args:
+        records_by_set: Any of ``verbmem``, ``knowmem_forget``, ``knowmem_retain``,
+            ``privleak_forget``, ``privleak_holdout``.
+        retain_by_set: The last two scored by the retain model; None leaves out privleak.
+
+    Raises:
+        InputError: If a set has a field in some rows only.
+
+    Example:
+        >>> rows = [Record("verbmem", "verbmem/0", "the end", generation="the end")]
+        >>> muse_row({"verbmem": rows})["verbmem"]
+        100.0
+    """
+    row: Row = dict.fromkeys(["verbmem", "knowmem_forget", "knowmem_retain", "privleak"])
+    verbatim = records_by_set.get("verbmem", ())
+    if _has(verbatim, "generation"):
+        row["verbmem"] = metrics.verbmem(verbatim).value
+    forget, retain = (records_by_set.get(f"knowmem_{part}", ()) for part in ("forget", "retain"))
+    if _has(forget, "generation"):
+        row["knowmem_forget"] = metrics.knowmem(forget, "down").value
+    if _has(retain, "generation"):
+        row["knowmem_retain"] = metrics.knowmem(retain, "up").value
+    ours, theirs = _min_k_sets(records_by_set), _min_k_sets(retain_by_set or {})
+    if ours and theirs:
+        row["privleak"] = metrics.privleak(*ours, metrics.min_k_auc(*theirs)).value
+    return row
+
+
+def print_table(rows: Mapping[str, Row], console: Console | None = None) -> None:
+    """Print one line per model, with the columns any of them has; fits 100 columns.
+
+    Args:
+        rows: Label (``target``, ``unlearned``, ``retain``) to a ``tofu_row`` or ``muse_row``.
+        console: Where to print; standard output by default.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = [name for name in _COLUMNS if any(name in row for row in rows.values())]
+    table = Table(box=SIMPLE_HEAD, caption="↑ higher is better, ↓ lower, → 0 nearest to zero")
+    table.add_column("model", no_wrap=True)
+    for name in columns:
+        table.add_column(_COLUMNS[name][0], justify="right")
+    for label, row in rows.items():
+        table.add_row(label, *(_cell(name, row) for name in columns))
+    (console or Console()).print(table)
+
+
+def write_results(path: str | Path, payload: Mapping[str, Any]) -> None:
+    """Write JSON, whole or not at all; a NaN or infinity is an InputError that names its place."""
+    place = _find_non_finite(payload, "")
+    if place:
+        raise InputError(f"{Path(path).name}: {place} is NaN or infinite; nothing was written.")
+    text = json.dumps(payload, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+    write_atomically(path, text.encode("utf-8"))
+
+
+def _has(records: Sequence[Record], *fields: str) -> bool:
+    """Whether each field was scored; one that is there in some rows only is left to the metric."""
+    return all(
+        any(getattr(record, field) not in (None, ()) for record in records) for field in fields
+    )
+
+
+def _has_utility(records_by_set: _Sets) -> bool:
+    retain, authors, facts = (
+        records_by_set.get(name, ()) for name in ("retain", "real_authors", "world_facts")
+    )
+    return _has(retain, "paraphrase_loss") and all(
+        _has(records, "generation", *_LOSSES) for records in (retain, authors, facts)
+    )
+
+
+def _min_k_sets(records_by_set: _Sets) -> tuple[Sequence[Record], Sequence[Record]] | None:
+    forget, holdout = (records_by_set.get(f"privleak_{part}", ()) for part in ("forget", "holdout"))
+    scored = all(_has(part, "token_logps") or _has(part, "min_k") for part in (forget, holdout))
+    return (forget, holdout) if scored else None
+
+
+def _cell(name: str, row: Row) -> str:
+    value = row.get(name)
+    if value is None:
+        return _MISSING
+    if name == "d_times_n":
+        return f"{value}/{row['n']}"
+    if name == "forget_quality":
+        return f"{value:.3f}" if value >= 1e-3 else f"{value:.2e}"
+    return format(value, _COLUMNS[name][1])
+
+
+def _find_non_finite(value: Any, place: str) -> str:
+    """Return the dotted path of the first NaN or infinity, or an empty text."""
+    if isinstance(value, float):
+        return "" if math.isfinite(value) else place or "the payload"
+    if isinstance(value, Mapping):
+        items = [(str(key), item) for key, item in value.items()]
+    elif isinstance(value, list | tuple):
+        items = [(str(index), item) for index, item in enumerate(value)]
+    else:
+        return ""
+    found = (_find_non_finite(item, f"{place}.{key}".lstrip(".")) for key, item in items)
+    return next((name for name in found if name), "")

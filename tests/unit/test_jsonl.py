@@ -1,0 +1,91 @@
+"""The user's own rows."""
+
+import json
+
+import pytest
+
+from etw_lightning.benchmarks.jsonl import JSONL
+from etw_lightning.benchmarks.source import Source
+from etw_lightning.benchmarks.tofu import Columns
+from etw_lightning.schema import Example, InputError
+
+QA = [{"question": f"q{i}", "answer": f"a{i}"} for i in range(3)]
+TEXT = [{"text": "t0"}, {"text": "t1"}]
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def root(tmp_path):
+    write(tmp_path / "forget.jsonl", QA)
+    write(tmp_path / "retain.jsonl", TEXT)
+    return tmp_path
+
+
+def message(call, *args, **kwargs):
+    with pytest.raises(InputError) as error:
+        call(*args, **kwargs)
+    return str(error.value)
+
+
+def test_questions_and_raw_text(root):
+    reader = JSONL(Source(root=root), "forget.jsonl", "retain")
+    assert reader.examples("forget.jsonl", "k")[2] == Example("forget.jsonl/2", "a2", question="q2")
+    assert reader.examples("retain", "k") == [
+        Example("retain/0", "t0"),
+        Example("retain/1", "t1"),
+    ]
+    assert reader.split_names == ("forget.jsonl", "retain")
+
+
+def test_eval_sets_generate_only_after_questions(root):
+    sets = JSONL(Source(root=root), "forget", "retain", max_new_tokens=9).eval_sets()
+    assert tuple(sets) == JSONL.EVAL_SETS == ("forget", "retain")
+    assert (sets["forget"].losses, sets["forget"].max_new_tokens) == (True, 9)
+    assert (sets["retain"].losses, sets["retain"].max_new_tokens) == (True, 0)
+    assert list(JSONL(Source(root=root), "forget", "x").eval_sets(["forget"])) == ["forget"]
+
+
+def test_columns_have_the_users_names(root):
+    row = {"prompt": "q", "response": "a", "text": "unused", "wrong": ["w"], "same": "s"}
+    write(root / "mine.jsonl", [row])
+    columns = Columns("prompt", "response", "body", "other", "same", "wrong")
+    reader = JSONL(Source(root=root), "mine", "retain", columns)
+    assert reader.examples("mine", "k") == [
+        Example("mine/0", "a", question="q", paraphrased_answer="s", perturbed_answers=("w",))
+    ]
+
+
+def test_absolute_files_and_limits(root):
+    file = str(root / "forget.jsonl")
+    reader = JSONL(Source(limits={file: 1}), file, str(root / "retain.jsonl"))
+    assert [e.id for e in reader.examples(file, "k")] == [f"{file}/0"]
+    text = message(JSONL, Source(limits={"forgot": 1}), "forget", "retain")
+    assert text.startswith("each name in data.rows must be forget or retain; got 'forgot'.")
+
+
+def test_errors_name_row_and_columns(root):
+    write(root / "odd.jsonl", [*QA, {"input": "x", "output": "y"}])
+    write(root / "both.jsonl", [{"question": "q", "answer": "a", "text": "t"}])
+    write(root / "half.jsonl", [{"answer": "a"}])
+    write(root / "mixed.jsonl", [*QA, *TEXT])
+    reader = JSONL(Source(root=root), "mixed", "retain")
+    assert message(reader.examples, "odd", "k") == (
+        "odd/3: neither 'text' nor 'question' and 'answer'; its columns are input, output. "
+        "Name the right ones in data.columns."
+    )
+    assert message(reader.examples, "both", "k").startswith("both/0: both 'text' and 'question'")
+    assert message(reader.examples, "half", "k").startswith("half/0: no column 'question'")
+    assert message(reader.eval_sets).startswith("data.forget_split is 'mixed', which mixes")
+    assert len(reader.examples("mixed", "k")) == 5
+
+
+def test_errors_name_the_key(root):
+    reader = JSONL(Source(root=root), "forgot.jsonl", "retain")
+    text = message(reader.eval_sets)
+    assert text.startswith("data.forget_split is 'forgot.jsonl': no file ")
+    assert "forget.jsonl" in text
+    assert message(JSONL, Source(root=root), "", "retain").startswith("data.forget_split must name")
+    assert message(reader.eval_sets, ["holdout"]).startswith("data.eval_sets must be forget or ret")

@@ -1,0 +1,159 @@
+import io
+import json
+import math
+
+import pytest
+from rich.console import Console
+
+from etw_lightning.report import muse_row, print_table, tofu_row, write_results
+from etw_lightning.schema import InputError, Record
+
+
+def tofu_sets(wrong_loss=2.0):
+    fields = {
+        "answer_loss": 1.0,
+        "perturbed_losses": (wrong_loss,),
+        "generation": "Rome",
+    }
+    sets = {
+        name: [Record(name, f"{name}10/0", "Rome", paraphrase_loss=1.0, **fields)]
+        for name in ("forget", "retain")
+    }
+    return sets | {
+        name: [Record(name, f"{name}/0", "Rome", **fields)]
+        for name in ("real_authors", "world_facts")
+    }
+
+
+def muse_sets(shift=0.0):
+    text = {"generation": "the end"}
+    return {
+        "verbmem": [Record("verbmem", "v/0", "the end", **text)],
+        "knowmem_forget": [Record("knowmem_forget", "k/0", "the", **text)],
+        "knowmem_retain": [Record("knowmem_retain", "k/0", "no", **text)],
+        "privleak_forget": [
+            Record("privleak_forget", f"f/{row}", "", token_logps=(-row - shift,))
+            for row in range(2)
+        ],
+        "privleak_holdout": [
+            Record("privleak_holdout", f"h/{row}", "", min_k=row + 0.5) for row in range(2)
+        ],
+    }
+
+
+def printed(rows, width=100):
+    stream = io.StringIO()
+    print_table(rows, Console(file=stream, width=width))
+    return stream.getvalue()
+
+
+def test_tofu_row_by_hand():
+    row = tofu_row(tofu_sets(), tofu_sets(3.0)["forget"])
+    expected = {
+        "forget_quality": 1.0,
+        "neg_log10_forget_quality": 0.0,
+        "d_times_n": 1,
+        "n": 1,
+        "forget_rouge": 1.0,
+        "forget_probability": math.exp(-1),
+        "forget_truth_ratio": math.exp(-1),
+    }
+    utility = row.pop("model_utility")
+    assert row == pytest.approx(expected, rel=1e-9)
+    ratio, choice = 1 - math.exp(-1), 1 / (1 + math.exp(-1))
+    assert utility == pytest.approx(9 / (3 + 3 / ratio + math.e + 2 / choice), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("dropped", "missing"),
+    [
+        ("forget", {"forget_quality", "neg_log10_forget_quality", "d_times_n", "n",
+                    "forget_rouge", "forget_probability", "forget_truth_ratio"}),
+        ("retain", {"model_utility"}),
+        ("world_facts", {"model_utility"}),
+    ],
+)  # fmt: skip
+def test_tofu_row_without_a_set(dropped, missing):
+    sets = tofu_sets()
+    del sets[dropped]
+    row = tofu_row(sets, tofu_sets()["forget"])
+    assert {name for name, value in row.items() if value is None} == missing
+
+
+def test_tofu_row_without_retain_results_or_generations():
+    quality = {"forget_quality", "neg_log10_forget_quality", "d_times_n", "n"}
+    row = tofu_row(tofu_sets())
+    assert {name for name, value in row.items() if value is None} == quality
+    sets = {
+        name: [Record(name, "r", "Rome", None, 1.0, 1.0, (2.0,)) for _ in rows]
+        for name, rows in tofu_sets().items()
+    }
+    row = tofu_row(sets)
+    absent = quality | {"model_utility", "forget_rouge"}
+    assert {name for name, value in row.items() if value is None} == absent
+
+
+def test_a_field_in_some_rows_only_is_an_error_not_a_dash():
+    sets = tofu_sets()
+    sets["forget"].append(Record("forget", "forget10/1", "b", answer_loss=1.0))
+    with pytest.raises(InputError, match=r"row 1 .*forget10/1"):
+        tofu_row(sets)
+
+
+def test_muse_row_by_hand():
+    row = muse_row(muse_sets(), muse_sets(shift=1.0))
+    assert row["verbmem"] == 100.0
+    assert row["knowmem_forget"] == pytest.approx(100 * 2 / 3)
+    assert row["knowmem_retain"] == 0.0
+    # AUC 3/4 now (0, 1 below .5, 1.5 in three of four pairs), 1/4 for the retain model (1, 2).
+    assert row["privleak"] == pytest.approx((1 / 4 - 3 / 4) / (3 / 4) * 100)
+    assert muse_row(muse_sets())["privleak"] is None
+    assert set(muse_row({}).values()) == {None}
+
+
+def test_tofu_table_shows_every_heading_and_number_at_100_columns():
+    tiny = {"forget_quality": 3.9054713571083378e-22, "neg_log10_forget_quality": 21.408}
+    full = tofu_row(tofu_sets()) | tiny | {"d_times_n": 140, "n": 400, "model_utility": 0.59916}
+    text = printed(
+        {"target": full, "unlearned": full | {"forget_quality": 0.322}, "retain": tofu_row({})}
+    )
+    assert max(len(line) for line in text.splitlines()) <= 100
+    assert "…" not in text
+    for word in (
+        "FQ",
+        "-log10",
+        "D·n/n",
+        "MU ↑",
+        "ROUGE ↓",
+        "prob. ↓",
+        "ratio ↑",
+        "target",
+        "unlearned",
+    ):
+        assert word in text
+    for number in ("3.91e-22", "21.408", "140/400", "0.5992", "0.322", "0.3679"):
+        assert number in text
+    (last,) = [line for line in text.splitlines() if line.strip().startswith("retain")]
+    assert last.count("\u2013") == 7
+    assert len(text.splitlines()) <= 10, "a number was wrapped"
+
+
+def test_muse_table_has_muse_columns_only():
+    text = printed({"target": muse_row(muse_sets(), muse_sets(shift=1.0))})
+    assert "privleak" in text
+    assert "-66.7" in text
+    assert "66.7" in text
+    assert "FQ" not in text
+    assert max(len(line) for line in text.splitlines()) <= 100
+
+
+def test_results_are_whole_json_without_nan(tmp_path):
+    path = tmp_path / "results.json"
+    write_results(path, {"target": {"privleak": -99.8, "list": [1, None, "é"]}})
+    before = path.read_bytes()
+    assert json.loads(before) == {"target": {"privleak": -99.8, "list": [1, None, "é"]}}
+    for bad in (math.nan, -math.inf):
+        with pytest.raises(InputError, match=r"target\.list\.1 is NaN or infinite"):
+            write_results(path, {"target": {"list": [1.0, bad]}})
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,179 @@
+import gzip
+import json
+
+import pytest
+
+from etw_lightning.retain_results import (
+    RetainResults,
+    load_records,
+    load_retain_results,
+    save_records,
+    write_atomically,
+)
+from etw_lightning.schema import InputError, Record
+
+FULL = Record(
+    "forget", "forget10/0", "line\u2028 two\n\u00e9", question="q?", answer_loss=0.1 + 0.2,
+    paraphrase_loss=1e-17, perturbed_losses=(1.0, 2.5), token_logps=(-0.5, -1e-9),
+    generation="", min_k=3.0,
+)  # fmt: skip
+SETS = {
+    "forget": [FULL, Record("forget", "forget10/1", "b")],
+    "retain": [Record("retain", "r", "")],
+}
+
+TOFU_LOG = {
+    "forget_Q_A_Prob": {"value_by_index": {"1": {"avg_loss": 2.0}, "0": {"avg_loss": 1.0}}},
+    "forget_Q_A_PARA_Prob": {"value_by_index": {"0": {"avg_loss": 3.0}, "1": {"avg_loss": 4.0}}},
+    "forget_Q_A_PERT_Prob": {
+        "value_by_index": {"0": {"avg_loss": [5.0, 6.0]}, "1": {"avg_loss": [7.0]}}
+    },
+    "forget_Q_A_ROUGE": {
+        "value_by_index": {
+            index: {"input": "q", "ground_truth": "a" + index, "generation": "g"} for index in "01"
+        }
+    },
+    "ra_Q_A_Prob": {"value_by_index": {"0": {"avg_loss": 8.0}}},
+}
+MUSE_LOG = {
+    "forget_verbmem_ROUGE": {
+        "value_by_index": {"0": {"input": "i", "ground_truth": "a", "generation": "g"}}
+    },
+    "mia_min_k": {
+        "forget": {"value_by_index": {"0": {"score": 1.5}}},
+        "holdout": {"value_by_index": {"0": {"score": 2.5}}},
+    },
+}
+
+
+def test_records_survive_a_round_trip_bit_by_bit(tmp_path):
+    save_records(tmp_path, SETS)
+    assert load_records(tmp_path) == SETS
+
+
+def test_equal_records_give_equal_bytes_and_leave_nothing_else(tmp_path):
+    for name in ("a", "b"):
+        save_records(tmp_path / name, SETS)
+    assert sorted(path.name for path in (tmp_path / "a" / "records").iterdir()) == [
+        "forget.jsonl.gz",
+        "retain.jsonl.gz",
+    ]
+    written = [(tmp_path / name / "records" / "forget.jsonl.gz").read_bytes() for name in "ab"]
+    assert written[0] == written[1]
+    assert written[0][4:8] == bytes(4), "the header holds a time"
+
+
+def test_saving_refuses_nan_and_names_that_leave_the_folder(tmp_path):
+    with pytest.raises(InputError, match=r"'forget', row f/3: holds NaN"):
+        save_records(tmp_path, {"forget": [Record("forget", "f/3", "a", answer_loss=float("nan"))]})
+    with pytest.raises(InputError, match="set name"):
+        save_records(tmp_path, {"../forget": []})
+    assert list(tmp_path.rglob("*.gz")) == []
+
+
+def test_an_interrupted_write_keeps_the_old_file(tmp_path, monkeypatch):
+    target = tmp_path / "file"
+    write_atomically(target, b"old")
+
+    def fail(self, other):
+        raise OSError("disk")
+
+    monkeypatch.setattr("pathlib.Path.replace", fail)
+    with pytest.raises(OSError, match="disk"):
+        write_atomically(target, b"new")
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+def test_results_folder_or_its_file(tmp_path, as_file):
+    save_records(tmp_path, SETS)
+    (tmp_path / "results.json").write_text('{"model_utility": 0.5}')
+    path = tmp_path / "results.json" if as_file else tmp_path
+    results = load_retain_results(path)
+    assert results == RetainResults(str(path), SETS)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_published_tofu_log(tmp_path, zipped):
+    path = tmp_path / ("TOFU_EVAL.json" + ".gz" * zipped)
+    content = json.dumps(TOFU_LOG).encode()
+    path.write_bytes(gzip.compress(content) if zipped else content)
+    records = load_retain_results(str(path)).records
+    assert sorted(records) == ["forget", "real_authors"]
+    assert records["forget"] == [
+        Record("forget", "forget/0", "a0", "q", 1.0, 3.0, (5.0, 6.0), (), "g"),
+        Record("forget", "forget/1", "a1", "q", 2.0, 4.0, (7.0,), (), "g"),
+    ]
+    assert records["real_authors"] == [Record("real_authors", "real_authors/0", "", None, 8.0)]
+
+
+def test_published_muse_log(tmp_path):
+    path = tmp_path / "MUSE_EVAL.json"
+    path.write_text(json.dumps(MUSE_LOG))
+    assert load_retain_results(path).records == {
+        "verbmem": [Record("verbmem", "verbmem/0", "a", "i", generation="g")],
+        "privleak_forget": [Record("privleak_forget", "privleak_forget/0", "", min_k=1.5)],
+        "privleak_holdout": [Record("privleak_holdout", "privleak_holdout/0", "", min_k=2.5)],
+    }
+
+
+def test_rows_are_ordered_by_number_not_by_text(tmp_path):
+    by_index = {str(row): {"avg_loss": float(row)} for row in sorted(range(12), key=str)}
+    path = tmp_path / "log.json"
+    path.write_text(json.dumps({"retain_Q_A_Prob": {"value_by_index": by_index}}))
+    rows = load_retain_results(path).records["retain"]
+    assert [record.answer_loss for record in rows] == list(range(12))
+
+
+BROKEN = {
+    "missing": (None, "does not exist"),
+    "not JSON": (b"<html>", "is not JSON"),
+    "truncated": (gzip.compress(json.dumps(TOFU_LOG).encode())[:-20], "broken gzip"),
+    "damaged": (gzip.compress(b"{}" * 99)[:12] + b"\0" * 20, "broken gzip"),
+    "binary": (b"\xff\xfe\x00", "not UTF-8"),
+    "a list": (b"[1]", "unknown shape"),
+    "a summary": (b'{"forget_quality": 0.5, "model_utility": 0.6}', "unknown shape"),
+    "a null row": (b'{"forget_Q_A_Prob": {"value_by_index": {"0": null}}}', "can't be read"),
+    "a gap": (b'{"ra_Q_A_Prob": {"value_by_index": {"1": {"avg_loss": 1}}}}', "same rows"),
+    "fewer rows": (
+        json.dumps({**TOFU_LOG, "forget_Q_A_PARA_Prob": {"value_by_index": {}}}
+                   | {"forget_Q_A_Prob": {"value_by_index": {"0": {"avg_loss": 1}}}}).encode(),
+        "same rows",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_files_give_one_line_with_the_key(tmp_path, name):
+    content, message = BROKEN[name]
+    path = tmp_path / "file.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        load_retain_results(path)
+    assert str(caught.value).startswith(f"data.retain_results: {path}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_records_and_a_file_of_something_else(tmp_path):
+    (tmp_path / "results.json").write_text("{}")
+    for path in (tmp_path, tmp_path / "results.json"):
+        with pytest.raises(InputError, match=r"holds no records.*etw_lightning evaluate"):
+            load_retain_results(path)
+    write_atomically(tmp_path / "records" / "x.jsonl.gz", b'{"unknown_field": 1}\n')
+    with pytest.raises(InputError, match=r"x\.jsonl\.gz is not a file of records"):
+        load_retain_results(tmp_path)
+
+
+def test_require_checks_set_and_number_of_rows():
+    results = RetainResults("logs/retain95", SETS)
+    assert results.require("forget", 2) is SETS["forget"]
+    with pytest.raises(InputError) as caught:
+        results.require("forget", 400)
+    assert str(caught.value).startswith(
+        "data.retain_results: logs/retain95 holds 2 rows of 'forget', this run scores 400: it was "
+        "made for another forget split"
+    )
+    with pytest.raises(InputError, match=r"no rows of 'verbmem', only forget, retain; give"):
+        results.require("verbmem", 2)

@@ -1,0 +1,185 @@
+"""TOFU rows to examples and evaluation sets."""
+
+import json
+from typing import ClassVar
+
+import pytest
+
+from etw_lightning.benchmarks import Benchmark
+from etw_lightning.benchmarks.source import Source
+from etw_lightning.benchmarks.tofu import (
+    FORGET_SPLITS,
+    RETAIN_OF,
+    SPLITS,
+    TOFU,
+    Columns,
+    read_row,
+)
+from etw_lightning.schema import EvalSet, Example, InputError
+
+
+def plain(name, n):
+    return [{"question": f"{name} q{i}", "answer": f"{name} a{i}"} for i in range(n)]
+
+
+def perturbed(name, n, paraphrased=True):
+    rows = [{**row, "perturbed_answer": ["w0", "w1", "w2"]} for row in plain(name, n)]
+    more = {"paraphrased_answer": "pa", "paraphrased_question": "pq"}
+    return [{**row, **more} for row in rows] if paraphrased else rows
+
+
+def write(folder, files):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in files.items():
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text(text)
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write(
+        tmp_path,
+        {
+            "forget10": plain("forget", 4),
+            "forget10_perturbed": perturbed("forget", 4),
+            "retain90": plain("retain", 6),
+            "retain_perturbed": perturbed("retain", 3),
+            "real_authors_perturbed": perturbed("authors", 2, paraphrased=False),
+            "world_facts_perturbed": perturbed("facts", 2, paraphrased=False),
+        },
+    )
+
+
+def message(call, *args, **kwargs):
+    with pytest.raises(InputError) as error:
+        call(*args, **kwargs)
+    return str(error.value)
+
+
+def test_names_are_the_eighteen_configurations():
+    assert len(SPLITS) == len(set(SPLITS)) == 18
+    assert set(RETAIN_OF) == set(FORGET_SPLITS)
+    assert set(RETAIN_OF.values()) < set(SPLITS)
+
+
+def test_examples_have_row_numbers_as_ids(root):
+    found = TOFU(Source(root=root)).examples("forget10", "data.forget_split")
+    assert found[1] == Example("forget10/1", answer="forget a1", question="forget q1")
+    assert [example.id for example in found] == [f"forget10/{i}" for i in range(4)]
+
+
+def test_splits_are_joined_in_the_order_given(root):
+    ids = [e.id for e in TOFU(Source(root=root)).examples("retain90+forget10", "data.retain_split")]
+    assert ids == [f"retain90/{i}" for i in range(6)] + [f"forget10/{i}" for i in range(4)]
+
+
+def test_perturbed_rows_are_filled(root):
+    reader = TOFU(Source(root=root))
+    (first, *_) = reader.examples("forget10_perturbed", "data.forget_split")
+    assert first.paraphrased_answer == "pa"
+    assert first.paraphrased_question == "pq"
+    assert first.perturbed_answers == ("w0", "w1", "w2")
+    (first, *_) = reader.examples("world_facts_perturbed", "data.forget_split")
+    assert first.paraphrased_answer is None
+    assert len(first.perturbed_answers) == 3
+
+
+def test_the_retain_split_is_the_partner_unless_given(root):
+    for forget, retain in RETAIN_OF.items():
+        assert TOFU(Source(root=root), forget).retain_split == retain
+    assert TOFU(Source(root=root), "forget10", "full").retain_split == "full"
+
+
+def test_eval_sets(root):
+    reader = TOFU(Source(root=root))
+    sets = reader.eval_sets()
+    assert tuple(sets) == TOFU.EVAL_SETS == ("forget", "retain", "real_authors", "world_facts")
+    assert [len(s.examples) for s in sets.values()] == [4, 3, 2, 2]
+    assert sets["forget"].examples[2].id == "forget10_perturbed/2"
+    for name, s in sets.items():
+        assert s == EvalSet(name, s.examples, max_new_tokens=200)
+    short = TOFU(Source(root=root), max_new_tokens=7).eval_sets(["retain"])
+    assert list(short) == ["retain"]
+    assert short["retain"].max_new_tokens == 7
+    assert reader.eval_sets([]) == {}
+
+
+def test_sets_not_asked_for_are_not_read(root):
+    (root / "world_facts_perturbed.jsonl").unlink()
+    reader = TOFU(Source(root=root))
+    assert set(reader.eval_sets(["forget", "retain"])) == {"forget", "retain"}
+    assert "world_facts_perturbed.jsonl" in message(reader.eval_sets)
+
+
+def test_a_limit_on_the_forget_set_holds_for_its_perturbed_twin(root):
+    reader = TOFU(Source(root=root, limits={"forget10": 2, "retain90": 5}))
+    assert len(reader.examples("forget10", "k")) == 2
+    assert len(reader.examples("retain90", "k")) == 5
+    assert len(reader.eval_sets()["forget"].examples) == 2
+    assert len(reader.eval_sets()["retain"].examples) == 3
+    named = TOFU(Source(root=root, limits={"forget10": 2, "forget10_perturbed": 1}))
+    assert len(named.eval_sets(["forget"])["forget"].examples) == 1
+
+
+def test_a_root_with_a_folder_per_benchmark(root, tmp_path):
+    outer = tmp_path / "outer"
+    write(outer / "tofu", {"forget10": plain("forget", 1)})
+    assert len(TOFU(Source(root=outer)).examples("forget10", "k")) == 1
+
+
+def test_errors_name_the_key(root):
+    source = Source(root=root)
+    assert message(TOFU, source, "forget11") == (
+        "data.forget_split must be forget01, forget05 or forget10; got 'forget11'. "
+        "Did you mean 'forget10'?"
+    )
+    text = message(TOFU, source, "forget10", "retain90+retian")
+    assert text.startswith("data.retain_split must be ")
+    assert "got 'retian'" in text
+    reader = TOFU(source)
+    text = message(reader.examples, "forget1O", "data.full_split")
+    assert text.startswith("data.full_split must be ")
+    assert "Did you mean 'forget10'?" in text
+    assert message(reader.eval_sets, ["forgot"]).startswith("data.eval_sets must be forget, retain")
+    text = message(TOFU, Source(root=root, limits={"forget_10": 2}))
+    assert text.startswith("each name in data.rows must be ")
+    text = message(TOFU, Source(root=root, limits={"forget10": 0}))
+    assert text.startswith("data.rows.forget10 must be ")
+
+
+@pytest.mark.parametrize("missing", ["perturbed_answer", "paraphrased_answer"])
+def test_a_perturbed_row_without_its_columns_is_an_error(root, missing):
+    rows = perturbed("forget", 3)
+    del rows[1][missing]
+    write(root, {"forget10_perturbed": rows})
+    text = message(TOFU(Source(root=root)).eval_sets, ["forget"])
+    assert text.startswith(f"forget10_perturbed/1: no column {missing!r}; its columns are question")
+
+
+def test_an_empty_answer_is_an_error(root):
+    write(root, {"forget10": [*plain("forget", 2), {"question": "q", "answer": "  "}]})
+    text = message(TOFU(Source(root=root)).examples, "forget10", "data.forget_split")
+    assert text == "forget10/2: column 'answer' is empty; fill it or take the row out."
+
+
+def test_rows_with_other_column_names():
+    columns = Columns(question="prompt", answer="response", perturbed_answer="wrong")
+    row = {"prompt": "q", "response": "a", "wrong": ["w"], "paraphrased_answer": None}
+    assert read_row(row, "mine/0", columns=columns) == Example(
+        "mine/0", answer="a", question="q", perturbed_answers=("w",)
+    )
+
+
+def test_a_benchmark_of_the_same_shape_needs_only_its_names(tmp_path):
+    class Small(TOFU):
+        name: ClassVar[str] = "small"
+        hub: ClassVar[str | None] = None
+        retain_of: ClassVar[dict[str, str]] = {"forget": "retain"}
+        split_names: ClassVar[tuple[str, ...]] = ("forget", "retain", "forget_perturbed")
+
+    write(tmp_path / "small", {"forget_perturbed": perturbed("forget", 3)})
+    reader: Benchmark = Small(Source(root=tmp_path, limits={"forget": 2}), "forget")
+    assert reader.retain_split == "retain"
+    assert len(reader.eval_sets(["forget"])["forget"].examples) == 2
+    assert message(Small, Source(), "forget10").startswith("data.forget_split must be forget;")
