@@ -1,4 +1,4 @@
-"""Evaluation in the validation loop: scoring gives records, records give metrics, metrics are logged.
+"""Evaluation in the validation loop: scores give records, records metrics, metrics are logged.
 
 Callbacks declare the evaluation sets they read; each set is scored once in a validation, and only
 when a callback that reads it is due: before training (the target model), every
@@ -22,6 +22,7 @@ from etw_lightning.schema import Record
 
 __all__ = ["EvaluationCallback", "ForgetQuality", "ModelUtility", "Muse", "PrivLeak", "SetScores"]
 
+_IN_PROGRESS_BAR = ("eval/forget_quality", "eval/model_utility", "eval/verbmem", "eval/privleak")
 _Sets = Mapping[str, Sequence[Record]]
 
 
@@ -38,7 +39,7 @@ class EvaluationCallback(Callback):
     #: Sets of which the retain model's records are needed too.
     retain_sets: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, every_n_epochs: PositiveInt = cast(PositiveInt, 1)) -> None:
+    def __init__(self, every_n_epochs: PositiveInt = 1) -> None:
         self.every_n_epochs = every_n_epochs
         self.latest: dict[str, Metric] = {}
 
@@ -55,7 +56,8 @@ class EvaluationCallback(Callback):
         """Tell whether this validation is to compute the metrics."""
         epoch = trainer.current_epoch + 1
         is_last = epoch == trainer.max_epochs or trainer.should_stop or _out_of_steps(trainer)
-        return trainer.sanity_checking or is_last or epoch % self.every_n_epochs == 0
+        is_asked = trainer.state.fn == "validate"
+        return trainer.sanity_checking or is_asked or is_last or epoch % self.every_n_epochs == 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Ask for the sets."""
@@ -82,7 +84,8 @@ class EvaluationCallback(Callback):
         )
         values = {f"eval/{name}": metric.value for name, metric in self.latest.items()}
         if not trainer.sanity_checking:
-            module.log_dict(values)
+            for name, value in values.items():
+                module.log(name, value, prog_bar=name in _IN_PROGRESS_BAR)
         elif trainer.logger is not None:
             # What is logged in the sanity check is dropped; this is the target model's row.
             trainer.logger.log_metrics(values, step=0)
@@ -177,7 +180,7 @@ class SetScores(EvaluationCallback):
     def __init__(
         self,
         sets: Sequence[str] = ("forget", "retain"),
-        every_n_epochs: PositiveInt = cast(PositiveInt, 1),
+        every_n_epochs: PositiveInt = 1,
     ) -> None:
         super().__init__(every_n_epochs)
         self.eval_sets = tuple(sets)

@@ -5,20 +5,23 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import sys
 import time
 import warnings
 from pathlib import Path
 from typing import Any, cast
 
-from jsonargparse import ActionYesNo, Namespace
+from jsonargparse import ActionYesNo
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from etw_lightning import forget, quickstart_models, retain, weighting
 from etw_lightning.callbacks import EvaluationCallback
 from etw_lightning.data import UnlearningDataModule
 from etw_lightning.export import export_model
+from etw_lightning.messages import one_line
 from etw_lightning.models import check_vocabulary, load_config
 from etw_lightning.module import UnlearningModule
 from etw_lightning.record_cache import cached_records, records_key, score_model, store_records
@@ -31,34 +34,43 @@ __all__ = ["Parser", "UnlearningCLI", "main"]
 #: The paper calls the weight of the forget term lambda, which is no name in Python.
 _LAMBDA = ("--model.lambda", "--model.forget_weight")
 
+#: What may stand for a class in a message.
+_CHOICES = {
+    "model.weighting": [name for name in weighting.__all__ if name != "TokenWeighting"],
+    "model.forget": [name for name in forget.__all__ if name != "ForgetObjective"],
+    "model.retain": [name for name in retain.__all__ if name != "RetainObjective"],
+}
+
 
 class Parser(LightningArgumentParser):
     """A parser whose errors are one line that names the key; exit status 2."""
 
-    def parse_args(self, args: Any = None, **kwargs: Any) -> Any:
+    def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Any:
         """Parse; ``--model.lambda`` is read as ``--model.forget_weight``."""
-        given = sys.argv[1:] if args is None else args
-        if isinstance(given, list):
-            given = [re.sub(rf"^{_LAMBDA[0]}(?==|$)", _LAMBDA[1], word) for word in given]
-        return super().parse_args(given, **kwargs)
+        given = list(sys.argv[1:] if args is None else args)
+        self._typed = given
+        given = [re.sub(rf"^{_LAMBDA[0]}(?==|$)", _LAMBDA[1], word) for word in given]
+        return super().parse_args(given, *rest, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
-        """Print one line and exit."""
-        sys.stderr.write(f"error: {one_line(message)}\n")
+        """Print one line and exit; a parser inside another one raises what the outer one prints."""
+        if not self.exit_on_error:
+            return super().error(message, ex)
+        line = one_line(message, _known_keys(self), _CHOICES)
+        if any(word.startswith(_LAMBDA[0]) for word in sys.argv):
+            line = line.replace(_LAMBDA[1].lstrip("-"), _LAMBDA[0].lstrip("-"))
+        sys.stderr.write(f"error: {line}\n")
         self.exit(2)
 
 
-def one_line(message: str) -> str:
-    """Return the parser's nested message as one line: the key's whole path and what is wrong.
-
-    Example:
-        >>> one_line('Parser key "model":\\n  Parser key "lr":\\n    Not of type PositiveFloat')
-        '--model.lr: Not of type PositiveFloat'
-    """
-    keys = re.findall(r'Parser key "([^"]+)"', message)
-    lines = [line.strip(" -") for line in message.strip().splitlines()]
-    reason = re.sub(r'^.*Parser key "[^"]+":\s*', "", lines[-1])
-    return f"--{'.'.join(keys)}: {reason}" if keys else " ".join(lines)
+def _known_keys(parser: Any) -> list[str]:
+    """Return the keys of a parser and of its subcommands."""
+    keys = [_LAMBDA[0].lstrip("-")]
+    for action in parser._actions:
+        keys += [option.lstrip("-") for option in action.option_strings]
+        for child in (getattr(action, "_name_parser_map", None) or {}).values():
+            keys += _known_keys(child)
+    return keys
 
 
 class UnlearningCLI(LightningCLI):
@@ -67,6 +79,10 @@ class UnlearningCLI(LightningCLI):
     trainer: Trainer
     model: UnlearningModule
     datamodule: UnlearningDataModule
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Make a parser that takes no abbreviated options: a typo could be one."""
+        return super().init_parser(**{**kwargs, "allow_abbrev": False})
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -103,12 +119,13 @@ class UnlearningCLI(LightningCLI):
                 f"--output_dir {self.folder} holds a finished run; give another folder, or "
                 "--overwrite to run again."
             )
-        settings = {"default_root_dir": str(self.folder)}
+        settings: dict[str, Any] = {"default_root_dir": str(self.folder)}
         if config.trainer.logger in (None, True):
             settings["logger"] = TensorBoardLogger(self.folder.parent, self.folder.name, "")
         self.seed = int(config.seed_everything or 0)
         plain = {key: value for key, value in config.as_dict().items() if key not in _NOT_HASHED}
-        self.report = RunReport(self.folder, plain, self.seed)
+        label = "fine-tuned" if config.model.forget is None else "unlearned"
+        self.report = RunReport(self.folder, plain, self.seed, label)
         trainer = super().instantiate_trainer(**{**kwargs, **settings})
         cast(Any, trainer).callbacks.append(self.report)
         return trainer
@@ -130,6 +147,9 @@ class UnlearningCLI(LightningCLI):
         data.uses_alternative = "alternative" in model.needs
         for callback in callbacks:
             data.require(callback.eval_sets)
+        model.pretrained = quickstart_models.resolve(model.pretrained)
+        if data.retain_model is not None and data.retain_results_path is None:
+            data.retain_model = quickstart_models.resolve(data.retain_model)
         data.load(model.pretrained)
         check_vocabulary(data.encoder.tokenizer, load_config(model.pretrained), model.pretrained)
         self._retain_records({name for c in callbacks for name in c.retain_sets})
@@ -141,6 +161,8 @@ class UnlearningCLI(LightningCLI):
             records = cached_records(key, name)
             if records is not None:
                 model.target_records[name] = records
+        if is_finished(self.folder):
+            remove_run(self.folder)
 
     @property
     def _precision(self) -> str:
@@ -160,7 +182,7 @@ class UnlearningCLI(LightningCLI):
                 data.eval_batch_size,
                 dtype=self.model.dtype_name,
                 precision=str(self.trainer.precision),
-                context=self.trainer.precision_plugin.forward_context(),
+                context=self.trainer.precision_plugin.forward_context,
             )
             data.retain_results = RetainResults(f"data.retain_model {data.retain_model}", records)
         for name in names:
@@ -168,6 +190,10 @@ class UnlearningCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Save the model, write the results, print the table."""
+        history = self.report.history
+        if history and history[-1]["step"] != self.trainer.global_step:
+            # Stopped inside an epoch: the model as it is now has not been scored.
+            self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
         if not self.trainer.is_global_zero:
             return
         for name, records in self.report.target.items():
@@ -175,12 +201,19 @@ class UnlearningCLI(LightningCLI):
                 store_records(self._target_keys[name], name, records)
         config = self.config[self.subcommand] if self.subcommand else self.config
         if config.save_model:
-            assert self.model.scorer is not None
-            tokenizer = self.datamodule.encoder.tokenizer
-            saved = export_model(self.model.scorer.lm, tokenizer, self.folder / "model")
-            sys.stdout.write(f"model: {saved}\n")
+            self._save_model()
         self.report.write(self.trainer, self.model)
         sys.stdout.write(f"results: {self.folder / 'results.json'}\n")
+
+    def _save_model(self) -> None:
+        """Save the model, with its records where a later run that starts from it finds them."""
+        assert self.model.scorer is not None
+        data = self.datamodule
+        saved = export_model(self.model.scorer.lm, data.encoder.tokenizer, self.folder / "model")
+        for name, records in self.report.unlearned.items():
+            key = records_key(str(saved), data.eval_sets[name], data.encoder, self._precision)
+            store_records(key, name, records)
+        sys.stdout.write(f"model: {saved}\n")
 
 
 _NOT_HASHED = ("config", "output_dir", "overwrite", "save_model")
@@ -201,6 +234,13 @@ def run_folder(output_dir: str | None, config_files: Any) -> Path:
         or time.strftime("%Y%m%d-%H%M%S"),
     )
     return Path("runs") / Path(first).stem / stamp
+
+
+def remove_run(folder: Path) -> None:
+    """Remove what an earlier run left in its folder, and nothing else."""
+    for pattern in ("results.json", "records", "model", "config.yaml", "hparams.yaml", "events.*"):
+        for path in folder.glob(pattern):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _root_cause(error: BaseException) -> BaseException:
@@ -233,6 +273,7 @@ def main(args: list[str] | None = None) -> int:
             UnlearningModule,
             UnlearningDataModule,
             args=args,
+            parser_class=Parser,
             seed_everything_default=0,
             auto_configure_optimizers=False,
             save_config_kwargs={"overwrite": True},

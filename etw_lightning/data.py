@@ -1,4 +1,4 @@
-"""``UnlearningDataModule``: pairs a forget stream with a retain stream, and holds what is scored."""
+"""``UnlearningDataModule``: pairs a forget with a retain stream, and holds what is scored."""
 
 from __future__ import annotations
 
@@ -76,12 +76,10 @@ class _PairedRows(Dataset[Batch]):
         pad_id: int,
     ) -> None:
         self.streams, self.alternatives = streams, alternatives
-        self.num_labels = {
-            name: [row.num_labels for row in rows] for name, rows in streams.items()
-        }
+        self.num_labels = {name: [row.num_labels for row in rows] for name, rows in streams.items()}
         self.scale, self.pad_id = scale, pad_id
 
-    def __getitem__(self, step: StepRows) -> Batch:  # type: ignore[override]
+    def __getitem__(self, step: StepRows) -> Batch:
         groups, counts = {}, {}
         parts = {
             "forget": (step.forget, step.all_forget),
@@ -110,9 +108,9 @@ def _row_or_filler(rows: list[EncodedRow], index: int) -> EncodedRow:
 class _PairedSampler(Sampler[StepRows]):
     """Yields the steps of one epoch of one process, from where the loader was told to start."""
 
-    def __init__(self, pairing: Pairing, rank: int) -> None:
+    def __init__(self, pairing: Pairing, rank: int, epoch: int) -> None:
         self.pairing, self.rank = pairing, rank
-        self.epoch = self.start = 0
+        self.epoch, self.start = epoch, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch; Lightning calls it before each."""
@@ -128,13 +126,14 @@ class _PairedSampler(Sampler[StepRows]):
 
 
 class PairedLoader(DataLoader[Batch]):
-    """Loader of one process; its state is the number of batches trained on in this epoch.
+    """Loader of one process; its state is the epoch and the number of batches trained on in it.
 
     Args:
         rows: What is indexed.
         sampler: Order.
-        completed: Gives the number of completed batches. Batches that were fetched but not
-            trained on must come again after a resume, so yields are not counted.
+        progress: Gives the batches trained on in this epoch, and the batches of an epoch.
+            Batches that were fetched but not trained on must come again after a resume, so
+            yields are not counted.
         num_workers: Processes that collate; 0 does it in this one.
     """
 
@@ -142,19 +141,22 @@ class PairedLoader(DataLoader[Batch]):
         self,
         rows: Dataset[Batch],
         sampler: _PairedSampler,
-        completed: Callable[[], int],
+        progress: Callable[[], tuple[int, int]],
         num_workers: int = 0,
     ) -> None:
         super().__init__(rows, batch_size=None, sampler=sampler, num_workers=num_workers)
-        self.completed = completed
+        self.progress = progress
 
     def state_dict(self) -> dict[str, int]:
-        """Return how far the epoch is; an epoch that is done stands at its successor's start."""
-        return {"batches": self.completed() % max(len(self), 1)}
+        """Return how far training is; an epoch that is done stands at its successor's start."""
+        trained, total = self.progress()
+        epochs, batches = divmod(trained, max(total, 1))
+        return {"epoch": cast(_PairedSampler, self.sampler).epoch + epochs, "batches": batches}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on after ``state["batches"]`` batches, in the next epoch that is iterated."""
-        cast(_PairedSampler, self.sampler).start = state["batches"]
+        """Go on in ``state["epoch"]`` after ``state["batches"]`` batches."""
+        sampler = cast(_PairedSampler, self.sampler)
+        sampler.epoch, sampler.start = state["epoch"], state["batches"]
 
 
 class UnlearningDataModule(LightningDataModule):
@@ -196,17 +198,17 @@ class UnlearningDataModule(LightningDataModule):
         retain_split: str | None = None,
         split: str | None = None,
         rows: dict[str, PositiveInt] | None = None,
-        columns: Columns = Columns(),  # noqa: B008 - immutable
+        columns: Columns = Columns(),
         template: Template = "chat",
         system_prompt: str | None = None,
         template_kwargs: dict[str, Any] | None = None,
-        max_length: PositiveInt = cast(PositiveInt, 512),
-        batch_size: PositiveInt = cast(PositiveInt, 8),
-        eval_batch_size: PositiveInt = cast(PositiveInt, 32),
-        max_new_tokens: PositiveInt = cast(PositiveInt, 200),
+        max_length: PositiveInt = 512,
+        batch_size: PositiveInt = 8,
+        eval_batch_size: PositiveInt = 32,
+        max_new_tokens: PositiveInt = 200,
         anchor: Anchor = "forget",
         seed: NonNegativeInt | None = None,
-        num_workers: NonNegativeInt = cast(NonNegativeInt, 0),
+        num_workers: NonNegativeInt = 0,
         retain_results: str | None = None,
         retain_model: str | None = None,
         tokenizer: str | None = None,
@@ -251,7 +253,8 @@ class UnlearningDataModule(LightningDataModule):
             InputError: On anything that would stop or falsify the run later.
         """
         if self._encoder is None:
-            tokenizer = load_tokenizer(self.tokenizer_name or pretrained)
+            key = "data.tokenizer" if self.tokenizer_name else "model.pretrained"
+            tokenizer = load_tokenizer(self.tokenizer_name or pretrained, key)
             self._encoder = Encoder(
                 tokenizer, self.template, self.max_length, self.system_prompt, self.template_kwargs
             )
@@ -302,7 +305,9 @@ class UnlearningDataModule(LightningDataModule):
 
     def _encode(self, examples: list[Example], key: str, split: str) -> list[EncodedRow]:
         if not examples:
-            raise InputError(f"{key} is {split!r}, which has no rows; there is nothing to train on.")
+            raise InputError(
+                f"{key} is {split!r}, which has no rows; there is nothing to train on."
+            )
         if all(example.question is None for example in examples):
             return self.encoder.chunk(examples, split)
         return [self.encoder.encode(example) for example in examples]
@@ -326,12 +331,8 @@ class UnlearningDataModule(LightningDataModule):
             return Quickstart(source, max_new_tokens=self.max_new_tokens, **given)
         if self.benchmark_name == "jsonl":
             files = {key: given.get(key) or self.split or "" for key in splits}
-            return JSONL(
-                source, columns=self.columns, max_new_tokens=self.max_new_tokens, **files
-            )
-        corpus: Literal["news", "books"] = (
-            "news" if self.benchmark_name == "muse_news" else "books"
-        )
+            return JSONL(source, columns=self.columns, max_new_tokens=self.max_new_tokens, **files)
+        corpus: Literal["news", "books"] = "news" if self.benchmark_name == "muse_news" else "books"
         return MUSE(source, corpus=corpus, **given)
 
     def setup(self, stage: str) -> None:
@@ -358,10 +359,15 @@ class UnlearningDataModule(LightningDataModule):
         rows = _PairedRows(self.streams, self.alternatives, scale, self.encoder.pad_id)
         rank = trainer.global_rank if trainer else 0
 
-        def completed() -> int:
-            return int(trainer.fit_loop.epoch_loop.batch_progress.current.completed)
+        def progress() -> tuple[int, int]:
+            # Not `completed`: that is one too few in a checkpoint saved at a batch's end.
+            trained = trainer.fit_loop.epoch_loop.batch_progress.current.processed
+            return int(trained), int(trainer.num_training_batches)
 
-        return PairedLoader(rows, _PairedSampler(pairing, rank), completed, self.num_workers)
+        # Workers fetch before the trainer tells the epoch; `current_epoch` lags after a resume.
+        epoch = trainer.fit_loop.epoch_progress.current.processed if trainer else 0
+        sampler = _PairedSampler(pairing, rank, epoch)
+        return PairedLoader(rows, sampler, progress, self.num_workers)
 
     def val_dataloader(self) -> list[DataLoader[ScoreBatch]]:
         """Return one loader for each evaluation set, with this process's share of its batches."""

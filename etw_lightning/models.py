@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from etw_lightning.hub import hub_answers
 from etw_lightning.kernels import linear_scores
 from etw_lightning.schema import IGNORE_INDEX, InputError
 from etw_lightning.signals import Signal, TokenSignals
@@ -28,13 +30,19 @@ __all__ = [
 DType = Literal["float32", "bfloat16", "float16"]
 
 
-def load_model(pretrained: str, dtype: DType = "float32", attention: str | None = None) -> Any:
+def load_model(
+    pretrained: str,
+    dtype: DType = "float32",
+    attention: str | None = None,
+    key: str = "model.pretrained",
+) -> Any:
     """Load a causal language model.
 
     Args:
         pretrained: Hub name, folder in Hugging Face layout, or ``.gguf`` file.
         dtype: Precision of the weights, whatever the file holds.
         attention: ``sdpa``, ``eager``, ``flash_attention_2``; None lets the library choose.
+        key: Configuration key that errors name.
 
     Returns:
         A ``transformers`` model on the CPU, in evaluation mode, that ``save_pretrained`` can save.
@@ -46,14 +54,14 @@ def load_model(pretrained: str, dtype: DType = "float32", attention: str | None 
 
     extra = {} if attention is None else {"attn_implementation": attention}
     # A device context of the caller would ask for weights straight on that device.
-    with torch.device("cpu"), _input_errors(pretrained):
+    with torch.device("cpu"), _input_errors(pretrained, key):
         model = AutoModelForCausalLM.from_pretrained(
-            **_location(pretrained), dtype=getattr(torch, dtype), use_safetensors=True, **extra
+            **_location(pretrained, key), dtype=getattr(torch, dtype), use_safetensors=True, **extra
         )
     return _without_quantization(model) if _is_gguf(pretrained) else model
 
 
-def load_config(pretrained: str) -> Any:
+def load_config(pretrained: str, key: str = "model.pretrained") -> Any:
     """Load a model's configuration without its weights.
 
     Raises:
@@ -61,11 +69,11 @@ def load_config(pretrained: str) -> Any:
     """
     from transformers import AutoConfig
 
-    with _input_errors(pretrained):
-        return AutoConfig.from_pretrained(**_location(pretrained))
+    with _input_errors(pretrained, key):
+        return AutoConfig.from_pretrained(**_location(pretrained, key))
 
 
-def load_tokenizer(pretrained: str) -> Any:
+def load_tokenizer(pretrained: str, key: str = "model.pretrained") -> Any:
     """Load the tokenizer that comes with a model.
 
     Raises:
@@ -73,8 +81,8 @@ def load_tokenizer(pretrained: str) -> Any:
     """
     from transformers import AutoTokenizer
 
-    with _input_errors(pretrained):
-        return AutoTokenizer.from_pretrained(**_location(pretrained))
+    with _input_errors(pretrained, key):
+        return AutoTokenizer.from_pretrained(**_location(pretrained, key))
 
 
 def check_vocabulary(tokenizer: Any, config: Any, pretrained: str) -> None:
@@ -192,46 +200,48 @@ def _is_gguf(pretrained: str) -> bool:
     return pretrained.endswith(".gguf")
 
 
-def _location(pretrained: str) -> dict[str, str]:
+def _location(pretrained: str, key: str) -> dict[str, Any]:
     """Return ``from_pretrained``'s arguments; a missing folder or file is told from a hub name."""
     path = Path(pretrained).expanduser()
     if _is_gguf(pretrained):
         if not path.is_file():
-            raise InputError(f"model.pretrained: there is no file {pretrained!r}.")
+            raise InputError(f"{key}: there is no file {pretrained!r}.")
         return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     looks_local = pretrained.startswith((".", "/", "~")) or pretrained.count("/") > 1
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise InputError(
-                f"model.pretrained: folder {pretrained!r} holds no config.json; give a folder "
-                "saved by save_pretrained, a .gguf file or a hub name."
+                f"{key}: folder {pretrained!r} holds no config.json; give a folder saved by "
+                "save_pretrained, a .gguf file or a hub name."
             )
         return {"pretrained_model_name_or_path": str(path)}
     if looks_local:
         raise InputError(
-            f"model.pretrained: there is no folder {pretrained!r}; give a folder saved by "
+            f"{key}: there is no folder {pretrained!r}; give a folder saved by "
             "save_pretrained, a .gguf file or a hub name such as owner/name."
         )
-    return {"pretrained_model_name_or_path": pretrained}
+    # Without a connection only the cache is asked: the library would try five times first.
+    return {
+        "pretrained_model_name_or_path": pretrained,
+        "local_files_only": not hub_answers(),
+    }
 
 
-class _input_errors:  # noqa: N801 - reads as the statement it is
+@contextmanager
+def _input_errors(pretrained: str, key: str) -> Iterator[None]:
     """Turn the library's many ways to say "not there" into one line."""
-
-    def __init__(self, pretrained: str) -> None:
-        self.pretrained = pretrained
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, OSError):
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(
-                f"model.pretrained {self.pretrained!r} could not be loaded from the hub or its "
-                f"local cache ({reason}). Give a folder in Hugging Face layout or a .gguf file: "
-                "--model.pretrained DIR"
-            ) from error
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if not Path(pretrained).expanduser().exists() and not hub_answers():
+            reason = "the hub can't be reached and there is no local copy"
+        raise InputError(
+            f"{key} {pretrained!r} could not be loaded: {reason}. Give a folder in Hugging Face "
+            f"layout or a .gguf file: --{key} DIR"
+        ) from error
 
 
 def _without_quantization(model: Any) -> Any:

@@ -57,19 +57,19 @@ class UnlearningModule(LightningModule):
     def __init__(
         self,
         pretrained: str,
-        weighting: TokenWeighting = lazy_instance(ETW),  # noqa: B008
-        forget: ForgetObjective | None = lazy_instance(GA),  # noqa: B008
-        retain: RetainObjective | None = lazy_instance(NLL),  # noqa: B008
-        forget_weight: PositiveFloat = cast(PositiveFloat, 0.1),
+        weighting: TokenWeighting = lazy_instance(ETW),
+        forget: ForgetObjective | None = lazy_instance(GA),
+        retain: RetainObjective | None = lazy_instance(NLL),
+        forget_weight: PositiveFloat = 0.1,
         reduction: Reduction = "token",
-        lr: PositiveFloat = cast(PositiveFloat, 1e-5),
-        weight_decay: NonNegativeFloat = cast(NonNegativeFloat, 0.01),
+        lr: PositiveFloat = 1e-5,
+        weight_decay: NonNegativeFloat = 0.01,
         schedule: Schedule = "linear",
-        warmup: NonNegativeFloat = cast(NonNegativeFloat, 0.0),
+        warmup: NonNegativeFloat = 0.0,
         dtype: DType = "float32",
         attention: str | None = None,
         gradient_checkpointing: bool = False,
-        chunk_size: PositiveInt = cast(PositiveInt, 256),
+        chunk_size: PositiveInt = 256,
     ) -> None:
         super().__init__()
         if forget is None and retain is None:
@@ -125,7 +125,7 @@ class UnlearningModule(LightningModule):
             {"params": [p for p in params if p.dim() < 2], "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(groups, lr=self.lr)
-        total = int(self.trainer.estimated_stepping_batches)
+        total = self._num_steps()
         rises = int(self.warmup * total)
 
         def scale(step: int) -> float:
@@ -143,6 +143,19 @@ class UnlearningModule(LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    def _num_steps(self) -> int:
+        """Return the optimiser steps of the run.
+
+        Not ``trainer.estimated_stepping_batches``: that sets the training loader up before a
+        checkpoint is restored, whose place in the epoch would then never reach the loader.
+        """
+        trainer = self.trainer
+        batches, limit = self.datamodule.pairing().num_batches, trainer.limit_train_batches
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        epoch = math.ceil(batches / trainer.accumulate_grad_batches)
+        bounds = (epoch * (trainer.max_epochs or 0), trainer.max_steps)
+        return min(steps for steps in bounds if steps >= 0)
 
     def forward(self, batch: Batch) -> dict[str, TokenSignals]:
         """Return the signals of each group of rows from one pass over all of them."""
@@ -220,7 +233,9 @@ class UnlearningModule(LightningModule):
         for name, value in self._window.items():
             kind = name.split("/")[0]
             if kind == "loss":
-                self.log(name, value, sync_dist=True, reduce_fx="sum", prog_bar=name != "loss/total")
+                self.log(
+                    name, value, sync_dist=True, reduce_fx="sum", prog_bar=name != "loss/total"
+                )
             elif name == "weights/max":
                 self.log(name, value, sync_dist=True, reduce_fx="max")
             else:
@@ -236,9 +251,7 @@ class UnlearningModule(LightningModule):
         """Let callbacks say anew next time which sets are due."""
         self.due_sets.clear()
 
-    def validation_step(
-        self, batch: ScoreBatch, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
+    def validation_step(self, batch: ScoreBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Score one batch of an evaluation set, if the set is due and not known already."""
         is_known = self.trainer.sanity_checking and batch.dataset in self.target_records
         if is_known or batch.dataset not in self.due_sets:

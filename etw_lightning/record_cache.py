@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +21,7 @@ from etw_lightning.scoring import build_batches, make_records, score_batch
 __all__ = ["cache_dir", "cached_records", "records_key", "score_model", "store_records"]
 
 #: Files whose text decides what a record holds.
+_RETAIN_KEY = "data.retain_model"
 _CODE = ("encode.py", "kernels.py", "models.py", "schema.py", "scoring.py")
 
 
@@ -30,7 +31,13 @@ def cache_dir() -> Path:
     return Path(os.environ.get("ETW_CACHE") or Path(base) / "etw_lightning")
 
 
-def records_key(pretrained: str, eval_set: EvalSet, encoder: Encoder, precision: str) -> str:
+def records_key(
+    pretrained: str,
+    eval_set: EvalSet,
+    encoder: Encoder,
+    precision: str,
+    key: str = "model.pretrained",
+) -> str:
     """Hash everything the records of one model and set depend on.
 
     The weights (all bytes of a local model, name and revision of a hub one), the rows, how text
@@ -41,6 +48,7 @@ def records_key(pretrained: str, eval_set: EvalSet, encoder: Encoder, precision:
         eval_set: What is scored.
         encoder: How text becomes tokens.
         precision: Of the weights and of the run, in words.
+        key: Configuration key that errors name.
 
     Returns:
         24 hexadecimal digits.
@@ -50,7 +58,7 @@ def records_key(pretrained: str, eval_set: EvalSet, encoder: Encoder, precision:
 
     here = Path(__file__).parent
     state = {
-        "model": _model_identity(str(Path(pretrained).expanduser())),
+        "model": _model_identity(str(Path(pretrained).expanduser()), key),
         "rows": asdict(eval_set),
         "encoder": encoder.content_key,
         "precision": precision,
@@ -60,11 +68,11 @@ def records_key(pretrained: str, eval_set: EvalSet, encoder: Encoder, precision:
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def _model_identity(pretrained: str) -> str:
+def _model_identity(pretrained: str, key: str) -> str:
     """Return a hash of a local model's bytes, or a hub model's name and revision."""
     path = Path(pretrained)
     if not path.exists():
-        return f"{pretrained}@{getattr(load_config(pretrained), '_commit_hash', None)}"
+        return f"{pretrained}@{getattr(load_config(pretrained, key), '_commit_hash', None)}"
     files = [path] if path.is_file() else sorted(path.glob("*"))
     digest = hashlib.sha256()
     for file in files:
@@ -96,6 +104,13 @@ def _locked(key: str) -> Iterator[None]:
         yield
 
 
+def _load_scorer(pretrained: str, dtype: DType) -> LabelScorer:
+    import torch
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return LabelScorer(load_model(pretrained, dtype, key=_RETAIN_KEY)).to(device).eval()
+
+
 def score_model(
     pretrained: str,
     eval_sets: Mapping[str, EvalSet],
@@ -104,9 +119,9 @@ def score_model(
     *,
     dtype: DType = "float32",
     precision: str = "32-true",
-    context: AbstractContextManager[Any] | None = None,
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> dict[str, list[Record]]:
-    """Return a model's records of some sets; what was scored before is read, not computed.
+    """Return a retain model's records of some sets; what was scored before is read, not computed.
 
     Args:
         pretrained: Hub name, folder or GGUF file.
@@ -115,27 +130,25 @@ def score_model(
         batch_size: Rows at a time.
         dtype: Precision of the weights.
         precision: The trainer's precision, for the key.
-        context: Autocast that belongs to it.
+        context: Makes the autocast that belongs to it.
 
     Raises:
         InputError: If the model can't be loaded or gives a loss that is not finite.
     """
-    import torch
     from rich.progress import track
 
     found: dict[str, list[Record]] = {}
     scorer: LabelScorer | None = None
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for name, eval_set in eval_sets.items():
-        key = records_key(pretrained, eval_set, encoder, f"{dtype} {precision}")
+        key = records_key(pretrained, eval_set, encoder, f"{dtype} {precision}", _RETAIN_KEY)
         with _locked(key):
             records = cached_records(key, name)
             if records is None:
-                scorer = scorer or LabelScorer(load_model(pretrained, dtype)).to(device).eval()
+                scorer = scorer or _load_scorer(pretrained, dtype)
                 scores = []
                 batches = build_batches(eval_set, encoder, batch_size)
                 for batch in track(batches, f"Scoring {Path(pretrained).name}: {name}"):
-                    with context or nullcontext():
+                    with context():
                         scores += score_batch(scorer, batch, encoder.tokenizer)
                 records = make_records(eval_set, scores)
                 store_records(key, name, records)

@@ -47,10 +47,13 @@ class RunReport(Callback):
         folder: The run's folder.
         config: The run's whole configuration.
         seed: The run's seed.
+        label: What the trained model is called in the table.
     """
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], seed: int) -> None:
-        self.folder, self.config, self.seed = folder, config, seed
+    def __init__(
+        self, folder: Path, config: Mapping[str, Any], seed: int, label: str = "unlearned"
+    ) -> None:
+        self.folder, self.config, self.seed, self.label = folder, config, seed, label
         self.history: list[dict[str, Any]] = []
         self.target: dict[str, list[Record]] = {}
         self.unlearned: dict[str, list[Record]] = {}
@@ -81,10 +84,12 @@ class RunReport(Callback):
             for name, rows in records.items():
                 if rows and rows[0].generation is not None:
                     panel = _sample_panel(rows)
-                    trainer.logger.experiment.add_text(f"samples/{name}", panel, trainer.global_step)
+                    trainer.logger.experiment.add_text(
+                        f"samples/{name}", panel, trainer.global_step
+                    )
 
     def rows(self, retain: Mapping[str, Sequence[Record]] | None) -> dict[str, Row]:
-        """Return the table's rows: target, unlearned and retain model."""
+        """Return the table's rows: target, unlearned (or fine-tuned) and retain model."""
         is_muse = any(name in self.unlearned for name in ("verbmem", "privleak_forget"))
 
         def row(records: Mapping[str, Sequence[Record]]) -> Row:
@@ -95,7 +100,7 @@ class RunReport(Callback):
         table = {}
         if self.target:
             table["target"] = row(self.target)
-        table["unlearned"] = row(self.unlearned)
+        table[self.label] = row(self.unlearned)
         if retain:
             table["retain"] = row({name: retain[name] for name in self.unlearned if name in retain})
         return table

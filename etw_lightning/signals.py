@@ -7,7 +7,7 @@ union of what is declared and nothing else.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -71,7 +71,7 @@ class TokenSignals:
         """Return the signals of sequences ``start`` to ``stop`` as a group of its own."""
         bounds = torch.tensor([start, stop], device=self.rows.device)
         first, last = torch.searchsorted(self.rows, bounds).tolist()
-        parts = {
+        parts: dict[str, Any] = {
             field.name: value[first:last]
             for field in fields(self)
             if isinstance(value := getattr(self, field.name), Tensor) and value.dim() < 3

@@ -81,7 +81,7 @@ class ETW(TokenWeighting):
 
     needs: ClassVar[frozenset[Signal]] = frozenset({"entropies"})
 
-    temperature: PositiveFloat = 1.0  # type: ignore[assignment]
+    temperature: PositiveFloat = 1.0
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -98,8 +98,7 @@ class ETW(TokenWeighting):
         entropies = signals.entropies.detach()
         totals = signals.row_sums(entropies)
         counts = signals.row_counts().detach()
-        is_flat = totals == 0
-        scale = torch.where(is_flat, torch.zeros_like(totals), counts / totals)
-        return torch.where(
-            is_flat[signals.rows], torch.ones_like(entropies), entropies * scale[signals.rows]
-        )
+        is_flat = (totals == 0)[signals.rows]
+        # Share first: n / sum(H) overflows where all entropies are tiny.
+        shares = entropies / totals[signals.rows]
+        return torch.where(is_flat, torch.ones_like(shares), counts[signals.rows] * shares)

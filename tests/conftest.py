@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+# A second thread that waits for a busy core makes a step ten to a hundred times slower, and a
+# process forked from one that has run several can hang.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
@@ -13,4 +17,54 @@ def data_dir() -> Path:
     folder = Path(os.environ.get("ETW_DATA") or beside)
     if not folder.is_dir():
         pytest.skip("no benchmark data: set ETW_DATA to the folder that holds tofu/ and muse_news/")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer_dir(tmp_path_factory) -> Path:
+    """Folder of a byte-level BPE of 400 entries, with a chat template."""
+    from etw_lightning.benchmarks import quickstart
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    texts = quickstart.corpus_texts(quickstart.build_corpus())
+    quickstart.save_tokenizer(quickstart.train_tokenizer(texts, vocab_size=400), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tokenizer_dir):
+    """The tokenizer of ``tiny_model_dir``; a test that changes one loads its own."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tokenizer_dir)
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory, tiny_tokenizer) -> Path:
+    """Folder of a random Llama, 2 layers x 32, with its tokenizer.
+
+    Its weights are wide enough for predictions of very different entropies.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=len(tiny_tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        initializer_range=0.3,
+        tie_word_embeddings=False,
+        bos_token_id=tiny_tokenizer.bos_token_id,
+        eos_token_id=tiny_tokenizer.eos_token_id,
+        pad_token_id=tiny_tokenizer.pad_token_id,
+    )
+    folder = tmp_path_factory.mktemp("tiny_model")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
     return folder

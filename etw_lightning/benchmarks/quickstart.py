@@ -60,9 +60,59 @@ _SPECIAL_TOKENS = (_PAD, _BOS, _EOS, "<|user|>", "<|assistant|>")
 _NUM_PERTURBED = 5
 _NUM_OPTIONS = 3
 
-_ONSETS = tuple("b c d f g h j k l m n p r s t v w z br cr dr gl kr pr sh tr".split(" "))
-_MIDDLES = tuple("a e i o u ae ia ei".split(" "))
-_ENDINGS = tuple("l lan lda mir nor nth ra ren ris rro s sko th tov va vek x zin".split(" "))
+_ONSETS = tuple(
+    [
+        "b",
+        "c",
+        "d",
+        "f",
+        "g",
+        "h",
+        "j",
+        "k",
+        "l",
+        "m",
+        "n",
+        "p",
+        "r",
+        "s",
+        "t",
+        "v",
+        "w",
+        "z",
+        "br",
+        "cr",
+        "dr",
+        "gl",
+        "kr",
+        "pr",
+        "sh",
+        "tr",
+    ]
+)
+_MIDDLES = tuple(["a", "e", "i", "o", "u", "ae", "ia", "ei"])
+_ENDINGS = tuple(
+    [
+        "l",
+        "lan",
+        "lda",
+        "mir",
+        "nor",
+        "nth",
+        "ra",
+        "ren",
+        "ris",
+        "rro",
+        "s",
+        "sko",
+        "th",
+        "tov",
+        "va",
+        "vek",
+        "x",
+        "zin",
+    ]
+)
 
 #: Kind of value and its values, one kind a line.
 _POOLS = {

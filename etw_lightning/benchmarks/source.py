@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import functools
 import gzip
 import json
-import ssl
-import urllib.error
-import urllib.request
 import zlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from etw_lightning.hub import hub_answers
 from etw_lightning.schema import InputError
 
 __all__ = [
@@ -27,7 +24,6 @@ __all__ = [
 ]
 
 _SUFFIXES = (".jsonl", ".jsonl.gz")
-_PATIENCE = 3.0  # seconds the hub may take to answer before its cache is used
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +214,7 @@ def _read_hub(hub: str, name: str) -> list[dict[str, Any]]:
 
     config, _, split = name.partition("/")
     split = split or "train"
-    online = Path(hub).is_dir() or (not datasets.config.HF_HUB_OFFLINE and _hub_answers())
+    online = Path(hub).is_dir() or (not datasets.config.HF_HUB_OFFLINE and hub_answers())
     try:
         if online:
             return datasets.load_dataset(hub, config, split=split).to_list()
@@ -255,23 +251,3 @@ def _without_network() -> Iterator[None]:
         yield
     finally:
         datasets.config.HF_HUB_OFFLINE = before
-
-
-@functools.cache
-def _hub_answers() -> bool:
-    """Ask the hub once a process; any answer, an error page too, means it can be reached."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
-    try:
-        with urllib.request.urlopen(request, timeout=_PATIENCE):
-            return True
-    except urllib.error.HTTPError:
-        return True
-    except urllib.error.URLError as error:
-        # The hub's client brings its own certificates, so a failed check here decides nothing.
-        return isinstance(error.reason, ssl.SSLError)
-    except OSError:
-        return False

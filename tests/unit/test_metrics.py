@@ -182,6 +182,7 @@ def test_min_k_rounds_down_and_takes_at_least_one():
     assert metrics.min_k_score(logps, k=0.5) == 4.0
     assert metrics.min_k_score(logps, k=1.0) == 2.75
     assert metrics.min_k_score([-1.5]) == 1.5
+    assert metrics.min_k_score([-float(nats) for nats in range(1, 10)]) == (9 + 8 + 7) / 3
 
 
 @pytest.mark.parametrize("k", [0, -0.1, 1.1, math.nan])
@@ -218,14 +219,15 @@ EMPTY = {
     "harmonic_mean": lambda: metrics.harmonic_mean([]),
     "verbmem": lambda: metrics.verbmem([]),
     "min_k_score": lambda: metrics.min_k_score([]),
-    "min_k_auc": lambda: metrics.min_k_auc([], []),
+    "min_k_auc, forget": lambda: metrics.min_k_auc([], [row(min_k=1.0)]),
+    "min_k_auc, holdout": lambda: metrics.min_k_auc([row(min_k=1.0)], []),
     "mean": lambda: metrics.Metric.mean([], "up"),
 }
 
 
 @pytest.mark.parametrize("name", EMPTY)
 def test_empty_input_is_an_error(name):
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match=r"no rows|harmonic"):
         EMPTY[name]()
 
 

@@ -130,12 +130,17 @@ BROKEN = {
     "missing": (None, "does not exist"),
     "not JSON": (b"<html>", "is not JSON"),
     "truncated": (gzip.compress(json.dumps(TOFU_LOG).encode())[:-20], "broken gzip"),
-    "damaged": (gzip.compress(b"{}" * 99)[:12] + b"\0" * 20, "broken gzip"),
+    "damaged": (gzip.compress(b"{}")[:10] + b"\xff" * 20, "broken gzip"),
+    "bad checksum": (gzip.compress(b"{}")[:-8] + bytes(8), "broken gzip"),
     "binary": (b"\xff\xfe\x00", "not UTF-8"),
     "a list": (b"[1]", "unknown shape"),
     "a summary": (b'{"forget_quality": 0.5, "model_utility": 0.6}', "unknown shape"),
     "a null row": (b'{"forget_Q_A_Prob": {"value_by_index": {"0": null}}}', "can't be read"),
-    "a gap": (b'{"ra_Q_A_Prob": {"value_by_index": {"1": {"avg_loss": 1}}}}', "same rows"),
+    "no first row": (b'{"ra_Q_A_Prob": {"value_by_index": {"1": {"avg_loss": 1}}}}', "same rows"),
+    "a gap": (
+        b'{"ra_Q_A_Prob": {"value_by_index": {"0": {"avg_loss": 1}, "2": {"avg_loss": 1}}}}',
+        "same rows",
+    ),
     "fewer rows": (
         json.dumps({**TOFU_LOG, "forget_Q_A_PARA_Prob": {"value_by_index": {}}}
                    | {"forget_Q_A_Prob": {"value_by_index": {"0": {"avg_loss": 1}}}}).encode(),

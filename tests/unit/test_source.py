@@ -177,7 +177,7 @@ def hub_home(tmp_path, monkeypatch):
     hub, prepared = tmp_path / "home" / "hub", tmp_path / "home" / "datasets"
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(hub))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", prepared)
-    monkeypatch.setattr(source_module, "_hub_answers", lambda: False)
+    monkeypatch.setattr(source_module, "hub_answers", lambda: False)
     datasets.disable_progress_bars()
     yield tmp_path / "home"
     datasets.enable_progress_bars()
@@ -240,7 +240,7 @@ def test_an_unknown_data_set_on_the_hub_is_named(hub_home, monkeypatch):
     def load(hub, config, split):
         raise datasets.exceptions.DatasetNotFoundError(f"'{hub}'\ndoesn't exist")
 
-    monkeypatch.setattr(source_module, "_hub_answers", lambda: True)
+    monkeypatch.setattr(source_module, "hub_answers", lambda: True)
     monkeypatch.setattr(datasets, "load_dataset", load)
     text = message(Source("locuslab/TOFUU").rows, "forget10")
     assert "(''locuslab/TOFUU' doesn't exist)" not in text
@@ -267,9 +267,9 @@ def test_any_answer_of_the_hub_counts(monkeypatch, error, answers):
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
-    assert source_module._hub_answers.__wrapped__() is answers
+    assert source_module.hub_answers.__wrapped__() is answers
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert source_module._hub_answers.__wrapped__() is False
+    assert source_module.hub_answers.__wrapped__() is False
 
 
 def test_the_readers_import_neither_torch_nor_datasets():

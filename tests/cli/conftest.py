@@ -1,0 +1,177 @@
+"""The command line in this process, on a few rows of the quickstart corpus and tiny models."""
+
+import json
+import logging
+import shutil
+import sys
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+class Outcome(NamedTuple):
+    """What a command gave back: exit status, standard output and standard error."""
+
+    status: int
+    out: str
+    err: str
+
+
+def _write_rows(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture(scope="session")
+def write_rows():
+    """Write rows as JSON lines to a path."""
+    return _write_rows
+
+
+@pytest.fixture(scope="session")
+def configs():
+    """The shipped configurations."""
+    return Path(__file__).resolve().parents[2] / "configs"
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Run ``python -m etw_lightning`` with these arguments, without another process."""
+    from etw_lightning.cli import main
+
+    quiet = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed")
+    levels = {name: logging.getLogger(name).level for name in quiet}
+
+    def call(*args):
+        arguments = [str(arg) for arg in args]
+        monkeypatch.setattr(sys, "argv", ["etw_lightning", *arguments])
+        capsys.readouterr()
+        with warnings.catch_warnings():
+            try:
+                status = main()
+            except SystemExit as end:
+                status = end.code
+        return Outcome(status or 0, *capsys.readouterr())
+
+    yield call
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """Empty current folder, with the cache beside it; no process sees a run folder of another."""
+    monkeypatch.setenv("ETW_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("ETW_RUN_STAMP", raising=False)
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def corpus():
+    from etw_lightning.benchmarks.quickstart import build_corpus
+
+    return build_corpus()
+
+
+@pytest.fixture(scope="session")
+def tofu_dir(tmp_path_factory, corpus):
+    """Folder of a few rows in the files that TOFU's forget10 reads; copy it to change one."""
+    folder = tmp_path_factory.mktemp("tofu")
+    rows = {
+        "forget10": corpus["forget"][:4],
+        "forget10_perturbed": corpus["forget_perturbed"][:4],
+        "retain90": corpus["retain"][:6],
+        "retain_perturbed": corpus["retain_perturbed"][:3],
+        "real_authors_perturbed": corpus["real_authors_perturbed"][:2],
+        "world_facts_perturbed": corpus["world_facts_perturbed"][:2],
+    }
+    for name, part in rows.items():
+        _write_rows(folder / f"{name}.jsonl", part)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def muse_dir(tmp_path_factory, corpus):
+    """Folder of a few rows in the files that MUSE-News reads; copy it to change one."""
+    folder = tmp_path_factory.mktemp("muse")
+    pairs = [{key: row[key] for key in ("question", "answer")} for row in corpus["full"]]
+    texts = [{"text": f"{row['question']} {row['answer']}"} for row in corpus["full"]]
+    passages = [{"prompt": row["question"], "gt": row["answer"]} for row in pairs[:2]]
+    rows = {
+        "raw/forget": texts[:4],
+        "raw/retain1": texts[4:9],
+        "verbmem/forget": passages,
+        "knowmem/forget_qa": pairs[:2],
+        "knowmem/forget_qa_icl": pairs[2:4],
+        "knowmem/retain_qa": pairs[4:6],
+        "knowmem/retain_qa_icl": pairs[6:8],
+        "privleak/forget": texts[:3],
+        "privleak/holdout": texts[-3:],
+    }
+    for name, part in rows.items():
+        _write_rows(folder / f"{name}.jsonl", part)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def retain_model_dir(tmp_path_factory, tiny_model_dir):
+    """Folder of a model like the tiny one, with other weights."""
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path_factory.mktemp("retain_model") / "model"
+    shutil.copytree(tiny_model_dir, folder)
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        {name: weight * 0.9 for name, weight in weights.items()},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
+    return folder
+
+
+#: What makes a published configuration small enough for a test.
+_SMALL = (
+    "--data.batch_size=2",
+    "--trainer.max_epochs=2",
+    "--trainer.accumulate_grad_batches=1",
+    "--trainer.precision=32-true",
+    "--trainer.enable_progress_bar=false",
+    "--model.gradient_checkpointing=false",
+    "--model.dtype=float32",
+    "--model.lr=1e-3",
+)
+
+
+@pytest.fixture
+def tofu_args(home, configs, tofu_dir, tiny_model_dir):
+    """``fit`` on TOFU's shape with the tiny model; only the retain model's side is missing."""
+    return [
+        "fit",
+        f"--config={configs / 'tofu_forget10.yaml'}",
+        f"--data.root={tofu_dir}",
+        f"--model.pretrained={tiny_model_dir}",
+        "--data.system_prompt=null",
+        "--data.template_kwargs=null",
+        "--data.retain_model=null",
+        "--data.max_new_tokens=4",
+        *_SMALL,
+    ]
+
+
+@pytest.fixture
+def muse_args(home, configs, muse_dir, tiny_model_dir, retain_model_dir):
+    """``fit`` on MUSE's shape with the tiny models."""
+    return [
+        "fit",
+        f"--config={configs / 'muse_news.yaml'}",
+        f"--data.root={muse_dir}",
+        f"--model.pretrained={tiny_model_dir}",
+        "--data.tokenizer=null",
+        f"--data.retain_model={retain_model_dir}",
+        "--data.max_length=48",
+        *_SMALL,
+    ]

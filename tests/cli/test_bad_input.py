@@ -1,0 +1,478 @@
+"""Every bad input gives one line that names the key, exit status 2, and nothing written."""
+
+import json
+import re
+import shlex
+import shutil
+import time
+
+import pytest
+
+from etw_lightning import hub, models
+from etw_lightning.benchmarks import quickstart, source
+from etw_lightning.retain_results import save_records
+from etw_lightning.schema import Record
+
+CALLBACK = "etw_lightning.callbacks.{}"
+
+
+@pytest.fixture
+def refused(command, home):
+    """Run a command that must be refused; return its message."""
+
+    def call(*args):
+        result = command(*args)
+        assert result.status == 2, result.err
+        assert re.fullmatch(r"error: [^\n]+\n", result.err), result.err
+        assert list(home.iterdir()) == []
+        return result.err.removeprefix("error: ").rstrip("\n")
+
+    return call
+
+
+@pytest.fixture
+def complete(configs):
+    """A complete configuration, as typed."""
+    return ["fit", "--config", configs / "tofu_forget10.yaml"]
+
+
+@pytest.fixture
+def with_retain(tofu_args, retain_model_dir):
+    """Arguments of a run that lacks nothing."""
+    return [*tofu_args, "--data.retain_model", retain_model_dir]
+
+
+OPTIONS = {
+    "--model.lamda 3": "model.lamda is not known. Did you mean 'model.lambda'?",
+    "--model.lambda 0": "model.lambda must be a number > 0; got 0.",
+    "--model.lambda -1": "model.lambda must be a number > 0; got -1.",
+    "--model.lambda=-1": "model.lambda must be a number > 0; got -1.",
+    "--model.lambda nan": "model.lambda must be a number > 0; got nan.",
+    "--model.lambda much": "model.lambda must be a number > 0; got 'much'.",
+    "--model.forget_weight 0": "model.forget_weight must be a number > 0; got 0.",
+    "--model.weighting.temperature 0": (
+        "model.weighting.temperature must be a number > 0; got 0."
+    ),
+    "--model.weighting.temprature 2": (
+        "model.weighting.temprature is not known. Did you mean 'model.weighting.temperature'?"
+    ),
+    "--model.weighting ETTW": (
+        "model.weighting must be ETW, Uniform or another class by its import path; got 'ETTW'. "
+        "Did you mean 'ETW'?"
+    ),
+    "--model.forget SIMNPOO": (
+        "model.forget must be GA or another class by its import path; got 'SIMNPOO'."
+    ),
+    "--model.retain etw_lightning.retain.NNL": (
+        "model.retain must be NLL or another class by its import path; "
+        "got 'etw_lightning.retain.NNL'. Did you mean 'NLL'?"
+    ),
+    "--model.lr 0": "model.lr must be a number > 0; got 0.",
+    "--model.lr abc": "model.lr must be a number > 0; got 'abc'.",
+    "--model.lr": "argument --model.lr: expected one argument",
+    "--model.warmup -1": "model.warmup must be a number >= 0; got -1.",
+    "--model.chunk_size 0": "model.chunk_size must be a whole number > 0; got 0.",
+    "--model.schedule x": "model.schedule must be constant, linear or cosine; got 'x'.",
+    "--model.reduction mean": "model.reduction must be token or sequence; got 'mean'.",
+    "--model.dtype int8": "model.dtype must be float32, bfloat16 or float16; got 'int8'.",
+    "--model.gradient_checkpointing perhaps": (
+        "model.gradient_checkpointing must be true or false; got 'perhaps'."
+    ),
+    "--data.batch_size 0": "data.batch_size must be a whole number > 0; got 0.",
+    "--data.batch_size two": "data.batch_size must be a whole number > 0; got 'two'.",
+    "--data.eval_batch_size -4": "data.eval_batch_size must be a whole number > 0; got -4.",
+    "--data.benchmark toffu": (
+        "data.benchmark must be tofu, muse_news, muse_books, jsonl or quickstart; got 'toffu'. "
+        "Did you mean 'tofu'?"
+    ),
+    "--data.template chatt": (
+        "data.template must be chat or plain; got 'chatt'. Did you mean 'chat'?"
+    ),
+    "--data.anchor x": "data.anchor must be forget or retain; got 'x'.",
+    "--data.template_kwargs 3": (
+        "data.template_kwargs must be pairs {name: value} or null; got '3'."
+    ),
+    "--data.rows '{\"forget10\": 0}'": "data.rows.forget10 must be a whole number > 0; got 0.",
+    "--data.rows.forget10 0": "data.rows.forget10 must be a whole number > 0; got 0.",
+    "--data.columns.qestion x": (
+        "data.columns.qestion is not known. Did you mean 'data.columns.question'?"
+    ),
+    "--trainer.max_epoch 3": (
+        "trainer.max_epoch is not known. Did you mean 'trainer.max_epochs'?"
+    ),
+    "--trainer.max_epochs 1.5": "trainer.max_epochs must be a whole number or null; got '1.5'.",
+    "--trainer.callbacks+=Nope": (
+        "trainer.callbacks must be ForgetQuality, ModelUtility, Muse, PrivLeak, SetScores or "
+        "another class by its import path; got 'Nope'."
+    ),
+    "--seed_everything x": "seed_everything must be true or false or a whole number; got 'x'.",
+    "--seed_everything -1": "seed_everything must be a whole number from 0 to 4294967295; got -1.",
+    "--config nope.yaml": "config must be a YAML file; '{home}/nope.yaml' is not one.",
+    "--config .": "config must be a YAML file; '{home}/.' is not one.",
+    "stray": "stray is not known. --help lists what is.",
+    "--model.retain null --model.forget null": (
+        "model.forget and model.retain are both null; nothing would train."
+    ),
+    "--trainer.accelerator abacus": (
+        "trainer: You selected an invalid accelerator name: `accelerator='abacus'`. "
+        "Available names are: auto, cpu, mps, cuda, tpu."
+    ),
+    "--trainer.max_epochs -3": (
+        "trainer.max_epochs must be a non-negative integer or -1. You passed in -3."
+    ),
+    "--trainer.accumulate_grad_batches 0": (
+        "trainer.accumulate_grad_batches must be a whole number > 0; got 0."
+    ),
+    "--ckpt_path nope.ckpt": "ckpt_path must be a checkpoint; there is no file 'nope.ckpt'.",
+}
+
+
+@pytest.mark.parametrize("typed", OPTIONS)
+def test_a_refused_option(refused, complete, home, typed):
+    assert refused(*complete, *shlex.split(typed)) == OPTIONS[typed].replace("{home}", str(home))
+
+
+def test_every_precision_is_listed(refused, complete):
+    message = refused(*complete, "--trainer.precision", "bf61-mixed")
+    assert message.startswith("trainer.precision must be 64, 32, 16, ")
+    assert message.endswith("; got 'bf61-mixed'. Did you mean 'bf16-mixed'?")
+    assert "bf16-mixed, " in message
+
+
+@pytest.mark.parametrize(
+    ("callback", "message"),
+    [
+        (
+            {"class_path": CALLBACK.format("Mose")},
+            "trainer.callbacks must be ForgetQuality, ModelUtility, Muse, PrivLeak, SetScores or "
+            "another class by its import path; got 'etw_lightning.callbacks.Mose'. "
+            "Did you mean 'Muse'?",
+        ),
+        (
+            {"class_path": CALLBACK.format("Muse"), "init_args": {"every_n_epoch": 3}},
+            "trainer.callbacks.every_n_epoch is not known. "
+            "Did you mean 'trainer.callbacks.every_n_epochs'?",
+        ),
+        (
+            {"class_path": CALLBACK.format("Muse"), "init_args": {"every_n_epochs": 0}},
+            "trainer.callbacks.every_n_epochs must be a whole number > 0; got 0.",
+        ),
+    ],
+)
+def test_a_refused_callback(refused, complete, callback, message):
+    assert refused(*complete, "--trainer.callbacks", json.dumps([callback])) == message
+
+
+FILES = {
+    "model:\n  lamda: 3\n": "model.lamda is not known. Did you mean 'model.forget_weight'?",
+    "model:\n  lambda: 3\n": "model.lambda is not known. Did you mean 'model.forget_weight'?",
+    "model:\n  forget_weight: -1\n": "model.forget_weight must be a number > 0; got -1.",
+    "model:\n  weighting:\n    class_path: ETTW\n": OPTIONS["--model.weighting ETTW"],
+    "model:\n  weighting:\n    init_args: {temprature: 3}\n": (
+        OPTIONS["--model.weighting.temprature 2"]
+    ),
+    "modle:\n  lr: 3\n": "modle.lr is not known. Did you mean 'model.lr'?",
+    "data:\n  rows: {forget10: 0}\n": OPTIONS["--data.rows.forget10 0"],
+    "model: [1,2\n": (
+        "config '{file}' is not YAML: while parsing a flow sequence in \"<byte string>\", line 1, "
+        "column 8: model: [1,2 ^ expected ',' or ']', but got '<stream end>' in "
+        '"<byte string>", line 2, column 1: ^.'
+    ),
+    "- 1\n": "config '{file}' must hold lines `key: value`; got [1].",
+    "": "config '{file}' must hold lines `key: value`; got None.",
+}
+
+
+@pytest.mark.parametrize("text", FILES)
+def test_a_refused_file(refused, complete, tmp_path, text):
+    path = tmp_path / "later.yaml"
+    path.write_text(text)
+    expected = FILES[text].replace("{file}", str(path))
+    assert refused(*complete, "--config", path) == expected
+
+
+COMMANDS = {
+    "": "a command must be given: python -m etw_lightning fit --config configs/NAME.yaml",
+    "fitt": "the command must be fit; got 'fitt'.",
+    "fit": (
+        "model.pretrained, data.benchmark must be given; "
+        "begin with a complete file: --config configs/NAME.yaml"
+    ),
+}
+
+
+@pytest.mark.parametrize("typed", COMMANDS)
+def test_a_refused_command(refused, typed):
+    assert refused(*typed.split()) == COMMANDS[typed]
+
+
+def test_an_unknown_split_is_refused_with_those_there_are(refused, with_retain):
+    for key in ("data.forget_split", "data.retain_split"):
+        message = refused(*with_retain, f"--{key}", "forget11")
+        assert message.startswith(f"{key} must be forget01, forget05")
+        assert message.endswith("; got 'forget11'. Did you mean 'forget10'?")
+    message = refused(*with_retain, "--model.forget=null", "--data.split", "forget11")
+    assert message.startswith("data.split must be ")
+    message = refused(*with_retain, "--data.rows", '{"forget11": 3}')
+    assert message.startswith("each name in data.rows must be ")
+    message = refused(*with_retain, "--data.rows", '{"forget10": 9}')
+    assert message.startswith("data.rows.forget10 is 9, but forget10 has 4 rows; ")
+
+
+def test_one_split_has_nothing_to_forget(refused, with_retain):
+    assert refused(*with_retain, "--data.split", "retain90") == (
+        "data.split is 'retain90': fine-tuning on one split needs model.forget null and "
+        "model.retain a class; leave data.split out to unlearn data.forget_split."
+    )
+
+
+def test_an_evaluation_set_that_the_benchmark_lacks(refused, with_retain):
+    callback = {"class_path": CALLBACK.format("SetScores"), "init_args": {"sets": ["forgt"]}}
+    assert refused(*with_retain, "--trainer.callbacks", json.dumps([callback])) == (
+        "each set that trainer.callbacks score must be forget, retain, real_authors or "
+        "world_facts; got 'forgt'. Did you mean 'forget'?"
+    )
+
+
+@pytest.mark.parametrize("key", ["trainer.limit_val_batches", "trainer.num_sanity_val_steps"])
+def test_a_part_of_an_evaluation_set_is_no_evaluation(refused, with_retain, key):
+    message = refused(*with_retain, f"--{key}", "1")
+    assert message.startswith(f"{key} must be ")
+    assert "; got 1" in message
+
+
+QUESTION, ANSWER = {"question": "Who?"}, {"answer": "Nobody."}
+ROWS = {
+    "no rows in forget set": ("forget10", "", ["forget10.jsonl has no rows"]),
+    "no rows in retain set": ("retain90", "\n\n", ["retain90.jsonl has no rows"]),
+    "missing file": ("forget10", None, ["data.root: no file ", "forget10.jsonl.gz", "(there: "]),
+    "broken line": (
+        "retain90",
+        json.dumps(QUESTION | ANSWER) + '\n\n{"question": \n',
+        ["retain90.jsonl line 3 is not JSON: "],
+    ),
+    "no object": ("retain90", "[1]\n", ["retain90.jsonl line 1 must be a JSON object", "got [1]"]),
+    "no field": (
+        "forget10",
+        json.dumps(QUESTION),
+        ["forget10/0: no column 'answer'; its columns are question."],
+    ),
+    "no text": (
+        "forget10",
+        json.dumps(QUESTION | {"answer": 3}),
+        ["forget10/0: column 'answer' must hold a text; got 3."],
+    ),
+    "empty answer": (
+        "retain90",
+        json.dumps(QUESTION | ANSWER) + "\n" + json.dumps(QUESTION | {"answer": " "}),
+        ["retain90/1: column 'answer' is empty"],
+    ),
+    "no perturbed answers": (
+        "forget10_perturbed",
+        json.dumps(QUESTION | ANSWER),
+        ["forget10_perturbed/0: no column 'paraphrased_answer'"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ROWS)
+def test_refused_rows(refused, with_retain, tofu_dir, tmp_path, case):
+    name, content, parts = ROWS[case]
+    root = shutil.copytree(tofu_dir, tmp_path / "rows")
+    path = root / f"{name}.jsonl"
+    path.unlink() if content is None else path.write_text(content)
+    message = refused(*with_retain, "--data.root", root)
+    assert all(part in message for part in parts), message
+
+
+def test_an_answer_without_a_label_left(refused, with_retain):
+    message = refused(*with_retain, "--data.max_length", "5")
+    assert message.startswith(
+        "Row forget10/0 has no answer token left within data.max_length = 5: "
+    )
+
+
+@pytest.mark.parametrize("length", [1, 2])
+def test_raw_text_needs_room_for_a_label(refused, muse_args, length):
+    message = refused(*muse_args, "--data.max_length", length)
+    assert "data.max_length" in message
+    assert str(length) in message
+
+
+def test_raw_text_that_gives_no_row(refused, muse_args, muse_dir, write_rows, tmp_path):
+    root = shutil.copytree(muse_dir, tmp_path / "texts")
+    write_rows(root / "raw" / "forget.jsonl", [{"text": "a"}])
+    assert refused(*muse_args, "--data.root", root) == (
+        "data.forget_split is 'raw/forget', which has no rows to train on."
+    )
+
+
+def test_a_folder_or_file_that_is_not_there(refused, tofu_args, tmp_path):
+    gone = tmp_path / "gone"
+    assert f"data.root must be a folder; '{gone}' is not one." == refused(
+        *tofu_args, "--data.root", gone
+    )
+    for key in ("model.pretrained", "data.tokenizer", "data.retain_model"):
+        message = refused(*tofu_args, f"--{key}", gone)
+        assert message.startswith(f"{key}: there is no folder '{gone}'; give a folder ")
+        message = refused(*tofu_args, f"--{key}", tmp_path / "gone.gguf")
+        assert message.startswith(f"{key}: there is no file '{gone}.gguf'")
+        message = refused(*tofu_args, f"--{key}", tmp_path)
+        assert message.startswith(f"{key}: folder '{tmp_path}' holds no ")
+    message = refused(*tofu_args, "--data.retain_results", gone)
+    assert message.startswith(f"data.retain_results: {gone} does not exist; give a results folder")
+
+
+@pytest.fixture
+def spoiled_model(tiny_model_dir, tmp_path):
+    """Copy the tiny model with one file replaced, or left out for None."""
+
+    def make(name, content):
+        folder = shutil.copytree(tiny_model_dir, tmp_path / "spoiled")
+        path = folder / name
+        path.unlink() if content is None else path.write_text(content)
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize("content", [None, "nonsense"])
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_model_with_a_file_missing_or_broken(refused, with_retain, spoiled_model, name, content):
+    folder = spoiled_model(name, content)
+    message = refused(*with_retain, "--model.pretrained", folder)
+    assert message.startswith("model.pretrained")
+    assert f"'{folder}'" in message
+    if name != "tokenizer.json":
+        message = refused(*with_retain, "--data.retain_model", folder)
+        assert message.startswith("data.retain_model")
+
+
+def test_a_tokenizer_without_chat_template(refused, with_retain, spoiled_model):
+    folder = spoiled_model("chat_template.jinja", None)
+    assert refused(*with_retain, "--model.pretrained", folder) == (
+        f"data.template is 'chat', but the tokenizer of '{folder}' has no chat template; "
+        "set data.template to 'plain'."
+    )
+
+
+def test_a_chat_template_that_refuses_a_system_turn(refused, with_retain, tiny_model_dir):
+    assert refused(*with_retain, "--data.system_prompt", "Be brief.") == (
+        f"The chat template of '{tiny_model_dir}' fails (quickstart knows the roles user and "
+        "assistant only); data.system_prompt is 'Be brief.', data.template_kwargs is {}: set "
+        "what it does not take to null, or data.template to 'plain'."
+    )
+
+
+def test_a_vocabulary_larger_than_the_models(refused, with_retain, spoiled_model, tmp_path):
+    corpus = quickstart.corpus_texts(quickstart.build_corpus())
+    quickstart.save_tokenizer(quickstart.train_tokenizer(corpus, 600), tmp_path / "large")
+    large = (tmp_path / "large" / "tokenizer.json").read_text()
+    reason = "the tokenizer has 600 tokens, the model only 400"
+    message = refused(*with_retain, "--data.tokenizer", tmp_path / "large")
+    assert message.startswith(f"data.tokenizer '{tmp_path}/large': {reason}")
+    folder = spoiled_model("tokenizer.json", large)
+    message = refused(*with_retain, "--model.pretrained", folder)
+    assert message.startswith(f"model.pretrained '{folder}': {reason}")
+
+
+def test_a_retain_model_with_a_smaller_vocabulary(refused, tofu_args, tmp_path):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=300,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+    )
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "small")
+    message = refused(*tofu_args, "--data.retain_model", tmp_path / "small")
+    assert message.startswith(
+        f"data.retain_model '{tmp_path}/small': the tokenizer has 400 tokens, the model only 300"
+    )
+
+
+def test_no_retain_results_is_an_error_that_says_how_to_make_them(refused, tofu_args):
+    message = refused(*tofu_args)
+    assert message.startswith("data.retain_results is missing: ")
+    assert "--config configs/tofu_finetune.yaml --data.split retain90" in message
+
+
+def test_retain_results_that_do_not_fit(refused, tofu_args, tmp_path):
+    rows = [Record("forget", f"forget10/{row}", "a", answer_loss=1.0) for row in range(3)]
+    save_records(tmp_path / "other", {"forget": rows})
+    message = refused(*tofu_args, "--data.retain_results", tmp_path / "other")
+    assert "holds 3 rows of 'forget', this run scores 4" in message
+    save_records(tmp_path / "muse", {"verbmem": rows})
+    message = refused(*tofu_args, "--data.retain_results", tmp_path / "muse")
+    assert "holds no rows of 'forget', only verbmem" in message
+    (tmp_path / "half.json").write_text("{")
+    message = refused(*tofu_args, "--data.retain_results", tmp_path / "half.json")
+    assert message.startswith(f"data.retain_results: {tmp_path}/half.json is not JSON (")
+
+
+@pytest.fixture
+def finished(home):
+    """Folder of a finished run, as it looks to the next one."""
+    folder = home.parent / "finished"
+    (folder / "model").mkdir(parents=True)
+    (folder / "results.json").write_text('{"finished": true}')
+    return folder
+
+
+def test_a_finished_run_is_kept(refused, with_retain, finished):
+    assert refused(*with_retain, "--output_dir", finished) == (
+        f"--output_dir {finished} holds a finished run; give another folder, or --overwrite to "
+        "run again."
+    )
+    assert (finished / "results.json").is_file()
+
+
+def test_bad_input_loses_no_finished_run(refused, with_retain, finished, spoiled_model):
+    again = [*with_retain, "--output_dir", finished, "--overwrite"]
+    refused(*again, "--data.forget_split", "forget11")
+    refused(*again, "--model.pretrained", spoiled_model("model.safetensors", None))
+    assert sorted(path.name for path in finished.iterdir()) == ["model", "results.json"]
+
+
+def test_a_file_in_the_place_of_the_folder(refused, with_retain, tmp_path):
+    path = tmp_path / "file"
+    path.write_text("mine")
+    for folder in (path, path / "run"):
+        assert refused(*with_retain, "--output_dir", folder) == (
+            f"output_dir must be a folder; '{path}' is a file."
+        )
+    assert path.read_text() == "mine"
+
+
+def test_a_hub_out_of_reach_is_told_at_once(refused, tofu_args, monkeypatch):
+    for module in (hub, models, source):
+        monkeypatch.setattr(module, "hub_answers", lambda: False)
+    slept = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    assert refused(*tofu_args, "--model.pretrained", "nobody/nothing") == (
+        "model.pretrained 'nobody/nothing' could not be loaded: the hub can't be reached and "
+        "there is no local copy. Give a folder in Hugging Face layout or a .gguf file: "
+        "--model.pretrained DIR"
+    )
+    message = refused(*tofu_args, "--data.retain_model", "nobody/nothing")
+    assert message.startswith("data.retain_model 'nobody/nothing' could not be loaded: ")
+    assert message.endswith("--data.retain_model DIR")
+    message = refused(*tofu_args, "--data.root=null", "--data.hub", "nobody/rows")
+    assert message == (
+        "nobody/rows (configuration 'forget10', split 'train') can't be read from the hub "
+        "(no connection, no stored copy). Give a folder that holds forget10.jsonl or "
+        "forget10.jsonl.gz: --data.root DIR"
+    )
+    assert sum(slept) < 2
+
+
+def test_the_users_own_files_need_names(refused, with_retain):
+    message = refused(
+        *with_retain,
+        "--data.benchmark=jsonl",
+        "--data.forget_split=null",
+        "--data.retain_split=null",
+    )
+    assert message == "data.forget_split must name a .jsonl or .jsonl.gz file; got ''."

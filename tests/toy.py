@@ -1,0 +1,60 @@
+"""Models small enough for their formula to be written down."""
+
+from types import SimpleNamespace
+
+import torch
+from torch import nn
+
+from etw_lightning.schema import IGNORE_INDEX
+
+
+class Positionwise(nn.Module):
+    """Stands in for a language model: what it says at a position depends on that token alone.
+
+    The hidden state is the token's embedding, the logits are ``embedding @ head.T + bias``.
+    """
+
+    def __init__(self, embedding, head, bias=None):
+        super().__init__()
+        self.embedding = nn.Parameter(embedding)
+        self.head = nn.Linear(
+            *head.T.shape, bias=bias is not None, dtype=head.dtype, device=head.device
+        )
+        self.head.weight = nn.Parameter(head)
+        if bias is not None:
+            self.head.bias = nn.Parameter(bias)
+
+    def base_model(self, input_ids, attention_mask, use_cache, output_hidden_states):
+        hidden = self.embedding[input_ids]
+        states = (hidden, hidden) if output_hidden_states else None
+        return SimpleNamespace(last_hidden_state=hidden, hidden_states=states)
+
+    def get_output_embeddings(self):
+        return self.head
+
+
+class FixedLogits(nn.Module):
+    """Stands in for a language model that says given logits ``(B, T, V)``, whatever the ids."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = nn.Parameter(logits)
+        self.head = nn.Linear(logits.shape[-1], logits.shape[-1], bias=False, dtype=logits.dtype)
+        self.head.weight = nn.Parameter(torch.eye(logits.shape[-1], dtype=logits.dtype), False)
+
+    def base_model(self, input_ids, attention_mask, use_cache, output_hidden_states):
+        return SimpleNamespace(last_hidden_state=self.logits, hidden_states=None)
+
+    def get_output_embeddings(self):
+        return self.head
+
+
+def random_rows(generator, vocabulary, lengths, prompts):
+    """Return ids, mask and labels of right-padded rows; ``prompts`` tokens of each unlabelled."""
+    shape = (len(lengths), max(lengths))
+    ids = torch.randint(vocabulary, shape, generator=generator)
+    mask = torch.arange(shape[1])[None] < torch.tensor(lengths)[:, None]
+    answered = mask & (torch.arange(shape[1])[None] >= torch.tensor(prompts)[:, None])
+    labels = torch.where(answered, ids, IGNORE_INDEX)
+    labels[:, 0] = IGNORE_INDEX
+    return ids, mask.long(), labels
