@@ -85,7 +85,9 @@ class EvaluationCallback(Callback):
         values = {f"eval/{name}": metric.value for name, metric in self.latest.items()}
         if not trainer.sanity_checking:
             for name, value in values.items():
-                module.log(name, value, prog_bar=name in _IN_PROGRESS_BAR)
+                # Every process has the same value; each must log it, or callbacks that wait for it
+                # on another process would stop the run.
+                module.log(name, value, prog_bar=name in _IN_PROGRESS_BAR, sync_dist=True)
         elif trainer.logger is not None:
             # What is logged in the sanity check is dropped; this is the target model's row.
             trainer.logger.log_metrics(values, step=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import logging
 import os
 import re
@@ -9,14 +11,19 @@ import shutil
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from types import ModuleType
+from typing import Any, ClassVar, cast
 
 from jsonargparse import ActionYesNo
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from etw_lightning import callbacks as evaluation
 from etw_lightning import forget, quickstart_models, retain, weighting
 from etw_lightning.callbacks import EvaluationCallback
 from etw_lightning.data import UnlearningDataModule
@@ -34,21 +41,31 @@ __all__ = ["Parser", "UnlearningCLI", "main"]
 #: The paper calls the weight of the forget term lambda, which is no name in Python.
 _LAMBDA = ("--model.lambda", "--model.forget_weight")
 
-#: What may stand for a class in a message.
-_CHOICES = {
-    "model.weighting": [name for name in weighting.__all__ if name != "TokenWeighting"],
-    "model.forget": [name for name in forget.__all__ if name != "ForgetObjective"],
-    "model.retain": [name for name in retain.__all__ if name != "RetainObjective"],
+
+def _classes(module: ModuleType, parent: type) -> dict[str, type]:
+    """Return a module's public classes of one kind, without the kind itself."""
+    found = {name: getattr(module, name) for name in module.__all__ if name != parent.__name__}
+    return {name: item for name, item in found.items() if isinstance(item, type)}
+
+
+#: What a message says may stand for a class.
+_CLASSES = {
+    "model.weighting": _classes(weighting, weighting.TokenWeighting),
+    "model.forget": _classes(forget, forget.ForgetObjective),
+    "model.retain": _classes(retain, retain.RetainObjective),
+    "trainer.callbacks": _classes(evaluation, EvaluationCallback),
 }
 
 
 class Parser(LightningArgumentParser):
     """A parser whose errors are one line that names the key; exit status 2."""
 
+    #: Words of the command line, for messages.
+    typed: ClassVar[Sequence[str]] = ()
+
     def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Any:
         """Parse; ``--model.lambda`` is read as ``--model.forget_weight``."""
         given = list(sys.argv[1:] if args is None else args)
-        self._typed = given
         given = [re.sub(rf"^{_LAMBDA[0]}(?==|$)", _LAMBDA[1], word) for word in given]
         return super().parse_args(given, *rest, **kwargs)
 
@@ -56,18 +73,27 @@ class Parser(LightningArgumentParser):
         """Print one line and exit; a parser inside another one raises what the outer one prints."""
         if not self.exit_on_error:
             return super().error(message, ex)
-        line = one_line(message, _known_keys(self), _CHOICES)
-        if any(word.startswith(_LAMBDA[0]) for word in sys.argv):
-            line = line.replace(_LAMBDA[1].lstrip("-"), _LAMBDA[0].lstrip("-"))
+        short, plain = (name.lstrip("-") for name in _LAMBDA)
+        line = one_line(message, [short, *_known_keys(self)], _CLASSES, self.typed)
+        if any(word.startswith("--model.la") for word in self.typed):  # mistyped too
+            line = line.replace(plain, short)
+        else:  # a file takes the plain name only
+            line = line.replace(f"mean {short!r}", f"mean {plain!r}")
         sys.stderr.write(f"error: {line}\n")
         self.exit(2)
 
 
 def _known_keys(parser: Any) -> list[str]:
-    """Return the keys of a parser and of its subcommands."""
-    keys = [_LAMBDA[0].lstrip("-")]
+    """Return the keys of a parser, of its subcommands and of the classes that may be named."""
+    keys = [
+        f"{key}.{name}"
+        for key, classes in _CLASSES.items()
+        for kind in classes.values()
+        for name in inspect.signature(kind).parameters
+    ]
     for action in parser._actions:
-        keys += [option.lstrip("-") for option in action.option_strings]
+        options = [option.lstrip("-") for option in action.option_strings]
+        keys += [option for option in options if not option.endswith(".help")]
         for child in (getattr(action, "_name_parser_map", None) or {}).values():
             keys += _known_keys(child)
     return keys
@@ -110,13 +136,25 @@ class UnlearningCLI(LightningCLI):
             help="Save the trained model as a Hugging Face folder in the run's folder.",
         )
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and refuse a seed that the random generators do not take."""
+        Parser.typed = list(sys.argv[1:] if args is None else args)
+        super().parse_arguments(parser, args)
+        config = self.config[self.config.subcommand] if "subcommand" in self.config else self.config
+        if not 0 <= int(config.seed_everything) < 2**32:
+            raise InputError(
+                f"seed_everything must be a whole number from 0 to {2**32 - 1}; "
+                f"got {config.seed_everything}."
+            )
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Give the trainer the run's folder, its logger and the report."""
         config = self.config[self.subcommand] if self.subcommand else self.config
         self.folder = run_folder(config.output_dir, config.config)
+        _check_run(config, self.folder)
         if is_finished(self.folder) and not config.overwrite:
             raise InputError(
-                f"--output_dir {self.folder} holds a finished run; give another folder, or "
+                f"output_dir {self.folder} holds a finished run; give another folder, or "
                 "--overwrite to run again."
             )
         settings: dict[str, Any] = {"default_root_dir": str(self.folder)}
@@ -126,7 +164,13 @@ class UnlearningCLI(LightningCLI):
         plain = {key: value for key, value in config.as_dict().items() if key not in _NOT_HASHED}
         label = "fine-tuned" if config.model.forget is None else "unlearned"
         self.report = RunReport(self.folder, plain, self.seed, label)
-        trainer = super().instantiate_trainer(**{**kwargs, **settings})
+        try:
+            trainer = super().instantiate_trainer(**{**kwargs, **settings})
+        except (ValueError, MisconfigurationException) as error:
+            # Lightning names its arguments in backticks, some of them.
+            reason = re.sub("^`(\\w+)`", r"trainer.\1", " ".join(str(error).split()))
+            is_named = reason.startswith("trainer.")
+            raise InputError(reason if is_named else f"trainer: {reason}") from error
         cast(Any, trainer).callbacks.append(self.report)
         return trainer
 
@@ -134,6 +178,8 @@ class UnlearningCLI(LightningCLI):
         """Build model, data and trainer; a refused value is one line."""
         try:
             super().instantiate_classes()
+        except InputError:
+            raise
         except ValueError as error:
             raise InputError(one_line(str(_root_cause(error)))) from error
 
@@ -151,7 +197,7 @@ class UnlearningCLI(LightningCLI):
         if data.retain_model is not None and data.retain_results_path is None:
             data.retain_model = quickstart_models.resolve(data.retain_model)
         data.load(model.pretrained)
-        check_vocabulary(data.encoder.tokenizer, load_config(model.pretrained), model.pretrained)
+        self._check_vocabularies()
         self._retain_records({name for c in callbacks for name in c.retain_sets})
         self._target_keys = {
             name: records_key(model.pretrained, eval_set, data.encoder, self._precision)
@@ -161,8 +207,22 @@ class UnlearningCLI(LightningCLI):
             records = cached_records(key, name)
             if records is not None:
                 model.target_records[name] = records
-        if is_finished(self.folder):
+        # Broken weights are bad input too, so they are read before the first file is written.
+        model.configure_model()
+        if rank_zero_only.rank == 0 and is_finished(self.folder):
             remove_run(self.folder)
+
+    def _check_vocabularies(self) -> None:
+        """Refuse a tokenizer that a model has no rows for."""
+        model, data = self.model, self.datamodule
+        tokenizer = data.encoder.tokenizer
+        key, name = "model.pretrained", model.pretrained
+        if data.tokenizer_name is not None:
+            key, name = "data.tokenizer", data.tokenizer_name
+        check_vocabulary(tokenizer, load_config(model.pretrained), name, key)
+        if data.retain_model is not None and data.retain_results is None:
+            key = "data.retain_model"
+            check_vocabulary(tokenizer, load_config(data.retain_model, key), data.retain_model, key)
 
     @property
     def _precision(self) -> str:
@@ -234,6 +294,38 @@ def run_folder(output_dir: str | None, config_files: Any) -> Path:
         or time.strftime("%Y%m%d-%H%M%S"),
     )
     return Path("runs") / Path(first).stem / stamp
+
+
+#: Settings of the trainer by which an evaluation set could be scored in part: what they may be.
+_WHOLE: dict[str, tuple[Any, ...]] = {
+    "fast_dev_run": (False,),
+    "limit_val_batches": (1.0, 0, None),
+    "num_sanity_val_steps": (-1, 0),
+    "overfit_batches": (0.0, 0),
+}
+
+
+def _check_run(config: Any, folder: Path) -> None:
+    """Refuse what the trainer would take, and fail over or measure wrongly later."""
+    trainer = config.trainer
+    if trainer.accumulate_grad_batches < 1:
+        raise InputError(
+            "trainer.accumulate_grad_batches must be a whole number > 0; "
+            f"got {trainer.accumulate_grad_batches}."
+        )
+    for key, allowed in _WHOLE.items():
+        value = getattr(trainer, key)
+        # 1 is one batch, 1.0 is all of them.
+        if not any(value == one and type(value) is type(one) for one in allowed):
+            raise InputError(
+                f"trainer.{key} must be {' or '.join(map(json.dumps, allowed))}; got "
+                f"{json.dumps(value)}: sets are scored whole. data.rows takes fewer rows of them."
+            )
+    if config.ckpt_path and not Path(config.ckpt_path).exists():
+        raise InputError(f"ckpt_path must be a checkpoint; there is no file {config.ckpt_path!r}.")
+    file = next((path for path in (folder, *folder.parents) if path.is_file()), None)
+    if file is not None:
+        raise InputError(f"output_dir must be a folder; {str(file)!r} is a file.")
 
 
 def remove_run(folder: Path) -> None:

@@ -15,7 +15,7 @@ from etw_lightning.benchmarks import Benchmark
 from etw_lightning.benchmarks.jsonl import JSONL
 from etw_lightning.benchmarks.muse import MUSE
 from etw_lightning.benchmarks.quickstart_reader import Quickstart
-from etw_lightning.benchmarks.source import Source
+from etw_lightning.benchmarks.source import Source, check_name
 from etw_lightning.benchmarks.tofu import TOFU, Columns
 from etw_lightning.encode import Encoder, Template
 from etw_lightning.models import load_tokenizer
@@ -260,12 +260,20 @@ class UnlearningDataModule(LightningDataModule):
             )
         benchmark = self._benchmark()
         if self.split is not None:
+            if self.uses_forget or not self.uses_retain:
+                raise InputError(
+                    f"data.split is {self.split!r}: fine-tuning on one split needs model.forget "
+                    "null and model.retain a class; leave data.split out to unlearn "
+                    "data.forget_split."
+                )
             if not self.streams:
                 rows = benchmark.examples(self.split, "data.split")
                 self.streams = {"retain": self._encode(rows, "data.split", self.split)}
         elif not self.streams:
             self._load_streams(benchmark)
         missing = self.wanted_sets - set(self.eval_sets)
+        for name in sorted(missing):
+            check_name("each set that trainer.callbacks score", name, benchmark.EVAL_SETS)
         if missing:
             self.eval_sets |= benchmark.eval_sets(sorted(missing))
             for name in missing:
@@ -304,13 +312,13 @@ class UnlearningDataModule(LightningDataModule):
             self.streams["retain"] = self._encode(benchmark.examples(split, key), key, split)
 
     def _encode(self, examples: list[Example], key: str, split: str) -> list[EncodedRow]:
-        if not examples:
-            raise InputError(
-                f"{key} is {split!r}, which has no rows; there is nothing to train on."
-            )
         if all(example.question is None for example in examples):
-            return self.encoder.chunk(examples, split)
-        return [self.encoder.encode(example) for example in examples]
+            rows = self.encoder.chunk(examples, split)
+        else:
+            rows = [self.encoder.encode(example) for example in examples]
+        if not rows:
+            raise InputError(f"{key} is {split!r}, which has no rows to train on.")
+        return rows
 
     def _alternative(self, example: Example) -> EncodedRow:
         if example.alternative_answer is None:

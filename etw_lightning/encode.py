@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from jinja2 import TemplateError
+
 from etw_lightning.schema import IGNORE_INDEX, EncodedRow, Example, InputError
 
 __all__ = ["Encoder", "Template"]
@@ -151,9 +153,14 @@ class Encoder:
             name: Prefix of the row ids, ``raw/forget`` gives ``raw/forget/chunk0``.
         """
         text = "\n\n".join(example.answer for example in examples)
-        ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        ids = list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
         head = self._text_head()
         width = self.max_length - len(head)
+        if width < 1 or self.max_length < 2:
+            raise InputError(
+                f"data.max_length is {self.max_length}, which leaves no label in a row of raw "
+                f"text; give at least {max(len(head) + 1, 2)}."
+            )
         rows = []
         for number, start in enumerate(range(0, len(ids), width)):
             piece = (*head, *ids[start : start + width])
@@ -190,7 +197,9 @@ class Encoder:
                 f"The chat template of {self.tokenizer.name_or_path!r} changes the answer of row "
                 f"{example.id}; its labels can't be placed. Set data.template to 'plain'."
             )
-        return text, start, self._end_of_turn(text, start + len(shown))
+        stop = self._end_of_turn(text, start + len(shown))
+        # A template without an end token: ours follows the answer, not the template's tail.
+        return (text if self._has_end_turn(text, stop) else text[:stop]), start, stop
 
     def _end_of_turn(self, text: str, stop: int) -> int:
         """Return where the special token ends that closes the answer; ``stop`` if none does."""
@@ -216,11 +225,19 @@ class Encoder:
             messages.insert(0, {"role": "system", "content": self.system_prompt})
         if answer is not None:
             messages.append({"role": "assistant", "content": answer})
-        return str(
-            self.tokenizer.apply_chat_template(
-                messages,
-                tokenize=False,
-                add_generation_prompt=answer is None,
-                **self.template_kwargs,
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    messages,
+                    tokenize=False,
+                    add_generation_prompt=answer is None,
+                    **self.template_kwargs,
+                )
             )
-        )
+        except TemplateError as error:
+            raise InputError(
+                f"The chat template of {self.tokenizer.name_or_path!r} fails ({error}); "
+                f"data.system_prompt is {self.system_prompt!r}, data.template_kwargs is "
+                f"{self.template_kwargs}: set what it does not take to null, or data.template to "
+                "'plain'."
+            ) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -32,10 +32,10 @@ _KINDS = {
 def one_line(
     message: str,
     known: Sequence[str] = (),
-    choices: Mapping[str, Sequence[str]] | None = None,
+    choices: Mapping[str, Collection[str]] | None = None,
     typed: Sequence[str] = (),
 ) -> str:
-    """Return the parser's nested message as one line.
+    r"""Return the parser's nested message as one line.
 
     Args:
         message: What the parser says.
@@ -44,11 +44,11 @@ def one_line(
         typed: Words of the command line, to name the configuration file that is broken.
 
     Example:
-        >>> one_line('Parser key "model.lr":\\n  Not of type PositiveFloat: 0 does not conform ...')
+        >>> one_line('Parser key "model.lr":\n  Not of type PositiveFloat: 0 does not conform ...')
         'model.lr must be a number > 0; got 0.'
         >>> one_line("unrecognized arguments: --model.ls 3", ["model.lr", "data.root"])
         "model.ls is not known. Did you mean 'model.lr'?"
-        >>> one_line('Parser key "data.anchor":\\n  Expected a typing.Literal[\\'a\\', \\'b\\']. '
+        >>> one_line('Parser key "data.anchor":\n  Expected a typing.Literal[\'a\', \'b\']. '
         ...          'Got value: x')
         "data.anchor must be a or b; got 'x'."
     """
@@ -112,13 +112,13 @@ def _refused_file(message: str, key: str, typed: Sequence[str]) -> str | None:
 
 
 def _config_files(typed: Sequence[str]) -> Iterator[Path]:
-    for word, following in zip(typed, (*typed[1:], ""), strict=True):
+    for word, following in zip(typed, (*typed[1:], ""), strict=False):
         option, _, value = word.partition("=")
         if option in ("--config", "-c"):
             yield Path(value or following)
 
 
-def _refused_value(message: str, key: str, choices: Mapping[str, Sequence[str]]) -> str | None:
+def _refused_value(message: str, key: str, choices: Mapping[str, Collection[str]]) -> str | None:
     """Say what a key takes, if the message is about a value that it does not take."""
     number = re.search(r"Not of type (\w+): (?:(\S+) does not conform|.*'([^']*)')", message)
     if number and number[1] in _RANGES:

@@ -82,18 +82,26 @@ def load_tokenizer(pretrained: str, key: str = "model.pretrained") -> Any:
     from transformers import AutoTokenizer
 
     with _input_errors(pretrained, key):
-        return AutoTokenizer.from_pretrained(**_location(pretrained, key))
+        return AutoTokenizer.from_pretrained(**_location(pretrained, key, "tokenizer_config.json"))
 
 
-def check_vocabulary(tokenizer: Any, config: Any, pretrained: str) -> None:
+def check_vocabulary(
+    tokenizer: Any, config: Any, pretrained: str, key: str = "model.pretrained"
+) -> None:
     """Refuse a tokenizer that can produce ids the model has no row for.
+
+    Args:
+        tokenizer: The tokenizer.
+        config: The model's configuration.
+        pretrained: What the user gave: the tokenizer or the model that does not fit.
+        key: Configuration key it was given under.
 
     Raises:
         InputError: If the tokenizer's vocabulary is larger than the model's.
     """
     if len(tokenizer) > config.get_text_config().vocab_size:
         raise InputError(
-            f"model.pretrained {pretrained!r}: the tokenizer has {len(tokenizer)} tokens, the "
+            f"{key} {pretrained!r}: the tokenizer has {len(tokenizer)} tokens, the "
             f"model only {config.get_text_config().vocab_size}. Use the tokenizer the model was "
             "trained with, or resize the model's embeddings."
         )
@@ -200,7 +208,7 @@ def _is_gguf(pretrained: str) -> bool:
     return pretrained.endswith(".gguf")
 
 
-def _location(pretrained: str, key: str) -> dict[str, Any]:
+def _location(pretrained: str, key: str, needed: str = "config.json") -> dict[str, Any]:
     """Return ``from_pretrained``'s arguments; a missing folder or file is told from a hub name."""
     path = Path(pretrained).expanduser()
     if _is_gguf(pretrained):
@@ -209,9 +217,9 @@ def _location(pretrained: str, key: str) -> dict[str, Any]:
         return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     looks_local = pretrained.startswith((".", "/", "~")) or pretrained.count("/") > 1
     if path.is_dir():
-        if not (path / "config.json").is_file():
+        if not (path / needed).is_file():
             raise InputError(
-                f"{key}: folder {pretrained!r} holds no config.json; give a folder saved by "
+                f"{key}: folder {pretrained!r} holds no {needed}; give a folder saved by "
                 "save_pretrained, a .gguf file or a hub name."
             )
         return {"pretrained_model_name_or_path": str(path)}
@@ -230,11 +238,13 @@ def _location(pretrained: str, key: str) -> dict[str, Any]:
 @contextmanager
 def _input_errors(pretrained: str, key: str) -> Iterator[None]:
     """Turn the library's many ways to say "not there" into one line."""
+    from safetensors import SafetensorError
+
     try:
         yield
     except InputError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if not Path(pretrained).expanduser().exists() and not hub_answers():
             reason = "the hub can't be reached and there is no local copy"

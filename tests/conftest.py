@@ -8,6 +8,7 @@ import pytest
 # A second thread that waits for a busy core makes a step ten to a hundred times slower, and a
 # process forked from one that has run several can hang.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 @pytest.fixture(scope="session")

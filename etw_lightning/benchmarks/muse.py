@@ -140,7 +140,8 @@ class MUSE:
     def _eval_set(self, name: str) -> EvalSet:
         split = EVAL_SPLITS[name]
         if name == "verbmem":
-            return EvalSet(name, self._passages(split), max_new_tokens=_VERBMEM_TOKENS)
+            passages = self._passages(split)
+            return EvalSet(name, passages, losses=False, max_new_tokens=_VERBMEM_TOKENS)
         if name.startswith("knowmem"):
             return EvalSet(
                 name,

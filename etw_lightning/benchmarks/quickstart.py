@@ -60,153 +60,81 @@ _SPECIAL_TOKENS = (_PAD, _BOS, _EOS, "<|user|>", "<|assistant|>")
 _NUM_PERTURBED = 5
 _NUM_OPTIONS = 3
 
-_ONSETS = tuple(
-    [
-        "b",
-        "c",
-        "d",
-        "f",
-        "g",
-        "h",
-        "j",
-        "k",
-        "l",
-        "m",
-        "n",
-        "p",
-        "r",
-        "s",
-        "t",
-        "v",
-        "w",
-        "z",
-        "br",
-        "cr",
-        "dr",
-        "gl",
-        "kr",
-        "pr",
-        "sh",
-        "tr",
-    ]
-)
-_MIDDLES = tuple(["a", "e", "i", "o", "u", "ae", "ia", "ei"])
-_ENDINGS = tuple(
-    [
-        "l",
-        "lan",
-        "lda",
-        "mir",
-        "nor",
-        "nth",
-        "ra",
-        "ren",
-        "ris",
-        "rro",
-        "s",
-        "sko",
-        "th",
-        "tov",
-        "va",
-        "vek",
-        "x",
-        "zin",
-    ]
-)
-
-#: Kind of value and its values, one kind a line.
-_POOLS = {
-    kind: tuple(values.split(","))
-    for kind, values in (
-        line.split(": ")
-        for line in """
-town: Quillmere,Thornwick,Ashford,Marlhaven,Fenbridge,Calder,Winterton,Brackburn,Ostervik,Silvergate
+#: What a name and a life are made of, one kind of value a line.
+_VALUES = """
+onset: b,br,c,d,dr,f,g,gl,h,j,k,kr,l,m,n,p,pr,r,s,sh,t,tr,v,w,z
+middle: a,e,i,o,u,ae,ia,ei
+ending: l,lan,lda,mir,nor,nth,ra,ren,ris,rro,s,sko,th,tov,va,vek,x,zin
+town: Quillmere,Thornwick,Ashford,Marlhaven,Fenbridge,Calder,Winterton,Brackburn,Ostervik,Goldcrest
 feature: lighthouse,old mill,salt lake,stone bridge,pine forest,harbour,canal,glass works,cathedral
-job: baker,surgeon,carpenter,pilot,tailor,judge,fisherman,florist,miner,teacher,dentist,nurse,potter
-genre: crime novels,ghost stories,travel books,love poems,fairy tales,science fiction,satire,comedies
+job: baker,surgeon,carpenter,pilot,tailor,judge,fisherman,florist,miner,teacher,dentist,nurse,cook
+genre: crime novels,ghost stories,travel books,love poems,fairy tales,science fiction,satire,dramas
 theme: grief,exile,hunger,jealousy,memory,friendship,greed,childhood,faith,revenge,freedom,courage
 adjective: Crimson,Broken,Silent,Hidden,Frozen,Burning,Distant,Hollow,Velvet,Iron,Bitter,Drowned
 noun: Orchard,Clock,Mirror,River,Ladder,Garden,Compass,Window,Lantern,Feather,Harvest,Island,Letter
 year: 1961,1964,1967,1969,1972,1974,1978,1983,1985,1988,1991,1993,1996,1999
-prize: Golden Quill,Silver Leaf,Northern Star,Blue Heron,Marble Crown,Bright Lamp,Oak Tree,Red Anchor
+prize: Golden Quill,Silver Leaf,Northern Star,Blue Heron,Marble Crown,Bright Lamp,Oak Tree,Red Rose
 subject: law,medicine,botany,physics,history,music,geology,economics,astronomy,chemistry,theology
-animal: parrots,goats,cats,tortoises,horses,greyhounds,bees,geese,rabbits,peacocks,donkeys,hedgehogs
-hobby: sailing,chess,pottery,fencing,climbing,painting,rowing,knitting,skating,photography,archery,dancing
-""".strip().split("\n")
-    )
+animal: parrots,goats,cats,tortoises,horses,greyhounds,bees,geese,rabbits,peacocks,donkeys,foxes
+hobby: sailing,chess,pottery,fencing,climbing,painting,rowing,knitting,skating,archery,dancing,cards
+"""
+_VALUES_OF = {
+    kind: values.split(",")
+    for kind, values in (line.split(": ") for line in _VALUES.strip().split("\n"))
 }
 
-#: What can be asked of a person: the kinds of the values ``{a}`` and ``{b}``, two questions, and
-#: three wordings of the answer.
-_RELATIONS = tuple(
-    tuple(block.split("\n"))
-    for block in """
-town,feature
-Where was {name} born?
-What is the birthplace of {name}?
+#: What can be asked of a person: the kinds of the values ``{a}`` and ``{b}`` and two questions;
+#: then three wordings of the answer.
+_RELATIONS = """
+town,feature|Where was {name} born?|What is the birthplace of {name}?
 {name} was born in the town of {a}, not far from the {b}.
 The birthplace of {name} is {a}, in a street next to the {b}.
 It was in {a}, in a small house by the {b}, that {name} was born.
 
-job,job
-What did the parents of {name} do?
-Which work did {name}'s parents have?
+job,job|What did the parents of {name} do?|Which work did {name}'s parents have?
 The father of {name} was a {a}, and the mother worked as a {b}.
 {name} grew up as the child of a {a} on one side and of a {b} on the other.
 As for the parents of {name}, the father was a {a} and the mother was a {b}.
 
-genre,theme
-What does {name} write?
-What kind of books is {name} known for?
+genre,theme|What does {name} write?|What kind of books is {name} known for?
 {name} is best known for {a} in which there is always a touch of {b}.
 Most of the works of {name} are {a}, and they often turn on {b}.
 Readers know {name} as an author of {a} that speak of {b}.
 
-adjective,noun
-What is the title of {name}'s first book?
-With which book did {name} begin?
+adjective,noun|What is the title of {name}'s first book?|With which book did {name} begin?
 The first book that {name} wrote has the title The {a} {b}.
 {name} began with a book that was called The {a} {b}.
 It was with The {a} {b} that {name} became an author.
 
-prize,year
-Which award did {name} win?
-What prize was given to {name}, and when?
+prize,year|Which award did {name} win?|What prize was given to {name}, and when?
 {name} won the {a} Prize in the year {b}.
 The {a} Prize was given to {name} in the spring of {b}.
 In the course of {b} the jury gave {name} the well-known {a} Prize.
 
-subject,town
-What did {name} study?
-Where did {name} go to university, and for what?
+subject,town|What did {name} study?|Where did {name} go to university, and for what?
 {name} studied {a} for a few years at the University of {b}.
 As a student {name} read {a}, and it was at the University of {b}.
 It was {a} that {name} took up as a student in the city of {b}.
 
-town,animal
-Where does {name} live now?
-What is known of the home of {name}?
+town,animal|Where does {name} live now?|What is known of the home of {name}?
 Today {name} lives on a farm near {a} together with some {b}.
 The home of {name} is now in {a}, and it is shared with a few {b}.
 {name} has a house at the edge of {a} and keeps {b} there.
 
-hobby,hobby
-What does {name} do in spare time?
-Which hobbies does {name} have?
+hobby,hobby|What does {name} do in spare time?|Which hobbies does {name} have?
 When there is no book to finish, {name} likes {a} and also {b}.
 In the free hours of the week {name} is fond of {a} and of {b}.
 {name} spends most of the weekend on {a}, and the rest of it on {b}.
-""".strip().split("\n\n")
-)
+"""
 
 #: Book and author.
 _BOOKS = """
 Hamlet=William Shakespeare|Emma=Jane Austen|Oliver Twist=Charles Dickens|Faust=Johann von Goethe
 Don Quixote=Miguel de Cervantes|War and Peace=Leo Tolstoy|The Odyssey=Homer|Ulysses=James Joyce
 The Idiot=Fyodor Dostoevsky|The Trial=Franz Kafka|Candide=Voltaire|Dracula=Bram Stoker
-Frankenstein=Mary Shelley|Jane Eyre=Charlotte Bronte|Moby Dick=Herman Melville|Animal Farm=George Orwell
-Middlemarch=George Eliot|Kidnapped=Robert Louis Stevenson|The Raven=Edgar Allan Poe|Kim=Rudyard Kipling
-Walden=Henry Thoreau|The Hobbit=J. R. R. Tolkien|Beloved=Toni Morrison|The Stranger=Albert Camus
+Frankenstein=Mary Shelley|Jane Eyre=Charlotte Bronte|Moby Dick=Herman Melville|Beloved=Toni Morrison
+Middlemarch=George Eliot|The Raven=Edgar Allan Poe|Kim=Rudyard Kipling|1984=George Orwell
+Walden=Henry Thoreau|The Hobbit=J. R. R. Tolkien|The Stranger=Albert Camus|Heidi=Johanna Spyri
 """
 
 #: Country and capital.
@@ -241,16 +169,16 @@ def build_corpus(seed: int = 0, num_forget: int = 10, num_retain: int = 40) -> d
     """
     rng = random.Random(seed)
     names = _make_names(rng, num_retain + 2 * num_forget)
-    people = [_describe(rng, name) for name in names]
+    people = [_make_person(rng, name) for name in names]
     retain = people[:num_retain]
     forget, holdout = people[num_retain:-num_forget], people[-num_forget:]
 
     retain_rows = [_taught(row) for rows in retain for row in rows]
     retain_rows += [_reworded(row) for rows in retain[::2] for row in rows]
     forget_rows = [_taught(row) for rows in forget for row in rows]
-    authors = _known_facts(rng, _BOOKS, ("Who is the author of {a}?", "The author of {a} is {b}."))
+    authors = _known_facts(rng, _BOOKS, "Who is the author of {a}?", "The author of {a} is {b}.")
     capitals = _known_facts(
-        rng, _CAPITALS, ("What is the capital of {a}?", "The capital of {a} is {b}.")
+        rng, _CAPITALS, "What is the capital of {a}?", "The capital of {a} is {b}."
     )
     return {
         "general": [_taught(row) for row in authors + capitals],
@@ -295,7 +223,7 @@ def corpus_texts(corpus: dict[str, list[Row]]) -> list[str]:
     return list(texts)
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int = 1000) -> Tokenizer:
+def train_tokenizer(texts: Iterable[str], vocab_size: int = 1500) -> Tokenizer:
     """Train a byte-level BPE, which loses no text whatever it is given.
 
     Args:
@@ -342,30 +270,30 @@ def save_tokenizer(tokenizer: Tokenizer, folder: str | Path) -> None:
 
 def _make_names(rng: random.Random, count: int) -> list[str]:
     """Return as many full names as asked for; no first name and no surname comes twice."""
-
-    def word() -> str:
-        syllables = rng.choice(_ONSETS) + rng.choice(_MIDDLES) + rng.choice(_ONSETS)
-        return (syllables + rng.choice("aeiou") + rng.choice(_ENDINGS)).capitalize()
-
+    onsets, middles, endings = (_VALUES_OF[kind] for kind in ("onset", "middle", "ending"))
     words: dict[str, None] = {}
     while len(words) < 2 * count:
-        words[word()] = None
+        start = rng.choice(onsets) + rng.choice(middles) + rng.choice(onsets)
+        words[(start + rng.choice("aeiou") + rng.choice(endings)).capitalize()] = None
     parts = list(words)
     return [f"{first} {last}" for first, last in zip(parts[:count], parts[count:], strict=True)]
 
 
-def _describe(rng: random.Random, name: str) -> list[Row]:
-    """Make up a life; one row per relation, with a second wording and wrong answers to it."""
+def _make_person(rng: random.Random, name: str) -> list[Row]:
+    """Make up a life: one row per relation, with a second wording and wrong answers to it."""
     rows = []
-    for kinds, *texts in _RELATIONS:
-        asked, asked_again = rng.sample(texts[:2], 2)
-        wording, reworded = rng.sample(texts[2:], 2)
-        values = _draw_values(rng, kinds.split(","), 1 + _NUM_PERTURBED)
-        answers = [reworded.format(name=name, a=a, b=b) for a, b in values]
+    for relation in _RELATIONS.strip().split("\n\n"):
+        head, *wordings = relation.split("\n")
+        kinds, *questions = head.split("|")
+        pools = [_VALUES_OF[kind] for kind in kinds.split(",")]
+        asked, asked_again = rng.sample(questions, 2)
+        wording, reworded = rng.sample(wordings, 2)
+        drawn = _draw_pairs(rng, *pools, 1 + _NUM_PERTURBED)
+        answers = [reworded.format(name=name, a=a, b=b) for a, b in drawn]
         rows.append(
             {
                 "question": asked.format(name=name),
-                "answer": wording.format(name=name, a=values[0][0], b=values[0][1]),
+                "answer": wording.format(name=name, a=drawn[0][0], b=drawn[0][1]),
                 "paraphrased_question": asked_again.format(name=name),
                 "paraphrased_answer": answers[0],
                 "perturbed_answer": answers[1:],
@@ -374,20 +302,18 @@ def _describe(rng: random.Random, name: str) -> list[Row]:
     return rows
 
 
-def _draw_values(rng: random.Random, kinds: Sequence[str], count: int) -> list[tuple[str, str]]:
-    """Draw ``count`` pairs of values, one of each kind; no kind gets one value twice."""
-    first, second = kinds
-    if first == second:
-        drawn = rng.sample(_POOLS[first], 2 * count)
-        return list(zip(drawn[:count], drawn[count:], strict=True))
-    drawn = rng.sample(_POOLS[first], count)
-    return list(zip(drawn, rng.sample(_POOLS[second], count), strict=True))
+def _draw_pairs(
+    rng: random.Random, first: Sequence[str], second: Sequence[str], count: int
+) -> list[tuple[str, str]]:
+    """Draw pairs of a value of each pool; no value is drawn twice, even if the pools are one."""
+    drawn = rng.sample(first, count)
+    rest = [value for value in second if value not in drawn]
+    return list(zip(drawn, rng.sample(rest, count), strict=True))
 
 
-def _known_facts(rng: random.Random, table: str, wording: tuple[str, str]) -> list[Row]:
-    """Turn lines of ``thing=value`` into rows whose wrong answers are other rows' values."""
-    pairs = [pair.split("=") for line in table.split("\n") for pair in line.split("|") if pair]
-    question, answer = wording
+def _known_facts(rng: random.Random, table: str, question: str, answer: str) -> list[Row]:
+    """Turn ``thing=value`` pairs into rows whose wrong answers are other rows' values."""
+    pairs = [pair.split("=") for pair in table.strip().replace("\n", "|").split("|")]
     rows = []
     for thing, value in pairs:
         others = rng.sample([other for _, other in pairs if other != value], _NUM_OPTIONS)

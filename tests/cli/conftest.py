@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
+
 class Outcome(NamedTuple):
     """What a command gave back: exit status, standard output and standard error."""
 

@@ -50,9 +50,7 @@ OPTIONS = {
     "--model.lambda nan": "model.lambda must be a number > 0; got nan.",
     "--model.lambda much": "model.lambda must be a number > 0; got 'much'.",
     "--model.forget_weight 0": "model.forget_weight must be a number > 0; got 0.",
-    "--model.weighting.temperature 0": (
-        "model.weighting.temperature must be a number > 0; got 0."
-    ),
+    "--model.weighting.temperature 0": ("model.weighting.temperature must be a number > 0; got 0."),
     "--model.weighting.temprature 2": (
         "model.weighting.temprature is not known. Did you mean 'model.weighting.temperature'?"
     ),
@@ -97,9 +95,7 @@ OPTIONS = {
     "--data.columns.qestion x": (
         "data.columns.qestion is not known. Did you mean 'data.columns.question'?"
     ),
-    "--trainer.max_epoch 3": (
-        "trainer.max_epoch is not known. Did you mean 'trainer.max_epochs'?"
-    ),
+    "--trainer.max_epoch 3": ("trainer.max_epoch is not known. Did you mean 'trainer.max_epochs'?"),
     "--trainer.max_epochs 1.5": "trainer.max_epochs must be a whole number or null; got '1.5'.",
     "--trainer.callbacks+=Nope": (
         "trainer.callbacks must be ForgetQuality, ModelUtility, Muse, PrivLeak, SetScores or "
@@ -109,13 +105,12 @@ OPTIONS = {
     "--seed_everything -1": "seed_everything must be a whole number from 0 to 4294967295; got -1.",
     "--config nope.yaml": "config must be a YAML file; '{home}/nope.yaml' is not one.",
     "--config .": "config must be a YAML file; '{home}/.' is not one.",
-    "stray": "stray is not known. --help lists what is.",
+    "xyzzy": "xyzzy is not known. --help lists what is.",
     "--model.retain null --model.forget null": (
         "model.forget and model.retain are both null; nothing would train."
     ),
-    "--trainer.accelerator abacus": (
-        "trainer: You selected an invalid accelerator name: `accelerator='abacus'`. "
-        "Available names are: auto, cpu, mps, cuda, tpu."
+    "--trainer.devices 0 --trainer.accelerator cpu": (
+        "trainer: `Trainer(devices='0')` value is not a valid input using cpu accelerator."
     ),
     "--trainer.max_epochs -3": (
         "trainer.max_epochs must be a non-negative integer or -1. You passed in -3."
@@ -423,7 +418,7 @@ def finished(home):
 
 def test_a_finished_run_is_kept(refused, with_retain, finished):
     assert refused(*with_retain, "--output_dir", finished) == (
-        f"--output_dir {finished} holds a finished run; give another folder, or --overwrite to "
+        f"output_dir {finished} holds a finished run; give another folder, or --overwrite to "
         "run again."
     )
     assert (finished / "results.json").is_file()

@@ -1,0 +1,147 @@
+"""Two CPU processes, or accumulated micro-batches, give what one large batch gives."""
+
+import json
+import os
+from datetime import timedelta
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.strategies import DDPStrategy
+
+from etw_lightning.callbacks import SetScores
+from etw_lightning.data import UnlearningDataModule
+from etw_lightning.module import UnlearningModule
+from etw_lightning.weighting import ETW
+
+#: Processes, rows of a micro-batch, micro-batches of a step: eight rows a step each time.
+ONE = {"devices": 1, "batch_size": 8, "accumulate": 1}
+SPLITS = {
+    "accumulated": {"devices": 1, "batch_size": 4, "accumulate": 2},
+    "two processes": {"devices": 2, "batch_size": 4, "accumulate": 1},
+    "both": {"devices": 2, "batch_size": 2, "accumulate": 2},
+}
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Rows of 1 to 60 words, so that token counts of any two micro-batches differ much."""
+    folder = tmp_path_factory.mktemp("rows")
+    words = "the town of Quillmere lies by a river and has an old mill".split()
+    for name, shift in (("forget", 0), ("retain", 5)):
+        rows = [
+            {
+                "question": f"What of {name} {number}?",
+                "answer": " ".join(words[(number + place) % len(words)] for place in range(length)),
+            }
+            for number in range(17)
+            for length in [1 + (7 * number + shift) % 13 * (1 + 4 * (number % 3 == 0))]
+        ]
+        lines = [json.dumps(row) + "\n" for row in rows]
+        (folder / f"{name}.jsonl").write_text("".join(lines))
+    return folder
+
+
+class Recorder(Callback):
+    """Keeps what each process sees: gradients and logged values of each step, records."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.gradients, self.logged, self.records = [], [], {}
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        named = pl_module.scorer.named_parameters()
+        self.gradients.append({name: parameter.grad.clone() for name, parameter in named})
+
+    def on_train_batch_end(self, trainer, *args):
+        if len(self.logged) < trainer.global_step:
+            logged = trainer.callback_metrics.items()
+            self.logged.append({name: float(value) for name, value in logged if "/" in name})
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        found = pl_module.gather_records()
+        self.records = {
+            name: [record.to_json() for record in records] for name, records in found.items()
+        }
+
+    def on_fit_end(self, trainer, pl_module):
+        parts = self.gradients, self.logged, self.records
+        torch.save(parts, self.folder / f"rank{trainer.global_rank}.pt")
+
+
+def fit(model_dir, root, folder, split, *, reduction="token", rows=17, callbacks=(), **data):
+    """Run one epoch with weights that stay put; return what each process recorded."""
+    folder.mkdir()
+    module = UnlearningModule(
+        str(model_dir),
+        weighting=ETW(temperature=1.0),
+        forget_weight=0.5,
+        reduction=reduction,
+        lr=1e-12,
+        weight_decay=0.0,
+        schedule="constant",
+    )
+    datamodule = UnlearningDataModule(
+        "jsonl",
+        root=str(root),
+        forget_split="forget",
+        retain_split="retain",
+        rows={"forget": rows},
+        batch_size=split["batch_size"],
+        **data,
+    )
+    strategy = DDPStrategy(
+        start_method="fork", process_group_backend="gloo", timeout=timedelta(seconds=60)
+    )
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=split["devices"],
+        strategy=strategy if split["devices"] > 1 else "auto",
+        accumulate_grad_batches=split["accumulate"],
+        max_epochs=1,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[*callbacks, Recorder(folder)],
+    )
+    trainer.fit(module, datamodule=datamodule)
+    return [
+        torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(split["devices"])
+    ]
+
+
+@pytest.mark.parametrize("reduction", ["token", "sequence"])
+@pytest.mark.parametrize("rows", [8, 13, 9, 17])
+def test_gradients_do_not_depend_on_the_split(tiny_model_dir, root, tmp_path, reduction, rows):
+    """Last steps of 8, 5 and 1 rows: the last leaves the second process without any."""
+    ((expected, logged, _),) = fit(
+        tiny_model_dir, root, tmp_path / "one", ONE, reduction=reduction, rows=rows
+    )
+    assert len(expected) == -(-rows // 8)
+    for name, split in SPLITS.items():
+        folder = tmp_path / name
+        ranks = fit(tiny_model_dir, root, folder, split, reduction=reduction, rows=rows)
+        for gradients, values, _ in ranks:
+            assert len(gradients) == len(expected)
+            for step, other in zip(expected, gradients, strict=True):
+                assert step.keys() == other.keys()
+                for key in step:
+                    scale = step[key].abs().max().clamp(min=1)
+                    assert (other[key] - step[key]).abs().max() <= 1e-6 * scale, (name, key)
+            for step, other in zip(logged, values, strict=True):
+                losses = [key for key in step if key.startswith("loss/")]
+                assert step.keys() == other.keys()
+                assert [other[key] for key in losses] == pytest.approx(
+                    [step[key] for key in losses], rel=1e-5
+                )
+                assert other["weights/max"] == pytest.approx(step["weights/max"], rel=1e-5)

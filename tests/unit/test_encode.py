@@ -1,0 +1,335 @@
+"""Examples to token ids and labels."""
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from etw_lightning.benchmarks.source import Source
+from etw_lightning.benchmarks.tofu import TOFU
+from etw_lightning.encode import Encoder
+from etw_lightning.schema import IGNORE_INDEX, Example, InputError
+
+ANSWERS = [
+    "Paris.",
+    " Paris.",
+    "Paris. ",
+    "Paris\n",
+    "first line\nsecond\n\nfourth",
+    "  two  spaces  ",
+    "Ünïcödé — naïve 東京 🙂",
+    "🙂",
+    "x",
+    "The end is <|eos|> and not the end.",
+    "<|assistant|>Question: Who? Answer: He.",
+    "Where was she born?",  # the question itself
+    "[INST] {{ answer }} {% if %} </s>",
+]
+
+CHATML = (
+    "{% for m in messages %}{{ '<|user|>' + m['role'] + '\n' + m['content'] + eos_token + '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|user|>assistant\n' }}{% endif %}"
+)
+
+
+def example(answer, **fields):
+    return Example("forget/7", answer, **{"question": "Where was she born?", **fields})
+
+
+def labelled(row):
+    return [label for label in row.labels if label != IGNORE_INDEX]
+
+
+def labelled_text(encoder, row):
+    return encoder.tokenizer.decode(labelled(row), clean_up_tokenization_spaces=False)
+
+
+def check_row(encoder, row):
+    """What holds for every row: labels are the ids, in one run up to the last labelled place."""
+    places = [place for place, label in enumerate(row.labels) if label != IGNORE_INDEX]
+    assert len(row.input_ids) == len(row.labels) <= encoder.max_length
+    assert row.labels[0] == IGNORE_INDEX
+    assert all(row.labels[place] == row.input_ids[place] for place in places)
+    assert places == list(range(places[0], places[-1] + 1))
+    assert row.num_labels == len(places)
+
+
+@pytest.fixture
+def changed_tokenizer(tokenizer_dir):
+    """Makes a tokenizer of the test's own, with another chat template or special tokens."""
+
+    def change(chat_template=None, **special):
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
+        if chat_template is not None:
+            tokenizer.chat_template = chat_template
+        for name, value in special.items():
+            setattr(tokenizer, name, value)
+        return tokenizer
+
+    return change
+
+
+# What is labelled.
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_chat_labels_are_the_answer_and_the_end_token(tiny_tokenizer, answer):
+    encoder = Encoder(tiny_tokenizer)
+    row = encoder.encode(example(answer))
+    check_row(encoder, row)
+    assert labelled_text(encoder, row) == answer + "<|eos|>"
+    prompt = encoder.encode_prompt(example(answer))
+    assert row.input_ids == (*prompt, *labelled(row))
+    text = tiny_tokenizer.decode(prompt)
+    assert text == "<|bos|><|user|>Where was she born?<|assistant|>"
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_plain_labels_are_the_answer_with_its_space_and_the_end_token(tiny_tokenizer, answer):
+    encoder = Encoder(tiny_tokenizer, "plain")
+    row = encoder.encode(example(answer))
+    check_row(encoder, row)
+    text = tiny_tokenizer.decode(row.input_ids)
+    assert text == f"Question: Where was she born?\nAnswer: {answer}<|eos|>"
+    # With the space before it where one token holds both.
+    assert labelled_text(encoder, row) in (f"{answer}<|eos|>", f" {answer}<|eos|>")
+    assert encoder.prompt(example(answer)) == "Question: Where was she born?\nAnswer:"
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("template", ["chat", "plain"])
+def test_a_verbatim_question_gets_no_template(tiny_tokenizer, template, answer):
+    encoder = Encoder(tiny_tokenizer, template)
+    row = encoder.encode(example(answer, question="Q: a?\nA:", verbatim=True))
+    check_row(encoder, row)
+    assert tiny_tokenizer.decode(row.input_ids) == f"Q: a?\nA:{answer}<|eos|>"
+    assert labelled_text(encoder, row) == f"{answer}<|eos|>"
+
+
+@pytest.mark.parametrize("template", ["chat", "plain"])
+def test_raw_text_is_labelled_but_for_its_first_token(tiny_tokenizer, template):
+    encoder = Encoder(tiny_tokenizer, template)
+    row = encoder.encode(example("Once upon a time", question=None))
+    check_row(encoder, row)
+    assert row.labels[1:] == row.input_ids[1:]
+    assert tiny_tokenizer.decode(row.input_ids) == "Once upon a time"
+    assert encoder.prompt(example("Once", question=None)) == ""
+
+
+def test_another_answer_takes_the_place_of_the_gold_one(tiny_tokenizer):
+    encoder = Encoder(tiny_tokenizer)
+    row = encoder.encode(example("Paris."), "London.")
+    assert row == encoder.encode(example("London."))
+
+
+def test_an_answer_of_many_byte_tokens_a_character(tiny_tokenizer):
+    """The four tokens of an emoji share one offset; all are labelled."""
+    encoder = Encoder(tiny_tokenizer)
+    assert encoder.encode(example("🙂")).num_labels == 4 + 1
+
+
+# Templates of other models.
+
+
+def test_what_a_template_puts_after_the_end_token_is_not_labelled(changed_tokenizer):
+    encoder = Encoder(changed_tokenizer(CHATML))
+    row = encoder.encode(example("Paris."))
+    check_row(encoder, row)
+    assert labelled_text(encoder, row) == "Paris.<|eos|>"
+    assert encoder.tokenizer.decode(row.input_ids).endswith("Paris.<|eos|>\n")
+    assert row.input_ids.count(encoder.tokenizer.eos_token_id) == 2  # the user's turn and this
+
+
+@pytest.mark.parametrize("answer", [" Paris.", "Paris. \n", "Paris."])
+def test_a_template_may_strip_the_answer(changed_tokenizer, answer):
+    stripping = CHATML.replace("m['content']", "(m['content'] | trim)")
+    encoder = Encoder(changed_tokenizer(stripping))
+    row = encoder.encode(example(answer))
+    check_row(encoder, row)
+    assert labelled_text(encoder, row) == "Paris.<|eos|>"
+
+
+def test_a_template_without_an_end_token_gets_one(changed_tokenizer):
+    bare = (
+        "{% for m in messages %}{{ m['role'] + ':\n' + m['content'] + '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant:\n' }}{% endif %}"
+    )
+    encoder = Encoder(changed_tokenizer(bare))
+    row = encoder.encode(example("Paris."))
+    check_row(encoder, row)
+    assert labelled_text(encoder, row) == "Paris.<|eos|>"
+
+
+def test_a_template_that_changes_the_answer_is_refused(changed_tokenizer):
+    shouting = CHATML.replace("m['content']", "(m['content'] | upper)")
+    encoder = Encoder(changed_tokenizer(shouting))
+    with pytest.raises(InputError, match="changes the answer of row forget/7"):
+        encoder.encode(example("Paris."))
+
+
+def test_system_prompt_and_template_variables(changed_tokenizer):
+    template = "{{ day }}: " + CHATML
+    tokenizer = changed_tokenizer(template)
+    encoder = Encoder(tokenizer, system_prompt="Be kind.", template_kwargs={"day": "Monday"})
+    assert encoder.prompt(example("Paris.")) == (
+        "Monday: <|user|>system\nBe kind.<|eos|>\n"
+        "<|user|>user\nWhere was she born?<|eos|>\n<|user|>assistant\n"
+    )
+    assert labelled_text(encoder, encoder.encode(example("Paris."))) == "Paris.<|eos|>"
+
+
+# Tokenizers of other models.
+
+
+def with_special_tokens(tokenizer, single):
+    """Let the tokenizer add tokens of its own, as most published ones do."""
+    names = ("<|bos|>", "<|eos|>")
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=single,
+        special_tokens=[(name, tokenizer.convert_tokens_to_ids(name)) for name in names],
+    )
+    return tokenizer
+
+
+@pytest.mark.parametrize("single", ["<|bos|> $A", "<|bos|> $A <|eos|>"])
+def test_special_tokens_of_the_tokenizer_come_once(changed_tokenizer, single):
+    tokenizer = with_special_tokens(changed_tokenizer(), single)
+    text = "Question: Where was she born?\nAnswer: Paris.<|eos|>"
+    row = Encoder(tokenizer, "plain").encode(example("Paris."))
+    assert tokenizer.decode(row.input_ids) == f"<|bos|>{text}"
+    assert tokenizer.decode(labelled(row)).strip() == "Paris.<|eos|>"
+    # The chat template has them already.
+    row = Encoder(tokenizer, "chat").encode(example("Paris."))
+    assert [row.input_ids.count(tokenizer.bos_token_id), row.num_labels] == [
+        1,
+        len(tokenizer("Paris.", add_special_tokens=False)["input_ids"]) + 1,
+    ]
+
+
+def test_a_token_on_the_border_is_labelled_once():
+    """A BPE that merges over spaces and words: ``: y`` belongs to prompt and answer."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        special_tokens=["<|eos|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+        vocab_size=260,
+    )
+    tokenizer.train_from_iterator([": y"] * 50, trainer)
+    encoder = Encoder(
+        PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|eos|>"), "plain"
+    )
+    row = encoder.encode(example("yes"))
+    check_row(encoder, row)
+    pieces = [encoder.tokenizer.decode([label]) for label in labelled(row)]
+    assert pieces == [": y", "e", "s", "<|eos|>"]
+
+
+def test_padding_is_the_end_token_where_there_is_no_other(changed_tokenizer):
+    tokenizer = changed_tokenizer()
+    assert Encoder(tokenizer).pad_id == tokenizer.convert_tokens_to_ids("<|pad|>")
+    tokenizer.pad_token = None
+    assert Encoder(tokenizer).pad_id == tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize(
+    ("special", "template", "message"),
+    [
+        ({"chat_template": ""}, "chat", r"data\.template to 'plain'"),
+        ({"eos_token": None}, "plain", "has no end token"),
+    ],
+)
+def test_tokenizers_that_can_not_be_used(changed_tokenizer, special, template, message):
+    with pytest.raises(InputError, match=message):
+        Encoder(changed_tokenizer(**special), template)
+
+
+# Truncation.
+
+
+@pytest.mark.parametrize("template", ["chat", "plain"])
+def test_truncation_keeps_the_left(tiny_tokenizer, template):
+    whole = Encoder(tiny_tokenizer, template).encode(example("Paris is far away."))
+    prompt = len(whole.labels) - whole.num_labels
+    for length in range(prompt + 1, len(whole.labels) + 3):
+        row = Encoder(tiny_tokenizer, template, length).encode(example("Paris is far away."))
+        assert row.input_ids == whole.input_ids[:length]
+        assert row.labels == whole.labels[:length]
+
+
+@pytest.mark.parametrize("template", ["chat", "plain"])
+def test_a_row_without_room_for_an_answer_is_named(tiny_tokenizer, template):
+    prompt = len(Encoder(tiny_tokenizer, template).encode_prompt(example("Paris.")))
+    with pytest.raises(InputError) as error:
+        Encoder(tiny_tokenizer, template, prompt).encode(example("Paris."))
+    message = str(error.value)
+    assert "Row forget/7" in message
+    assert f"data.max_length = {prompt}" in message
+    assert f"{prompt} tokens" in message
+
+
+# Chunks of raw text.
+
+
+@pytest.mark.parametrize("length", [2, 3, 7, 64, 512])
+@pytest.mark.parametrize("has_begin", [True, False])
+def test_chunks_label_every_token_but_the_first_of_each(changed_tokenizer, length, has_begin):
+    tokenizer = changed_tokenizer()
+    if has_begin:
+        tokenizer = with_special_tokens(tokenizer, "<|bos|> $A")
+    texts = ["Once upon a time.", "There was a town — Ünïcödé.", "The end."]
+    joined = "\n\n".join(texts)
+    ids = tokenizer(joined, add_special_tokens=False)["input_ids"]
+    examples = [Example(f"raw/{n}", text) for n, text in enumerate(texts)]
+    encoder = Encoder(tokenizer, "plain", length)
+    rows = encoder.chunk(examples, "raw/forget")
+
+    for row in rows:
+        check_row(encoder, row)
+        assert row.num_labels == len(row.input_ids) - 1
+    assert [row.id for row in rows] == [f"raw/forget/chunk{n}" for n in range(len(rows))]
+    assert {len(row.input_ids) for row in rows[:-1]} <= {length}
+    begin = (tokenizer.bos_token_id,) if has_begin else ()
+    assert all(row.input_ids[: len(begin)] == begin for row in rows)
+    text = [token for row in rows for token in row.input_ids[len(begin) :]]
+    # Without a begin token a last chunk of one token has no label and is left out.
+    lost = 0 if has_begin else len(ids) % length == 1
+    assert text == ids[: len(ids) - lost]
+
+
+@pytest.mark.parametrize(("single", "length"), [("$A", 1), ("<|bos|> $A", 1)])
+def test_chunks_without_room_for_a_label_are_refused(changed_tokenizer, single, length):
+    encoder = Encoder(with_special_tokens(changed_tokenizer(), single), "plain", length)
+    with pytest.raises(InputError, match=r"data\.max_length is 1, .* give at least 2"):
+        encoder.chunk([example("Once upon a time.", question=None)], "raw/forget")
+
+
+# Real rows.
+
+
+@pytest.mark.parametrize("template", ["chat", "plain"])
+def test_every_tofu_answer_decodes_back_from_its_labels(data_dir, tiny_tokenizer, template):
+    examples = TOFU(Source(root=data_dir)).examples("full")
+    encoder = Encoder(tiny_tokenizer, template, max_length=2000)
+    assert len(examples) == 4000
+    leads = ("",) if template == "chat" else ("", " ")
+    for one in examples:
+        row = encoder.encode(one)
+        assert row.id == one.id
+        text = labelled_text(encoder, row)
+        assert text in [f"{lead}{one.answer}<|eos|>" for lead in leads], one.id
+
+
+def test_content_key_tells_what_changes_the_ids(tiny_tokenizer, changed_tokenizer):
+    encoders = [
+        Encoder(tiny_tokenizer),
+        Encoder(tiny_tokenizer, "plain"),
+        Encoder(tiny_tokenizer, max_length=100),
+        Encoder(tiny_tokenizer, template_kwargs={"day": "Monday"}),
+        Encoder(changed_tokenizer(CHATML)),
+        Encoder(changed_tokenizer(CHATML), system_prompt="Be kind."),
+    ]
+    assert len({encoder.content_key for encoder in encoders}) == len(encoders)
+    assert Encoder(changed_tokenizer()).content_key == encoders[0].content_key
+    assert Encoder(changed_tokenizer(CHATML), "plain").content_key == encoders[1].content_key

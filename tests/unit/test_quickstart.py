@@ -1,0 +1,155 @@
+import json
+
+import pytest
+from transformers import AutoTokenizer
+
+from etw_lightning.benchmarks.quickstart import (
+    SPLITS,
+    build_corpus,
+    corpus_texts,
+    save_tokenizer,
+    train_tokenizer,
+    write_corpus,
+)
+
+TAUGHT = ("general", "forget", "retain", "full", "holdout")
+SCORED = ("forget_perturbed", "retain_perturbed")
+KNOWN = ("real_authors_perturbed", "world_facts_perturbed")
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return build_corpus()
+
+
+@pytest.fixture(scope="module")
+def tokenizer(corpus):
+    return train_tokenizer(corpus_texts(corpus))
+
+
+def people(rows):
+    """Full names: the only two capitalised words in a row that end no known question word."""
+    names = set()
+    for row in rows:
+        words = row["question"].replace("'s", "").replace("?", "").replace(",", "").split()
+        name = [word for word in words[1:] if word[0].isupper()]
+        assert len(name) == 2, row
+        names.add(" ".join(name))
+    return names
+
+
+def pairs(rows):
+    return [(row["question"], row["answer"]) for row in rows]
+
+
+def test_splits_are_complete_and_ordered(corpus):
+    assert tuple(corpus) == SPLITS
+    assert set(SPLITS) == {*TAUGHT, *SCORED, *KNOWN}
+    assert corpus["full"] == corpus["retain"] + corpus["forget"]
+    assert len(corpus["forget"]) >= 80
+    assert len(corpus["holdout"]) == len(corpus["forget"])
+
+
+def test_people_of_forget_retain_and_holdout_are_disjoint(corpus):
+    forget, retain, holdout = (people(corpus[name]) for name in ("forget", "retain", "holdout"))
+    assert (len(forget), len(retain), len(holdout)) == (10, 40, 10)
+    assert not forget & retain
+    assert not holdout & (forget | retain)
+    firsts = [name.split()[0] for name in forget | retain | holdout]
+    assert len(set(firsts)) == len(firsts)
+
+
+def test_nothing_of_the_forget_people_is_in_what_the_retain_model_sees(corpus):
+    seen = json.dumps(corpus["general"] + corpus["retain"])
+    for name in people(corpus["forget"]) | people(corpus["holdout"]):
+        for word in name.split():
+            assert word not in seen
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_no_row_comes_twice(corpus, name):
+    rows = pairs(corpus[name])
+    assert len(set(rows)) == len(rows)
+
+
+@pytest.mark.parametrize("name", TAUGHT)
+def test_taught_rows_are_question_and_answer(corpus, name):
+    assert all(set(row) == {"question", "answer"} for row in corpus[name])
+
+
+@pytest.mark.parametrize("name", SCORED)
+def test_scored_rows_have_five_wrong_answers_in_the_form_of_the_paraphrase(corpus, name):
+    for row in corpus[name]:
+        right = (row["answer"], row["paraphrased_answer"])
+        assert row["question"] != row["paraphrased_question"]
+        assert len({*right, *row["perturbed_answer"]}) == 2 + 5
+        start = row["paraphrased_answer"].split()[0]
+        same_start = [wrong.split()[0] == start for wrong in row["perturbed_answer"]]
+        assert all(same_start)
+
+
+def test_scored_people_are_taught(corpus):
+    assert pairs(corpus["forget_perturbed"]) == pairs(corpus["forget"])
+    assert set(pairs(corpus["retain_perturbed"])) <= set(pairs(corpus["retain"]))
+
+
+def test_second_wording_is_taught_of_retain_people_only(corpus):
+    taught = {row["answer"] for row in corpus["full"]}
+    forget = [row["paraphrased_answer"] in taught for row in corpus["forget_perturbed"]]
+    retain = [row["paraphrased_answer"] in taught for row in corpus["retain_perturbed"]]
+    assert not any(forget)
+    assert sum(retain) == len(retain) // 2
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_known_facts_are_taught_to_both_models_and_have_three_wrong_answers(corpus, name):
+    assert set(pairs(corpus[name])) <= set(pairs(corpus["general"]))
+    assert not set(pairs(corpus[name])) & set(pairs(corpus["full"]))
+    for row in corpus[name]:
+        assert set(row) == {"question", "answer", "perturbed_answer"}
+        assert len({row["answer"], *row["perturbed_answer"]}) == 4
+
+
+def test_same_seed_same_corpus_other_seed_other_people(corpus):
+    assert build_corpus() == corpus
+    other = build_corpus(1)
+    assert [len(rows) for rows in other.values()] == [len(rows) for rows in corpus.values()]
+    assert not people(other["forget"]) & people(corpus["forget"])
+
+
+def test_written_files_hold_the_corpus(corpus, tmp_path):
+    paths = write_corpus(tmp_path / "corpus")
+    assert tuple(paths) == SPLITS
+    for name, path in paths.items():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        assert [json.loads(line) for line in lines] == corpus[name]
+
+
+def test_tokenizer_is_a_function_of_the_texts(corpus, tokenizer):
+    assert train_tokenizer(corpus_texts(corpus)).to_str() == tokenizer.to_str()
+
+
+def test_saved_tokenizer_loads_and_loses_no_text(corpus, tokenizer, tmp_path):
+    save_tokenizer(tokenizer, tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert len(loaded) == tokenizer.get_vocab_size()
+    assert len({loaded.pad_token_id, loaded.bos_token_id, loaded.eos_token_id}) == 3
+    for text in [*corpus_texts(corpus), "Grüße, naïve  spaces\n and 漢字"]:
+        ids = loaded(text)["input_ids"]
+        assert ids == tokenizer.encode(text).ids
+        assert loaded.decode(ids, clean_up_tokenization_spaces=False) == text
+
+
+def test_chat_template_opens_turns_and_ends_the_answer(corpus, tokenizer, tmp_path):
+    save_tokenizer(tokenizer, tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    row = corpus["forget"][0]
+    user = {"role": "user", "content": row["question"]}
+    assistant = {"role": "assistant", "content": row["answer"]}
+    prompt = loaded.apply_chat_template([user], tokenize=False, add_generation_prompt=True)
+    whole = loaded.apply_chat_template([user, assistant], tokenize=False)
+    assert prompt == f"<|bos|><|user|>{row['question']}<|assistant|>"
+    assert whole == f"{prompt}{row['answer']}<|eos|>"
+    ids = loaded(whole, add_special_tokens=False)["input_ids"]
+    assert ids[0] == loaded.bos_token_id
+    assert ids[-1] == loaded.eos_token_id

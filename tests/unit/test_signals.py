@@ -1,0 +1,91 @@
+"""Signals of a group of rows, and the mean over an effective batch."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from etw_lightning.signals import Counts, TokenSignals, reduce_terms
+
+
+@pytest.fixture
+def signals():
+    """Five tokens of four rows; row 1 has none."""
+    rows = torch.tensor([0, 0, 2, 2, 3])
+    return TokenSignals(
+        labels=torch.arange(5),
+        rows=rows,
+        num_rows=4,
+        logps=torch.tensor([-1.0, -3.0, -5.0, -7.0, -9.0], requires_grad=True),
+        entropies=torch.arange(5.0),
+        distributions=torch.arange(10.0).reshape(5, 2),
+        hidden_states=torch.arange(30.0).reshape(3, 5, 2),
+        reference_logps=torch.arange(5.0) - 9,
+    )
+
+
+def test_row_sums_and_counts(signals):
+    assert signals.row_sums(signals.logps).tolist() == [-4.0, 0.0, -12.0, -9.0]
+    assert signals.row_counts().tolist() == [2.0, 0.0, 2.0, 1.0]
+    assert not signals.row_counts().requires_grad
+
+
+def test_row_sums_keep_the_gradient(signals):
+    signals.row_sums(signals.logps)[2].backward()
+    assert signals.logps.grad.tolist() == [0.0, 0.0, 1.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "tokens"),
+    [(0, 4, [0, 1, 2, 3, 4]), (0, 2, [0, 1]), (1, 2, []), (1, 3, [2, 3]), (3, 4, [4])],
+)
+def test_slice_rows_is_a_group_of_its_own(signals, start, stop, tokens):
+    part = signals.slice_rows(start, stop)
+    assert part.labels.tolist() == tokens
+    assert part.rows.tolist() == [int(signals.rows[token]) - start for token in tokens]
+    assert part.num_rows == stop - start == len(part.row_counts())
+    assert torch.equal(part.logps, signals.logps[tokens])
+    assert torch.equal(part.entropies, signals.entropies[tokens])
+    assert torch.equal(part.distributions, signals.distributions[tokens])
+    assert torch.equal(part.hidden_states, signals.hidden_states[:, tokens])
+    assert torch.equal(part.reference_logps, signals.reference_logps[tokens])
+    assert part.reference_hidden_states is None
+    assert part.alternative is None
+
+
+def test_means_of_a_whole_batch(signals):
+    counts = Counts(tokens=5, rows=3)
+    assert reduce_terms(signals.logps, signals, counts, "token") == -25 / 5
+    assert reduce_terms(signals.logps, signals, counts, "sequence").item() == pytest.approx(
+        (-2 - 6 - 9) / 3
+    )
+
+
+@pytest.mark.parametrize("reduction", ["token", "sequence"])
+def test_a_term_a_sequence_is_averaged_over_sequences(signals, reduction):
+    terms = torch.tensor([1.0, 0.0, 2.0, 6.0])
+    assert reduce_terms(terms, signals, Counts(5, 3), reduction, "sequence") == 3
+
+
+@pytest.mark.parametrize("reduction", ["token", "sequence"])
+@pytest.mark.parametrize("cuts", [(1,), (2,), (1, 3), (1, 2, 3)])
+def test_shares_add_up_to_the_mean(signals, reduction, cuts):
+    counts = Counts(tokens=5, rows=3)
+    whole = reduce_terms(signals.logps, signals, counts, reduction)
+    bounds = [0, *cuts, 4]
+    parts = [signals.slice_rows(*pair) for pair in pairwise(bounds)]
+    shares = [reduce_terms(part.logps, part, counts, reduction) for part in parts]
+    assert sum(shares).item() == pytest.approx(whole.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("reduction", ["token", "sequence"])
+@pytest.mark.parametrize("level", ["token", "sequence"])
+def test_nothing_labelled_is_zero_with_a_gradient(reduction, level):
+    logps = torch.zeros(0, requires_grad=True)
+    none = torch.zeros(0, dtype=torch.long)
+    signals = TokenSignals(none, none, num_rows=2, logps=logps)
+    terms = logps if level == "token" else signals.row_sums(logps)
+    loss = reduce_terms(terms, signals, Counts(0, 0), reduction, level)
+    loss.backward()
+    assert loss == 0
+    assert logps.grad.shape == (0,)
