@@ -109,7 +109,7 @@ class UnlearningModule(LightningModule):
             return
         lm = load_model(self.pretrained, self.dtype_name, self.attention)
         if self.gradient_checkpointing:
-            lm.gradient_checkpointing_enable({"use_reentrant": False})
+            lm.activation_checkpointing_enable({"use_reentrant": False})
         scorer = LabelScorer(lm, self.chunk_size)
         scorer.check_head()
         if any(need.startswith("reference_") for need in self.needs):
