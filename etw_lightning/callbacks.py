@@ -60,8 +60,10 @@ class EvaluationCallback(Callback):
         return trainer.sanity_checking or is_asked or is_last or epoch % self.every_n_epochs == 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Ask for the sets."""
-        cast(UnlearningModule, pl_module).datamodule.require(self.eval_sets)
+        """Ask for the sets, and have them read: the data module has been set up before."""
+        module = cast(UnlearningModule, pl_module)
+        module.datamodule.require(self.eval_sets)
+        module.datamodule.load(module.pretrained)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ask for the sets to be scored this time."""

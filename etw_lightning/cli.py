@@ -193,11 +193,15 @@ class UnlearningCLI(LightningCLI):
         data.uses_alternative = "alternative" in model.needs
         for callback in callbacks:
             data.require(callback.eval_sets)
+        data.check_names()
         model.pretrained = quickstart_models.resolve(model.pretrained)
         if data.retain_model is not None and data.retain_results_path is None:
             data.retain_model = quickstart_models.resolve(data.retain_model)
         data.load(model.pretrained)
-        self._check_vocabularies()
+        given = (model.pretrained, "model.pretrained")
+        if data.tokenizer_name is not None:
+            given = (data.tokenizer_name, "data.tokenizer")
+        check_vocabulary(data.encoder.tokenizer, load_config(model.pretrained), *given)
         self._retain_records({name for c in callbacks for name in c.retain_sets})
         self._target_keys = {
             name: records_key(model.pretrained, eval_set, data.encoder, self._precision)
@@ -212,18 +216,6 @@ class UnlearningCLI(LightningCLI):
         if rank_zero_only.rank == 0 and is_finished(self.folder):
             remove_run(self.folder)
 
-    def _check_vocabularies(self) -> None:
-        """Refuse a tokenizer that a model has no rows for."""
-        model, data = self.model, self.datamodule
-        tokenizer = data.encoder.tokenizer
-        key, name = "model.pretrained", model.pretrained
-        if data.tokenizer_name is not None:
-            key, name = "data.tokenizer", data.tokenizer_name
-        check_vocabulary(tokenizer, load_config(model.pretrained), name, key)
-        if data.retain_model is not None and data.retain_results is None:
-            key = "data.retain_model"
-            check_vocabulary(tokenizer, load_config(data.retain_model, key), data.retain_model, key)
-
     @property
     def _precision(self) -> str:
         return f"{self.model.dtype_name} {self.trainer.precision}"
@@ -235,6 +227,9 @@ class UnlearningCLI(LightningCLI):
         """Make sure that the retain model's records are there; score ``retain_model`` if asked."""
         data = self.datamodule
         if names and data.retain_results is None and data.retain_model is not None:
+            key = "data.retain_model"
+            config = load_config(data.retain_model, key)
+            check_vocabulary(data.encoder.tokenizer, config, data.retain_model, key)
             records = score_model(
                 data.retain_model,
                 data.eval_sets,

@@ -243,6 +243,22 @@ class UnlearningDataModule(LightningDataModule):
         """Score these evaluation sets in the validation loop."""
         self.wanted_sets.update(names)
 
+    def check_names(self) -> None:
+        """Check what needs no file and no model, and so can be refused at once.
+
+        Raises:
+            InputError: If there is no such split or evaluation set, or ``split`` meets a forget
+                objective.
+        """
+        benchmark = self._benchmark()
+        for name in sorted(self.wanted_sets):
+            check_name("each set that trainer.callbacks score", name, benchmark.EVAL_SETS)
+        if self.split is not None and (self.uses_forget or not self.uses_retain):
+            raise InputError(
+                f"data.split is {self.split!r}: fine-tuning on one split needs model.forget null "
+                "and model.retain a class; leave data.split out to unlearn data.forget_split."
+            )
+
     def load(self, pretrained: str) -> None:
         """Read and encode all rows that training and scoring need, and check them.
 
@@ -260,20 +276,12 @@ class UnlearningDataModule(LightningDataModule):
             )
         benchmark = self._benchmark()
         if self.split is not None:
-            if self.uses_forget or not self.uses_retain:
-                raise InputError(
-                    f"data.split is {self.split!r}: fine-tuning on one split needs model.forget "
-                    "null and model.retain a class; leave data.split out to unlearn "
-                    "data.forget_split."
-                )
             if not self.streams:
                 rows = benchmark.examples(self.split, "data.split")
                 self.streams = {"retain": self._encode(rows, "data.split", self.split)}
         elif not self.streams:
             self._load_streams(benchmark)
         missing = self.wanted_sets - set(self.eval_sets)
-        for name in sorted(missing):
-            check_name("each set that trainer.callbacks score", name, benchmark.EVAL_SETS)
         if missing:
             self.eval_sets |= benchmark.eval_sets(sorted(missing))
             for name in missing:
@@ -378,12 +386,17 @@ class UnlearningDataModule(LightningDataModule):
         return PairedLoader(rows, sampler, progress, self.num_workers)
 
     def val_dataloader(self) -> list[DataLoader[ScoreBatch]]:
-        """Return one loader for each evaluation set, with this process's share of its batches."""
+        """Return one loader for each evaluation set, with this process's share of its batches.
+
+        A process that none is left for scores the first one again, which changes nothing: the
+        trainer takes no empty loader, and would leave the process out of what all must join.
+        """
         rank = self.trainer.global_rank if self.trainer else 0
         world = self.trainer.world_size if self.trainer else 1
+        batches = (self._eval_batches[name] for name in self.eval_sets)
         return [
-            DataLoader(self._eval_batches[name][rank::world], batch_size=None)  # type: ignore[arg-type]
-            for name in self.eval_sets
+            DataLoader(part[rank::world] or part[:1], batch_size=None)  # type: ignore[arg-type]
+            for part in batches
         ]
 
     def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:

@@ -214,22 +214,29 @@ class UnlearningModule(LightningModule):
         return cast(Tensor, loss * batch["scale"])
 
     def _note_weights(self, signals: TokenSignals, weights: Tensor) -> None:
-        """Keep what is logged of the token weights."""
-        if not len(weights):
-            return
-        top = weights.topk(max(1, len(weights) // 10)).values.sum() / weights.sum()
-        self._window["weights/batches"] += 1
-        self._window["weights/top_decile_share"] += top.item()
-        self._window["weights/max"] = max(self._window["weights/max"], weights.max().item())
+        """Keep what is logged of the token weights.
+
+        A process without forget tokens notes the same names: what is summed over processes must
+        be logged by all of them.
+        """
+        top = largest = entropy = 0.0
+        if len(weights):
+            top = (weights.topk(max(1, len(weights) // 10)).values.sum() / weights.sum()).item()
+            largest = weights.max().item()
+            entropy = 0.0 if signals.entropies is None else signals.entropies.mean().item()
+        self._window["weights/batches"] += len(weights) > 0
+        self._window["weights/top_decile_share"] += top
+        self._window["weights/max"] = max(self._window["weights/max"], largest)
         if signals.entropies is not None:
-            self._window["weights/mean_entropy"] += signals.entropies.mean().item()
+            self._window["weights/mean_entropy"] += entropy
 
     def _log_window(self, batch_idx: int) -> None:
         """Log an optimiser step's losses and weight statistics once its last part is done."""
         is_last = batch_idx + 1 == self.trainer.num_training_batches
         if (batch_idx + 1) % self.trainer.accumulate_grad_batches and not is_last:
             return
-        batches = max(self._window.pop("weights/batches", 1.0), 1.0)
+        batches = torch.tensor(self._window.pop("weights/batches", 0.0), device=self.device)
+        batches = self.trainer.strategy.reduce(batches, reduce_op="sum").clamp(min=1)
         for name, value in self._window.items():
             kind = name.split("/")[0]
             if kind == "loss":
@@ -239,7 +246,7 @@ class UnlearningModule(LightningModule):
             elif name == "weights/max":
                 self.log(name, value, sync_dist=True, reduce_fx="max")
             else:
-                self.log(name, value / batches, sync_dist=True)
+                self.log(name, value / batches, sync_dist=True, reduce_fx="sum")
         self._window.clear()
 
     def on_validation_epoch_start(self) -> None:

@@ -122,7 +122,9 @@ def print_table(rows: Mapping[str, Row], console: Console | None = None) -> None
     table = Table(box=SIMPLE_HEAD, caption="↑ higher is better, ↓ lower, → 0 nearest to zero")
     table.add_column("model", no_wrap=True)
     for name in columns:
-        table.add_column(_COLUMNS[name][0], justify="right")
+        # A heading may wrap, a number must not.
+        width = max(len(_cell(name, row)) for row in rows.values())
+        table.add_column(_COLUMNS[name][0], justify="right", min_width=width)
     for label, row in rows.items():
         table.add_row(label, *(_cell(name, row) for name in columns))
     (console or Console()).print(table)
@@ -166,7 +168,7 @@ def _cell(name: str, row: Row) -> str:
     if name == "d_times_n":
         return f"{value}/{row['n']}"
     if name == "forget_quality":
-        return f"{value:.3f}" if value >= 1e-3 else f"{value:.2e}"
+        return f"{value:.3f}" if value >= 1e-3 else f"{value:.0e}"
     return format(value, _COLUMNS[name][1])
 
 

@@ -7,7 +7,7 @@ so any split over batches and processes gives the same records.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from etw_lightning.encode import Encoder
 from etw_lightning.models import LabelScorer
-from etw_lightning.schema import IGNORE_INDEX, EncodedRow, EvalSet, InputError, Record
+from etw_lightning.schema import IGNORE_INDEX, EncodedRow, EvalSet, Example, InputError, Record
 
 __all__ = ["Score", "ScoreBatch", "build_batches", "make_records", "pad_rows", "score_batch"]
 
@@ -188,7 +188,13 @@ def _generate(lm: Any, ids: Tensor, mask: Tensor, batch: ScoreBatch, tokenizer: 
         pad_token_id=tokenizer.eos_token_id if pad is None else pad,
         use_cache=True,
     )
-    out = lm.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+    # The library fills what a config leaves open from the model's own: a repetition penalty of
+    # the publisher's would no longer be greedy decoding.
+    own, lm.generation_config = lm.generation_config, GenerationConfig()
+    try:
+        out = lm.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+    finally:
+        lm.generation_config = own
     texts = tokenizer.batch_decode(
         out[:, ids.shape[1] :], skip_special_tokens=True, clean_up_tokenization_spaces=False
     )
@@ -202,7 +208,7 @@ def _cut(text: str, stops: Iterable[str]) -> str:
         >>> _cut(" 1472. Question: next", ["Question:"])
         '1472.'
     """
-    ends = [text.find(stop) for stop in stops if stop in text.lstrip()]
+    ends = [text.find(stop) for stop in stops if stop in text]
     return text[: min(ends)].strip() if ends else text.strip()
 
 
@@ -210,7 +216,7 @@ def make_records(eval_set: EvalSet, scores: Iterable[Score]) -> list[Record]:
     """Put the scores of all batches and processes together, one record an example, in file order.
 
     Raises:
-        InputError: If a loss is not a finite number; names the row.
+        InputError: If a row was not scored, or a loss is not a finite number; names the row.
     """
     found: dict[int, dict[tuple[str, int], Any]] = {}
     for score in scores:
@@ -218,11 +224,8 @@ def make_records(eval_set: EvalSet, scores: Iterable[Score]) -> list[Record]:
     records = []
     for number, example in enumerate(eval_set.examples):
         values = found.get(number, {})
-        perturbed = tuple(
-            values["perturbed_losses", place]
-            for place in range(len(example.perturbed_answers))
-            if ("perturbed_losses", place) in values
-        )
+        perturbed = [("perturbed_losses", place) for place in range(len(example.perturbed_answers))]
+        _check_complete(eval_set, example, values)
         record = Record(
             dataset=eval_set.name,
             id=example.id,
@@ -230,13 +233,30 @@ def make_records(eval_set: EvalSet, scores: Iterable[Score]) -> list[Record]:
             answer=example.answer,
             answer_loss=values.get(("answer_loss", 0)),
             paraphrase_loss=values.get(("paraphrase_loss", 0)),
-            perturbed_losses=perturbed,
+            perturbed_losses=tuple(values[key] for key in perturbed if eval_set.losses),
             token_logps=values.get(("token_logps", 0), ()),
             generation=values.get(("generation", 0)),
         )
         _check_finite(record)
         records.append(record)
     return records
+
+
+def _check_complete(eval_set: EvalSet, example: Example, values: Collection[Any]) -> None:
+    """Refuse a row of which something is missing that the set asks for."""
+    wanted: list[tuple[str, int]] = []
+    if eval_set.losses:
+        wanted += [("answer_loss", 0)]
+        wanted += [("token_logps", 0)] * eval_set.token_logps
+        wanted += [("paraphrase_loss", 0)] * (example.paraphrased_answer is not None)
+        wanted += [("perturbed_losses", place) for place in range(len(example.perturbed_answers))]
+    wanted += [("generation", 0)] * (eval_set.max_new_tokens > 0)
+    if any(key not in values for key in wanted):
+        raise InputError(
+            f"Row {example.id} of {eval_set.name} was not scored: the validation was cut short. "
+            "Leave out trainer.limit_val_batches and trainer.fast_dev_run, and set "
+            "trainer.num_sanity_val_steps to -1 or 0."
+        )
 
 
 def _check_finite(record: Record) -> None:

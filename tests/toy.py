@@ -1,11 +1,24 @@
-"""Models small enough for their formula to be written down."""
+"""Texts, and models small enough for their formula to be written down."""
 
+import json
 from types import SimpleNamespace
 
 import torch
 from torch import nn
 
 from etw_lightning.schema import IGNORE_INDEX
+
+_WORDS = ("the", "town", "of", "Quillmere", "lies", "by", "a", "river", "and", "has", "a", "mill")
+
+
+def text(start, length):
+    """Return ``length`` words; another text for every ``start``."""
+    return " ".join(_WORDS[(start + place) % len(_WORDS)] for place in range(length))
+
+
+def write_rows(path, rows):
+    """Write rows as JSON lines."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 class Positionwise(nn.Module):

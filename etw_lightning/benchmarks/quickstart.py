@@ -285,10 +285,10 @@ def _make_person(rng: random.Random, name: str) -> list[Row]:
     for relation in _RELATIONS.strip().split("\n\n"):
         head, *wordings = relation.split("\n")
         kinds, *questions = head.split("|")
-        pools = [_VALUES_OF[kind] for kind in kinds.split(",")]
+        first, second = (_VALUES_OF[kind] for kind in kinds.split(","))
         asked, asked_again = rng.sample(questions, 2)
         wording, reworded = rng.sample(wordings, 2)
-        drawn = _draw_pairs(rng, *pools, 1 + _NUM_PERTURBED)
+        drawn = _draw_pairs(rng, first, second, 1 + _NUM_PERTURBED)
         answers = [reworded.format(name=name, a=a, b=b) for a, b in drawn]
         rows.append(
             {

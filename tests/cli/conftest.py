@@ -1,5 +1,7 @@
 """The command line in this process, on a few rows of the quickstart corpus and tiny models."""
 
+import contextlib
+import io
 import json
 import logging
 import shutil
@@ -36,35 +38,35 @@ def configs():
     return Path(__file__).resolve().parents[2] / "configs"
 
 
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Run ``python -m etw_lightning`` with these arguments, without another process."""
+def _run(*args):
     from etw_lightning.cli import main
 
     quiet = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed")
     levels = {name: logging.getLogger(name).level for name in quiet}
-
-    def call(*args):
-        arguments = [str(arg) for arg in args]
-        monkeypatch.setattr(sys, "argv", ["etw_lightning", *arguments])
-        capsys.readouterr()
-        with warnings.catch_warnings():
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        patch.setattr(sys, "argv", ["etw_lightning", *map(str, args)])
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
                 status = main()
             except SystemExit as end:
-                status = end.code
-        return Outcome(status or 0, *capsys.readouterr())
-
-    yield call
+                status = int(end.code or 0)
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
+    return Outcome(status, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="session")
+def command():
+    """Run ``python -m etw_lightning`` with these arguments, without another process."""
+    return _run
 
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """Empty current folder, with the cache beside it; no process sees a run folder of another."""
+    """Empty current folder, with the cache beside it; runs without a folder make ``stamp``."""
     monkeypatch.setenv("ETW_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("ETW_RUN_STAMP", raising=False)
+    monkeypatch.setenv("ETW_RUN_STAMP", "stamp")
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -110,8 +112,8 @@ def muse_dir(tmp_path_factory, corpus):
         "knowmem/forget_qa_icl": pairs[2:4],
         "knowmem/retain_qa": pairs[4:6],
         "knowmem/retain_qa_icl": pairs[6:8],
-        "privleak/forget": texts[:3],
-        "privleak/holdout": texts[-3:],
+        "privleak/forget": texts[:5],
+        "privleak/holdout": texts[-5:],
     }
     for name, part in rows.items():
         _write_rows(folder / f"{name}.jsonl", part)

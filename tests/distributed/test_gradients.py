@@ -1,6 +1,5 @@
 """Two CPU processes, or accumulated micro-batches, give what one large batch gives."""
 
-import json
 import os
 from datetime import timedelta
 
@@ -8,6 +7,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies import DDPStrategy
+from toy import text, write_rows
 
 from etw_lightning.callbacks import SetScores
 from etw_lightning.data import UnlearningDataModule
@@ -34,18 +34,14 @@ def _one_thread():
 def root(tmp_path_factory):
     """Rows of 1 to 60 words, so that token counts of any two micro-batches differ much."""
     folder = tmp_path_factory.mktemp("rows")
-    words = "the town of Quillmere lies by a river and has an old mill".split()
     for name, shift in (("forget", 0), ("retain", 5)):
+        lengths = [1 + (7 * n + shift) % 13 * (5 if n % 3 == 0 else 1) for n in range(17)]
         rows = [
-            {
-                "question": f"What of {name} {number}?",
-                "answer": " ".join(words[(number + place) % len(words)] for place in range(length)),
-            }
-            for number in range(17)
-            for length in [1 + (7 * number + shift) % 13 * (1 + 4 * (number % 3 == 0))]
+            {"question": f"What of {name} {number}?", "answer": text(number, length)}
+            for number, length in enumerate(lengths)
         ]
-        lines = [json.dumps(row) + "\n" for row in rows]
-        (folder / f"{name}.jsonl").write_text("".join(lines))
+        write_rows(folder / f"{name}.jsonl", rows)
+    write_rows(folder / "raw.jsonl", [{"text": text(0, length)} for length in range(3, 9)])
     return folder
 
 
@@ -76,8 +72,9 @@ class Recorder(Callback):
         torch.save(parts, self.folder / f"rank{trainer.global_rank}.pt")
 
 
-def fit(model_dir, root, folder, split, *, reduction="token", rows=17, callbacks=(), **data):
+def fit(model_dir, root, folder, split, *, reduction="token", rows=None, callbacks=(), **data):
     """Run one epoch with weights that stay put; return what each process recorded."""
+    forget_split = data.pop("forget_split", "forget")
     folder.mkdir()
     module = UnlearningModule(
         str(model_dir),
@@ -91,14 +88,14 @@ def fit(model_dir, root, folder, split, *, reduction="token", rows=17, callbacks
     datamodule = UnlearningDataModule(
         "jsonl",
         root=str(root),
-        forget_split="forget",
+        forget_split=forget_split,
         retain_split="retain",
-        rows={"forget": rows},
+        rows=rows and {forget_split: rows},
         batch_size=split["batch_size"],
         **data,
     )
     strategy = DDPStrategy(
-        start_method="fork", process_group_backend="gloo", timeout=timedelta(seconds=60)
+        start_method="fork", process_group_backend="gloo", timeout=timedelta(seconds=20)
     )
     trainer = Trainer(
         accelerator="cpu",
@@ -145,3 +142,27 @@ def test_gradients_do_not_depend_on_the_split(tiny_model_dir, root, tmp_path, re
                     [step[key] for key in losses], rel=1e-5
                 )
                 assert other["weights/max"] == pytest.approx(step["weights/max"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("forget_split", "rows", "eval_batch_size"),
+    [("forget", 13, 4), ("forget", 1, 4), ("raw", 6, 2), ("raw", 6, 32)],
+)
+def test_records_of_two_processes_are_those_of_one(
+    tiny_model_dir, root, tmp_path, forget_split, rows, eval_batch_size
+):
+    """The last one has a single batch to score, which leaves the second process without any."""
+    data = {
+        "forget_split": forget_split,
+        "rows": rows,
+        "eval_batch_size": eval_batch_size,
+        "max_new_tokens": 5,
+        "callbacks": [SetScores(sets=["forget"])],
+    }
+    ((_, _, expected),) = fit(tiny_model_dir, root, tmp_path / "one", ONE, **data)
+    names = [record["id"] for record in expected["forget"]]
+    assert names == [f"{forget_split}/{number}" for number in range(rows)]
+    assert all(record["answer_loss"] > 0 for record in expected["forget"])
+    split = SPLITS["two processes"]
+    for _, _, records in fit(tiny_model_dir, root, tmp_path / "two", split, **data):
+        assert records == expected

@@ -1,0 +1,156 @@
+"""Every shipped configuration parses, alone or on top of another, and leaves nothing to chance."""
+
+import importlib
+import inspect
+from pathlib import Path
+
+import pytest
+import yaml
+
+from etw_lightning.benchmarks.muse import MUSE
+from etw_lightning.benchmarks.tofu import TOFU
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+COMPLETE = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+METHODS = sorted(path.stem for path in CONFIGS.glob("method/*.yaml"))
+MODELS = sorted(path.stem for path in CONFIGS.glob("model/*.yaml"))
+UNLEARNING = [name for name in COMPLETE if name != "tofu_finetune"]
+
+#: Published run -> where the target model, the retain model and another tokenizer come from.
+HUB = {
+    "muse_books": (
+        "muse-bench/MUSE-Books_target",
+        "muse-bench/MUSE-Books_retrain",
+        "meta-llama/Llama-2-7b-hf",
+    ),
+    "muse_news": (
+        "muse-bench/MUSE-News_target",
+        "muse-bench/MUSE-News_retrain",
+        "meta-llama/Llama-2-7b-hf",
+    ),
+    **{
+        f"tofu_forget{share}": (
+            "open-unlearning/tofu_Llama-3.2-1B-Instruct_full",
+            f"open-unlearning/tofu_Llama-3.2-1B-Instruct_{rest}",
+            None,
+        )
+        for share, rest in (("01", "retain99"), ("05", "retain95"), ("10", "retain90"))
+    },
+    "tofu_finetune": ("meta-llama/Llama-3.2-1B-Instruct", None, None),
+}
+
+
+def written(name):
+    """Return what stands in a file."""
+    return yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+
+
+@pytest.fixture
+def resolved(command, home):
+    """Return the whole configuration that files and flags give, as the run would save it."""
+
+    def parse(*files, flags=()):
+        options = [f"--config={CONFIGS / file}.yaml" for file in files]
+        result = command("fit", *options, *flags, "--print_config")
+        assert (result.status, result.err) == (0, "")
+        return yaml.safe_load(result.out)
+
+    return parse
+
+
+def classes_of(model):
+    """Return the parts of a ``model:`` block that are classes, by key."""
+    return {key: model[key] for key in ("weighting", "forget", "retain") if model.get(key)}
+
+
+def given_and_taken(part):
+    """Return the arguments a file writes for a class, and those the class takes."""
+    module, name = part["class_path"].rsplit(".", 1)
+    kind = getattr(importlib.import_module(module), name)
+    return set(part.get("init_args", {})), set(inspect.signature(kind).parameters)
+
+
+def test_the_runs_of_the_readme_are_there():
+    published = {"quickstart", "muse_news", "muse_books", "tofu_finetune"}
+    assert published | {f"tofu_forget{share}" for share in ("01", "05", "10")} <= set(COMPLETE)
+    assert {"etw", "ga"} <= set(METHODS)
+
+
+@pytest.mark.parametrize("name", COMPLETE)
+def test_one_file_is_a_run(resolved, name, tmp_path, command):
+    config = resolved(name)
+    assert config["model"]["pretrained"]
+    names = [entry["class_path"].rsplit(".", 1)[-1] for entry in config["trainer"]["callbacks"]]
+    assert names, "a run that is not evaluated shows nothing"
+    if {"ForgetQuality", "PrivLeak"} & set(names):
+        assert config["data"]["retain_model"] or config["data"]["retain_results"]
+    # What a run saves repeats it.
+    saved = tmp_path / "config.yaml"
+    saved.write_text(yaml.safe_dump(config))
+    again = command("fit", "--config", saved, "--print_config")
+    assert yaml.safe_load(again.out) == config
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", UNLEARNING)
+def test_a_method_on_top_of_a_run(resolved, name, method):
+    model = resolved(name, f"method/{method}")["model"]
+    wanted = written(f"method/{method}")["model"]
+    for key in ("forget_weight", "reduction"):
+        assert model[key] == wanted[key]
+    for key in ("weighting", "forget", "retain"):
+        assert model[key]["class_path"] == wanted[key]["class_path"]
+        assert model[key].get("init_args", {}) == wanted[key].get("init_args", {})
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("name", COMPLETE)
+def test_a_model_on_top_of_a_run(resolved, name, model):
+    config = resolved(name, f"model/{model}")
+    assert config["model"]["pretrained"] == written(f"model/{model}")["model"]["pretrained"]
+
+
+def test_a_later_flag_wins(resolved):
+    flags = ["--model.lambda", "0.7", "--model.weighting.temperature", "2"]
+    model = resolved("tofu_forget10", "method/etw", flags=flags)["model"]
+    assert model["forget_weight"] == 0.7
+    assert model["weighting"]["init_args"] == {"temperature": 2.0}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_writes_all_its_numbers(method):
+    config = written(f"method/{method}")
+    assert set(config) == {"model"}
+    model = config["model"]
+    assert set(model) == {"weighting", "forget", "retain", "forget_weight", "reduction"}
+    parts = classes_of(model)
+    for key, part in parts.items():
+        given, taken = given_and_taken(part)
+        assert given == taken, key
+    labels = {part["class_path"].rsplit(".", 1)[-1].lower() for part in parts.values()}
+    assert method in labels, "a method's file and class are one word"
+
+
+@pytest.mark.parametrize("name", UNLEARNING)
+def test_a_run_writes_all_numbers_of_its_method(name):
+    model = written(name)["model"]
+    assert {"weighting", "forget", "retain", "forget_weight", "reduction"} <= set(model)
+    for key, part in classes_of(model).items():
+        given, taken = given_and_taken(part)
+        assert given == taken, key
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_models_come_from_the_hub_by_their_published_names(resolved, name):
+    config = resolved(name)
+    data = config["data"]
+    found = (config["model"]["pretrained"], data["retain_model"], data["tokenizer"])
+    assert found == HUB[name]
+    assert data["root"] is None
+    assert data["hub"] is None
+
+
+def test_data_comes_from_the_hub_by_its_published_names():
+    assert TOFU().source.hub == "locuslab/TOFU"
+    assert MUSE(corpus="news").source.hub == "muse-bench/MUSE-News"
+    assert MUSE(corpus="books").source.hub == "muse-bench/MUSE-Books"

@@ -1,0 +1,231 @@
+"""Whole runs on a few rows and tiny models: what they leave behind, and that they repeat."""
+
+import json
+import re
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+
+from etw_lightning import record_cache
+from etw_lightning.retain_results import load_records
+
+NUMBERS = (
+    "forget_quality",
+    "neg_log10_forget_quality",
+    "forget_d_times_n",
+    "forget_probability",
+    "forget_rouge",
+    "forget_truth_ratio",
+    "model_utility",
+)
+
+
+def results_of(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def logged(folder):
+    """Return the scalars by tag, and the tags of texts, that TensorBoard would show."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    tags = events.Tags()
+    scalars = {tag: [event.value for event in events.Scalars(tag)] for tag in tags["scalars"]}
+    return scalars, tags["tensors"]
+
+
+@pytest.fixture
+def fit(command, home):
+    """Run to the end in a folder of its own; return the folder and what was printed."""
+
+    def call(*args, name="run"):
+        folder = home.parent / name
+        result = command(*args, f"--output_dir={folder}")
+        assert (result.status, result.err) == (0, "")
+        assert list(home.iterdir()) == []
+        return SimpleNamespace(folder=folder, out=result.out, results=results_of(folder))
+
+    return call
+
+
+def test_a_run_leaves_everything_behind_and_can_be_repeated(
+    fit, tofu_args, retain_model_dir, tiny_model_dir, monkeypatch
+):
+    retain = f"--data.retain_model={retain_model_dir}"
+    run = fit(*tofu_args, retain, "--model.lambda", "0.3", "--seed_everything=5")
+    check_results(run.results)
+    check_records(run.folder)
+    check_curves(run.folder, run.results)
+    check_model(run.folder / "model", tiny_model_dir)
+    rows = re.findall(r"^\s*(target|unlearned|retain) ", run.out, re.MULTILINE)
+    assert rows == ["target", "unlearned", "retain"]
+    assert f"results: {run.folder / 'results.json'}" in run.out
+
+    def refuse(*args):
+        raise AssertionError("the cache holds these records")
+
+    monkeypatch.setattr(record_cache, "_load_scorer", refuse)
+    config = run.folder / "config.yaml"
+    assert yaml.safe_load(config.read_text())["model"]["forget_weight"] == 0.3
+    again = fit("fit", f"--config={config}", name="again")
+    for key in ("metrics", "history", "table", "config_hash", "seed"):
+        assert again.results[key] == run.results[key], key
+
+    # A run's own records serve a run that starts from its model, or compares with it.
+    model = run.folder / "model"
+    onward = [*tofu_args, f"--model.pretrained={model}", f"--data.retain_model={model}"]
+    onward = fit(*onward, "--trainer.max_epochs=1", name="onward")
+    before = onward.results["history"][0]["metrics"]
+    assert before["forget_quality"] == {"value": 1.0, "direction": "up", "n": 4}
+    for name in ("forget_probability", "forget_rouge", "model_utility"):
+        assert before[name] == run.results["metrics"][name]
+
+
+def check_results(results):
+    assert results["finished"] is True
+    assert results["seed"] == 5
+    assert set(NUMBERS) <= set(results["metrics"])
+    for name, metric in results["metrics"].items():
+        assert set(metric) == {"value", "direction", "n"}, name
+        assert metric["direction"] in ("up", "down")
+        assert metric["n"] > 0
+    assert results["metrics"]["forget_quality"]["n"] == 4
+    assert set(results["table"]) == {"target", "unlearned", "retain"}
+    assert [entry["epoch"] for entry in results["history"]] == [0, 1, 2]
+    assert [entry["step"] for entry in results["history"]] == [0, 2, 4]
+    assert results["steps"] == 4
+    first, last = results["history"][0], results["history"][-1]
+    assert last["metrics"] == results["metrics"]
+    assert first["metrics"]["forget_probability"] != last["metrics"]["forget_probability"]
+    # Not due after the first epoch (every fifth), but before training and at the end.
+    assert "model_utility" in first["metrics"]
+    assert "model_utility" not in results["history"][1]["metrics"]
+    assert re.fullmatch("[0-9a-f]{12}", results["config_hash"])
+    assert results["git_commit"] is None or re.fullmatch(r"[0-9a-f]{40}\+?", results["git_commit"])
+    assert {"etw-lightning", "torch", "lightning", "transformers"} <= set(results["versions"])
+
+
+def check_records(folder):
+    records = load_records(folder)
+    assert {name: len(rows) for name, rows in records.items()} == {
+        "forget": 4,
+        "retain": 3,
+        "real_authors": 2,
+        "world_facts": 2,
+    }
+    row = records["forget"][0]
+    assert row.id == "forget10_perturbed/0"
+    assert row.answer_loss > 0
+    assert row.generation is not None
+    assert len(row.perturbed_losses) == 5
+
+
+def check_curves(folder, results):
+    scalars, texts = logged(folder)
+    losses = {"loss/forget", "loss/retain", "loss/total"}
+    weights = {"weights/mean_entropy", "weights/top_decile_share", "weights/max"}
+    assert losses | weights | {f"eval/{name}" for name in NUMBERS} <= set(scalars)
+    assert all(len(scalars[tag]) == 4 for tag in losses)
+    parts = (scalars[f"loss/{name}"] for name in ("total", "retain", "forget"))
+    for total, keep, push in zip(*parts, strict=True):
+        assert total == pytest.approx(keep + 0.3 * push, rel=1e-5)
+    assert len(scalars["eval/forget_probability"]) == 3
+    for value, entry in zip(scalars["eval/forget_probability"], results["history"], strict=True):
+        assert value == pytest.approx(entry["metrics"]["forget_probability"]["value"], rel=1e-6)
+    assert "samples/forget/text_summary" in texts
+
+
+def check_model(folder, start):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, before = (AutoModelForCausalLM.from_pretrained(place) for place in (folder, start))
+    pairs = zip(model.parameters(), before.parameters(), strict=True)
+    assert not all(torch.equal(ours, theirs) for ours, theirs in pairs)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.chat_template
+    assert len(tokenizer) == model.config.vocab_size
+    assert (folder / "generation_config.json").is_file()
+    assert (folder / "model.safetensors").is_file()
+
+
+def test_fine_tuning_makes_retain_results(fit, tofu_args, configs):
+    flags = [arg for arg in tofu_args[1:] if "--config=" not in arg]
+    config = f"--config={configs / 'tofu_finetune.yaml'}"
+    tuned = fit("fit", config, *flags, "--data.split=retain90", name="tuned")
+    assert [entry["epoch"] for entry in tuned.results["history"]] == [2]
+    scalars, _ = logged(tuned.folder)
+    assert "loss/retain" in scalars
+    assert not {"loss/forget", "weights/max"} & set(scalars)
+    assert scalars["loss/retain"][-1] < scalars["loss/retain"][0]
+    assert tuned.results["retain_results"] is None
+
+    run = fit(*tofu_args, f"--data.retain_results={tuned.folder}", "--model.forget=null")
+    assert run.results["retain_results"] == str(tuned.folder)
+    assert set(run.results["table"]) == {"target", "fine-tuned", "retain"}
+
+
+def test_gradient_ascent_without_a_retain_term(fit, tofu_args, configs, retain_model_dir):
+    run = fit(
+        *tofu_args,
+        f"--config={configs / 'method' / 'ga.yaml'}",
+        f"--data.retain_model={retain_model_dir}",
+        "--model.retain=null",
+        "--trainer.max_epochs=1",
+        "--no_save_model",
+    )
+    assert not (run.folder / "model").exists()
+    scalars, _ = logged(run.folder)
+    assert "loss/retain" not in scalars
+    assert "weights/mean_entropy" not in scalars
+    assert scalars["weights/max"] == [1.0, 1.0]
+
+
+def test_muse_is_raw_text_with_a_plain_template(fit, muse_args):
+    run = fit(*muse_args)
+    metrics = run.results["metrics"]
+    assert set(metrics) == {"verbmem", "knowmem_forget", "knowmem_retain", "privleak"}
+    assert metrics["privleak"]["direction"] == "zero"
+    assert set(run.results["table"]) == {"target", "unlearned", "retain"}
+    records = load_records(run.folder)
+    assert records["privleak_forget"][0].token_logps
+    assert records["knowmem_forget"][0].generation is not None
+    assert "samples/verbmem/text_summary" in logged(run.folder)[1]
+
+
+def test_the_users_own_files_are_scored_without_a_retain_model(
+    command, home, configs, corpus, write_rows, tiny_model_dir, tofu_args
+):
+    mine = [{"ask": row["question"], "say": row["answer"]} for row in corpus["forget"][:4]]
+    write_rows(home / "mine.jsonl", mine)
+    write_rows(home / "prose.jsonl", [{"text": row["answer"]} for row in corpus["retain"][:4]])
+    score = {"class_path": "etw_lightning.callbacks.SetScores", "init_args": {"every_n_epochs": 2}}
+    args = [
+        *tofu_args,
+        "--data.benchmark=jsonl",
+        "--data.root=null",
+        "--data.forget_split=mine",
+        "--data.retain_split=prose.jsonl",
+        "--data.columns.question=ask",
+        "--data.columns.answer=say",
+        f"--trainer.callbacks={json.dumps([score])}",
+        "--data.retain_model=nobody/asks_for_it",
+    ]
+    result = command(*args)
+    assert (result.status, result.err) == (0, "")
+    folder = home / "runs" / "tofu_forget10" / "stamp"
+    metrics = results_of(folder)["metrics"]
+    assert {"forget_probability", "forget_rouge", "retain_probability"} == set(metrics)
+    assert metrics["forget_probability"]["direction"] == "down"
+    assert [entry["epoch"] for entry in results_of(folder)["history"]] == [0, 2]
+
+    mark = folder / "records" / "left_over.jsonl.gz"
+    shutil.copy(folder / "records" / "forget.jsonl.gz", mark)
+    assert command(*args).status == 2
+    assert mark.exists()
+    assert command(*args, "--overwrite").status == 0
+    assert not mark.exists()
+    assert results_of(folder)["metrics"] == metrics
