@@ -139,7 +139,10 @@ class UnlearningCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and refuse a seed that the random generators do not take."""
         Parser.typed = list(sys.argv[1:] if args is None else args)
-        super().parse_arguments(parser, args)
+        try:
+            super().parse_arguments(parser, args)
+        except UnicodeDecodeError as error:
+            parser.error(f"Problems parsing config: {error}")
         config = self.config[self.config.subcommand] if "subcommand" in self.config else self.config
         if not 0 <= int(config.seed_everything) < 2**32:
             raise InputError(
@@ -194,9 +197,9 @@ class UnlearningCLI(LightningCLI):
         for callback in callbacks:
             data.require(callback.eval_sets)
         data.check_names()
-        model.pretrained = quickstart_models.resolve(model.pretrained)
+        model.pretrained = quickstart_models.resolve(model.pretrained, self.seed)
         if data.retain_model is not None and data.retain_results_path is None:
-            data.retain_model = quickstart_models.resolve(data.retain_model)
+            data.retain_model = quickstart_models.resolve(data.retain_model, self.seed)
         data.load(model.pretrained)
         given = (model.pretrained, "model.pretrained")
         if data.tokenizer_name is not None:
@@ -213,7 +216,7 @@ class UnlearningCLI(LightningCLI):
                 model.target_records[name] = records
         # Broken weights are bad input too, so they are read before the first file is written.
         model.configure_model()
-        if rank_zero_only.rank == 0 and is_finished(self.folder):
+        if cast(Any, rank_zero_only).rank == 0 and is_finished(self.folder):
             remove_run(self.folder)
 
     @property
@@ -303,6 +306,8 @@ _WHOLE: dict[str, tuple[Any, ...]] = {
 def _check_run(config: Any, folder: Path) -> None:
     """Refuse what the trainer would take, and fail over or measure wrongly later."""
     trainer = config.trainer
+    if trainer is None:
+        raise InputError("trainer must be pairs {name: value}; got null.")
     if trainer.accumulate_grad_batches < 1:
         raise InputError(
             "trainer.accumulate_grad_batches must be a whole number > 0; "

@@ -352,8 +352,12 @@ class UnlearningDataModule(LightningDataModule):
         return MUSE(source, corpus=corpus, **given)
 
     def setup(self, stage: str) -> None:
-        """Load, unless the command line has done so to check the input."""
-        self.load(cast(str, cast(Any, self.trainer).lightning_module.pretrained))
+        """Load what the model's objectives use, unless the command line has done so."""
+        module = cast(Any, self.trainer).lightning_module
+        self.uses_forget = module.forget is not None
+        self.uses_retain = module.retain is not None
+        self.uses_alternative = "alternative" in module.needs
+        self.load(module.pretrained)
 
     def pairing(self) -> Pairing:
         """Return the order of rows for this run's devices and accumulation."""

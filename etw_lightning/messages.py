@@ -52,7 +52,9 @@ def one_line(
         ...          'Got value: x')
         "data.anchor must be a or b; got 'x'."
     """
-    key = ".".join(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', message)))
+    key = ""
+    for part in re.findall(r'Parser key "([^"]+)"', message):
+        key = part if not key or f"{part}.".startswith(f"{key}.") else f"{key}.{part}"
     unknown = _unknown_key(message, key)
     if unknown:
         return f"{unknown} is not known.{_hint(unknown, known)}"
@@ -103,7 +105,7 @@ def _refused_file(message: str, key: str, typed: Sequence[str]) -> str | None:
         return None
     for path in filter(Path.is_file, _config_files(typed)):
         try:
-            content = yaml.safe_load(path.read_bytes())
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             return f"config {str(path)!r} is not YAML: {' '.join(str(error).split())}."
         if not isinstance(content, dict):

@@ -123,6 +123,25 @@ class LabelScorer(nn.Module):
         self.lm = lm
         self.chunk_size = chunk_size
 
+    def _apply(self, fn: Any, recurse: bool = True) -> LabelScorer:
+        """Move and cast, but leave float32 buffers as wide as they are.
+
+        Rotary frequencies are such buffers: a model cast to bfloat16 with them would mistake far
+        positions, and differ from the same model loaded in bfloat16.
+        """
+        wide = {
+            name: buffer
+            for name, buffer in self.named_buffers(remove_duplicate=False)
+            if buffer.dtype == torch.float32
+        }
+        super()._apply(fn, recurse)
+        for name, buffer in wide.items():
+            cast = self.get_buffer(name)
+            if cast.dtype.itemsize < buffer.dtype.itemsize:
+                owner, _, leaf = name.rpartition(".")
+                setattr(self.get_submodule(owner), leaf, buffer.to(cast.device))
+        return self
+
     def forward(
         self,
         input_ids: Tensor,
@@ -163,7 +182,7 @@ class LabelScorer(nn.Module):
         )
         distributions = states = None
         if "distributions" in needs:
-            distributions = head(hidden).float().log_softmax(-1)
+            distributions = _log_distributions(hidden, head.weight, bias)
         if wants_states:
             states = torch.stack([state[:, :-1][is_label] for state in out.hidden_states])
         return TokenSignals(
@@ -190,18 +209,32 @@ class LabelScorer(nn.Module):
             InputError: If the model's own logits differ from the output head's.
         """
         head = self.lm.get_output_embeddings()
-        ids = torch.arange(2, 6, device=head.weight.device)[None]
-        was_training = self.lm.training
-        self.lm.eval()
-        plain = head(self.lm.base_model(input_ids=ids, use_cache=False).last_hidden_state).float()
+        # Along the longest rows of the head, so that logits reach 50 and a soft cap shows.
+        ids = head.weight.float().square().sum(-1).topk(4).indices[None]
+        hidden = head.weight[ids].float()
+        hidden = (50 * hidden / hidden.square().sum(-1, keepdim=True)).to(head.weight.dtype)
+
+        def say_hidden(_module: nn.Module, _args: Any, out: Any) -> Any:
+            out.last_hidden_state = hidden
+            return out
+
+        handle = self.lm.base_model.register_forward_hook(say_hidden)
         own = self.lm(input_ids=ids, use_cache=False).logits.float()
-        self.lm.train(was_training)
-        if not torch.allclose(plain, own, rtol=1e-2, atol=1e-2):
+        handle.remove()
+        if not torch.allclose(head(hidden).float(), own, rtol=1e-2, atol=1e-2):
             raise InputError(
                 f"model.pretrained: {type(self.lm).__name__} changes its logits after the output "
                 "head (soft cap or scale), which the fused head does not do; losses would be "
                 "wrong. Such models are not supported."
             )
+
+
+def _log_distributions(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return log-probabilities of the whole vocabulary, as precise as the fused head's."""
+    dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    with torch.autocast(hidden.device.type, enabled=False):
+        wide = None if bias is None else bias.to(dtype)
+        return nn.functional.linear(hidden.to(dtype), weight.to(dtype), wide).log_softmax(-1)
 
 
 def _is_gguf(pretrained: str) -> bool:

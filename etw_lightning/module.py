@@ -45,6 +45,7 @@ class UnlearningModule(LightningModule):
         reduction: How forget token terms are averaged: ``token`` over the labelled tokens of the
             effective batch, ``sequence`` over its sequences' means. Not published.
         lr: Peak learning rate, > 0.
+        betas: AdamW's decay rates of its two running means, each in [0, 1).
         weight_decay: Of matrices; vectors (norms, biases) have none.
         schedule: Course of the learning rate after the warm-up.
         warmup: Share of the steps in which the rate rises from 0.
@@ -63,6 +64,7 @@ class UnlearningModule(LightningModule):
         forget_weight: PositiveFloat = 0.1,
         reduction: Reduction = "token",
         lr: PositiveFloat = 1e-5,
+        betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: NonNegativeFloat = 0.01,
         schedule: Schedule = "linear",
         warmup: NonNegativeFloat = 0.0,
@@ -77,7 +79,7 @@ class UnlearningModule(LightningModule):
         self.pretrained = pretrained
         self.weighting, self.forget, self.retain = weighting, forget, retain
         self.forget_weight, self.reduction = forget_weight, reduction
-        self.lr, self.weight_decay = lr, weight_decay
+        self.lr, self.betas, self.weight_decay = lr, betas, weight_decay
         self.schedule, self.warmup = schedule, warmup
         self.dtype_name: DType = dtype
         self.attention, self.chunk_size = attention, chunk_size
@@ -124,7 +126,7 @@ class UnlearningModule(LightningModule):
             {"params": [p for p in params if p.dim() >= 2], "weight_decay": self.weight_decay},
             {"params": [p for p in params if p.dim() < 2], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW(groups, lr=self.lr)
+        optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=self.betas)
         total = self._num_steps()
         rises = int(self.warmup * total)
 

@@ -42,28 +42,30 @@ class Recipe:
         passes: Times each row is seen.
         batch_size: Rows a step.
         lr: Peak learning rate.
+        betas: AdamW's decay rates.
         warmup: Share of steps in which the rate rises; it then falls to 0 on a line.
         seed: Of the first weights and of the order of rows.
     """
 
-    vocab_size: int = 1000
-    num_layers: int = 4
-    hidden_size: int = 192
+    vocab_size: int = 1500
+    num_layers: int = 2
+    hidden_size: int = 256
     intermediate_size: int = 512
     num_heads: int = 4
     passes: int = 12
     batch_size: int = 16
     lr: float = 2e-3
+    betas: tuple[float, float] = (0.9, 0.98)
     warmup: float = 0.1
     seed: int = 0
 
 
-def resolve(pretrained: str, recipe: Recipe | None = None) -> str:
+def resolve(pretrained: str, seed: int = 0) -> str:
     """Return the folder of a quickstart model, training it if it is not there; else the name.
 
     Args:
         pretrained: ``quickstart:target``, ``quickstart:retain``, or any other model.
-        recipe: How models are made.
+        seed: Of the models, so that runs of several seeds are runs on several models.
 
     Raises:
         InputError: If there is no quickstart model of this name.
@@ -75,7 +77,7 @@ def resolve(pretrained: str, recipe: Recipe | None = None) -> str:
         raise InputError(
             f"model.pretrained must be quickstart:target or quickstart:retain; got {pretrained!r}."
         )
-    recipe = recipe or Recipe()
+    recipe = Recipe(seed=seed)
     folder = cache_dir() / "quickstart" / _key(recipe)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
@@ -109,6 +111,7 @@ def _train(role: str, folder: Path, recipe: Recipe) -> None:
         pretrained=str(start),
         forget=None,
         lr=recipe.lr,
+        betas=recipe.betas,
         schedule="linear",
         warmup=recipe.warmup,
     )
@@ -146,7 +149,7 @@ def _save_random_model(folder: Path, recipe: Recipe) -> None:
         num_attention_heads=recipe.num_heads,
         num_key_value_heads=recipe.num_heads,
         max_position_embeddings=256,
-        tie_word_embeddings=True,
+        tie_word_embeddings=False,
         **ids,
     )
     LlamaForCausalLM(config).save_pretrained(folder)

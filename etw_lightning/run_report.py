@@ -20,7 +20,7 @@ from etw_lightning.metrics import Metric
 from etw_lightning.module import UnlearningModule
 from etw_lightning.report import Row, muse_row, print_table, tofu_row, write_results
 from etw_lightning.retain_results import save_records
-from etw_lightning.schema import Record
+from etw_lightning.schema import InputError, Record
 
 __all__ = ["RunReport", "config_hash", "is_finished"]
 
@@ -31,7 +31,15 @@ _SAMPLES = 3
 def is_finished(folder: Path) -> bool:
     """Tell whether a folder holds the results of a finished run."""
     path = folder / "results.json"
-    return path.is_file() and bool(json.loads(path.read_text(encoding="utf-8")).get("finished"))
+    if not path.is_file():
+        return False
+    try:
+        return bool(json.loads(path.read_text(encoding="utf-8")).get("finished"))
+    except (ValueError, AttributeError) as error:
+        raise InputError(
+            f"output_dir {str(folder)!r} holds a results.json that no run has written; give "
+            "another folder."
+        ) from error
 
 
 def config_hash(config: Mapping[str, Any]) -> str:

@@ -1,9 +1,11 @@
-"""Texts, and models small enough for their formula to be written down."""
+"""Texts, a silent trainer, and models small enough for their formula to be written down."""
 
 import json
 from types import SimpleNamespace
 
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 from etw_lightning.schema import IGNORE_INDEX
@@ -71,3 +73,19 @@ def random_rows(generator, vocabulary, lengths, prompts):
     labels = torch.where(answered, ids, IGNORE_INDEX)
     labels[:, 0] = IGNORE_INDEX
     return ids, mask.long(), labels
+
+
+def make_trainer(*callbacks, **settings):
+    """Return a trainer that is silent and writes nothing but what callbacks write."""
+    saves = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
+    defaults = {
+        "accelerator": "cpu",
+        "max_epochs": 1,
+        "num_sanity_val_steps": 0,
+        "use_distributed_sampler": False,
+        "logger": False,
+        "enable_checkpointing": saves,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    return Trainer(callbacks=list(callbacks), **{**defaults, **settings})

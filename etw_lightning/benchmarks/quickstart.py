@@ -146,7 +146,7 @@ Cuba=Havana|Canada=Ottawa|Chile=Santiago|Iraq=Baghdad
 """
 
 
-def build_corpus(seed: int = 0, num_forget: int = 10, num_retain: int = 40) -> dict[str, list[Row]]:
+def build_corpus(seed: int = 0, num_forget: int = 5, num_retain: int = 40) -> dict[str, list[Row]]:
     """Make up the people and write down what is asked of them.
 
     Every second retain person is taught in two wordings, so that a model learns that a fact does

@@ -55,6 +55,8 @@ class Columns:
         paraphrased_question: The question in other words; may be missing.
         paraphrased_answer: The answer in other words; may be missing.
         perturbed_answer: A list of wrong answers; may be missing.
+        alternative_answer: A second, wanted answer, for objectives that prefer one to the other;
+            may be missing.
     """
 
     question: str = "question"
@@ -63,6 +65,7 @@ class Columns:
     paraphrased_question: str = "paraphrased_question"
     paraphrased_answer: str = "paraphrased_answer"
     perturbed_answer: str = "perturbed_answer"
+    alternative_answer: str = "alternative_answer"
 
 
 def read_row(
@@ -102,6 +105,7 @@ def read_row(
         paraphrased_question=optional(columns.paraphrased_question),
         paraphrased_answer=optional(columns.paraphrased_answer),
         perturbed_answers=fields(row, wrong, where) if wanted(wrong) else (),
+        alternative_answer=optional(columns.alternative_answer),
     )
 
 

@@ -141,10 +141,7 @@ _SMALL = (
     "--data.batch_size=2",
     "--trainer.max_epochs=2",
     "--trainer.accumulate_grad_batches=1",
-    "--trainer.precision=32-true",
     "--trainer.enable_progress_bar=false",
-    "--model.gradient_checkpointing=false",
-    "--model.dtype=float32",
     "--model.lr=1e-3",
 )
 
@@ -161,6 +158,7 @@ def tofu_args(home, configs, tofu_dir, tiny_model_dir):
         "--data.template_kwargs=null",
         "--data.retain_model=null",
         "--data.max_new_tokens=4",
+        "--trainer.precision=32-true",
         *_SMALL,
     ]
 

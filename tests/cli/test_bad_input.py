@@ -97,6 +97,7 @@ OPTIONS = {
     "--data.columns.qestion x": (
         "data.columns.qestion is not known. Did you mean 'data.columns.question'?"
     ),
+    "--data.columns '{\"question\": 3}'": "data.columns.question must be a text; got '3'.",
     "--trainer.max_epoch 3": ("trainer.max_epoch is not known. Did you mean 'trainer.max_epochs'?"),
     "--trainer.max_epochs 1.5": "trainer.max_epochs must be a whole number or null; got '1.5'.",
     "--trainer.callbacks+=Nope": (
@@ -182,13 +183,23 @@ FILES = {
     "modle:\n  lr: 3\n": "modle.lr is not known. Did you mean 'model.lr'?",
     "data:\n  rows: {forget10: 0}\n": OPTIONS["--data.rows.forget10 0"],
     "model: [1,2\n": (
-        "config '{file}' is not YAML: while parsing a flow sequence in \"<byte string>\", line 1, "
-        "column 8: model: [1,2 ^ expected ',' or ']', but got '<stream end>' in "
-        '"<byte string>", line 2, column 1: ^.'
+        "config '{file}' is not YAML: while parsing a flow sequence in \"<unicode string>\", "
+        "line 1, column 8: model: [1,2 ^ expected ',' or ']', but got '<stream end>' in "
+        '"<unicode string>", line 2, column 1: ^.'
     ),
     "- 1\n": "config '{file}' must hold lines `key: value`; got [1].",
     "": "config '{file}' must hold lines `key: value`; got None.",
+    "trainer: null\n": "trainer must be pairs {name: value}; got null.",
 }
+
+
+def test_a_file_of_other_letters(refused, complete, tmp_path):
+    path = tmp_path / "later.yaml"
+    path.write_bytes("data:\n  root: Käse\n".encode("latin-1"))
+    assert refused(*complete, "--config", path) == (
+        f"config '{path}' is not YAML: 'utf-8' codec can't decode byte 0xe4 in position 15: "
+        "invalid continuation byte."
+    )
 
 
 @pytest.mark.parametrize("text", FILES)
@@ -445,6 +456,16 @@ def test_a_finished_run_is_kept(refused, with_retain, finished):
         "run again."
     )
     assert (finished / "results.json").is_file()
+
+
+def test_results_of_others_are_kept(refused, with_retain, finished):
+    for text in ("{", "[]"):
+        (finished / "results.json").write_text(text)
+        assert refused(*with_retain, "--output_dir", finished, "--overwrite") == (
+            f"output_dir '{finished}' holds a results.json that no run has written; give another "
+            "folder."
+        )
+    assert (finished / "results.json").read_text() == text
 
 
 def test_bad_input_loses_no_finished_run(refused, with_retain, finished, spoiled_model):

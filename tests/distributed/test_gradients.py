@@ -5,9 +5,9 @@ from datetime import timedelta
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from lightning.pytorch.strategies import DDPStrategy
-from toy import text, write_rows
+from toy import make_trainer, text, write_rows
 
 from etw_lightning.callbacks import SetScores
 from etw_lightning.data import UnlearningDataModule
@@ -97,19 +97,12 @@ def fit(model_dir, root, folder, split, *, reduction="token", rows=None, callbac
     strategy = DDPStrategy(
         start_method="fork", process_group_backend="gloo", timeout=timedelta(seconds=20)
     )
-    trainer = Trainer(
-        accelerator="cpu",
+    trainer = make_trainer(
+        *callbacks,
+        Recorder(folder),
         devices=split["devices"],
         strategy=strategy if split["devices"] > 1 else "auto",
         accumulate_grad_batches=split["accumulate"],
-        max_epochs=1,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[*callbacks, Recorder(folder)],
     )
     trainer.fit(module, datamodule=datamodule)
     return [
@@ -118,9 +111,9 @@ def fit(model_dir, root, folder, split, *, reduction="token", rows=None, callbac
 
 
 @pytest.mark.parametrize("reduction", ["token", "sequence"])
-@pytest.mark.parametrize("rows", [8, 13, 9, 17])
+@pytest.mark.parametrize("rows", [13, 9])
 def test_gradients_do_not_depend_on_the_split(tiny_model_dir, root, tmp_path, reduction, rows):
-    """Last steps of 8, 5 and 1 rows: the last leaves the second process without any."""
+    """Steps of 8, 5 and 1 rows: the last leaves the second process without any."""
     ((expected, logged, _),) = fit(
         tiny_model_dir, root, tmp_path / "one", ONE, reduction=reduction, rows=rows
     )

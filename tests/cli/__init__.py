@@ -1,0 +1,1 @@
+"""The command line; a package, so that its ``conftest`` is told from the one above."""

@@ -1,0 +1,263 @@
+"""Loading models, and scoring labelled tokens with them."""
+
+import shutil
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    GPT2Config,
+    GPTNeoXConfig,
+    GraniteConfig,
+    LlamaConfig,
+    Qwen2Config,
+)
+
+from etw_lightning import models
+from etw_lightning.encode import Encoder
+from etw_lightning.models import (
+    LabelScorer,
+    check_vocabulary,
+    load_config,
+    load_model,
+    load_tokenizer,
+)
+from etw_lightning.schema import IGNORE_INDEX, Example, InputError
+from etw_lightning.scoring import pad_rows
+
+
+def message(call, *args, **kwargs):
+    with pytest.raises(InputError) as error:
+        call(*args, **kwargs)
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+LOADERS = pytest.mark.parametrize("load", [load_model, load_config, load_tokenizer])
+
+
+@pytest.fixture
+def rows(tiny_tokenizer):
+    """Three answers of different lengths, right-padded."""
+    encoder = Encoder(tiny_tokenizer)
+    encoded = [
+        encoder.encode(Example(f"forget/{n}", "a mill by the river " * n, "What is there?"))
+        for n in (1, 3, 2)
+    ]
+    ids, mask = pad_rows([row.input_ids for row in encoded], encoder.pad_id)
+    labels, _ = pad_rows([row.labels for row in encoded], IGNORE_INDEX)
+    return ids, mask, labels
+
+
+# What can't be loaded.
+
+
+@LOADERS
+def test_a_missing_folder(load, tmp_path):
+    text = message(load, str(tmp_path / "nowhere"))
+    assert text.startswith(f"model.pretrained: there is no folder '{tmp_path}/nowhere'")
+    assert "data.tokenizer" in message(load, "./nowhere", key="data.tokenizer")
+
+
+@LOADERS
+def test_a_folder_of_something_else(load, tmp_path):
+    assert f"folder '{tmp_path}' holds no" in message(load, str(tmp_path))
+
+
+@LOADERS
+def test_a_missing_gguf_file(load, tmp_path):
+    text = message(load, str(tmp_path / "model.gguf"))
+    assert text == f"model.pretrained: there is no file '{tmp_path}/model.gguf'."
+
+
+@LOADERS
+def test_a_hub_name_without_a_connection(load, monkeypatch):
+    monkeypatch.setattr(models, "hub_answers", lambda: False)
+    text = message(load, "nobody/nothing")
+    assert "'nobody/nothing' could not be loaded" in text
+    assert "the hub can't be reached" in text
+
+
+@LOADERS
+def test_a_name_the_hub_would_not_take(load, monkeypatch):
+    monkeypatch.setattr(models, "hub_answers", lambda: False)
+    assert "could not be loaded" in message(load, "no such model")
+
+
+def test_a_folder_without_weights(tiny_model_dir, tmp_path):
+    folder = shutil.copytree(tiny_model_dir, tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    assert "model.safetensors" in message(load_model, str(folder))
+
+
+def test_broken_weights(tiny_model_dir, tmp_path):
+    folder = shutil.copytree(tiny_model_dir, tmp_path / "model")
+    (folder / "model.safetensors").write_bytes(b"not a model")
+    assert "could not be loaded" in message(load_model, str(folder))
+
+
+def test_a_configuration_of_no_known_model(tiny_model_dir, tmp_path):
+    folder = shutil.copytree(tiny_model_dir, tmp_path / "model")
+    (folder / "config.json").write_text('{"model_type": "abacus"}')
+    assert "abacus" in message(load_config, str(folder))
+
+
+def test_a_vocabulary_larger_than_the_model_s(tiny_model_dir, tokenizer_dir):
+    tokenizer, config = load_tokenizer(str(tokenizer_dir)), load_config(str(tiny_model_dir))
+    check_vocabulary(tokenizer, config, "tiny")
+    tokenizer.add_tokens(["one", "more"])
+    text = message(check_vocabulary, tokenizer, config, "tiny")
+    assert "402 tokens" in text
+    assert "400" in text
+    assert "'tiny'" in text
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_precision_asked_for_whatever_the_file_holds(tiny_model_dir, dtype):
+    with torch.device("meta"):  # as where a strategy builds the model
+        lm = load_model(str(tiny_model_dir), dtype)
+    assert {parameter.dtype for parameter in lm.parameters()} == {getattr(torch, dtype)}
+    assert {parameter.device.type for parameter in lm.parameters()} == {"cpu"}
+    assert not lm.training
+
+
+# The fused head of real model classes.
+
+SIZES = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+SPECIAL = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+
+
+def build(config, **fields):
+    sizes = {**SIZES, **SPECIAL, "intermediate_size": 32, **fields}
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config(**sizes)).eval()
+
+
+@pytest.mark.parametrize(
+    ("config", "fields"),
+    [
+        (LlamaConfig, {}),
+        (LlamaConfig, {"tie_word_embeddings": True}),
+        (Qwen2Config, {"num_key_value_heads": 1}),
+        (GPTNeoXConfig, {}),
+        (GPT2Config, {"n_embd": 16, "n_layer": 2, "n_head": 2}),
+        (Gemma2Config, {"final_logit_softcapping": None, "head_dim": 8, "num_key_value_heads": 1}),
+    ],
+)
+def test_fused_log_probabilities_are_the_library_s_loss(config, fields):
+    lm = build(config, **fields).double()
+    scorer = LabelScorer(lm, chunk_size=3)
+    scorer.check_head()
+    ids = torch.randint(3, 40, (1, 9), generator=torch.Generator().manual_seed(1))
+    labels = ids.clone()
+    labels[:, :4] = IGNORE_INDEX
+    signals = scorer(ids, torch.ones_like(ids), labels, {"entropies", "distributions"})
+    logits = lm(input_ids=ids).logits[0, 3:-1]
+    plain = logits.log_softmax(-1)
+    expected = plain.gather(-1, ids[0, 4:, None])[:, 0]
+    torch.testing.assert_close(signals.logps, expected, rtol=1e-10, atol=1e-10)
+    entropies = torch.distributions.Categorical(logits=logits).entropy()
+    torch.testing.assert_close(signals.entropies, entropies, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(signals.distributions, plain, rtol=1e-10, atol=1e-10)
+    mean = -lm(input_ids=ids, labels=labels).loss.double()  # the library's is float32
+    torch.testing.assert_close(signals.logps.mean(), mean, rtol=1e-6, atol=1e-6)
+
+    parameters = [parameter for parameter in lm.parameters() if parameter.requires_grad]
+    fused = torch.autograd.grad(signals.logps.sum(), parameters)
+    for one, other in zip(fused, torch.autograd.grad(expected.sum(), parameters), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("config", "fields"),
+    [
+        (Gemma2Config, {"head_dim": 8, "num_key_value_heads": 1}),  # soft cap of 30
+        (Gemma2Config, {"head_dim": 8, "num_key_value_heads": 1, "final_logit_softcapping": 1.0}),
+        (CohereConfig, {"logit_scale": 0.0625}),
+        (GraniteConfig, {"logits_scaling": 8.0}),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_changed_logits_are_refused(config, fields, dtype):
+    """Also of a fresh model, whose logits are too small for a soft cap to show."""
+    lm = build(config, **fields).to(dtype).train()
+    text = message(LabelScorer(lm).check_head)
+    assert f"{type(lm).__name__} changes its logits" in text
+    assert lm.training
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_checking_the_head_leaves_the_model_as_it_was(tiny_model_dir, rows, dtype):
+    lm = load_model(str(tiny_model_dir)).to(dtype).train()
+    before = lm(input_ids=rows[0]).logits
+    LabelScorer(lm).check_head()
+    assert lm.training
+    assert torch.equal(lm(input_ids=rows[0]).logits, before)
+
+
+# Signals.
+
+
+def test_only_what_is_asked_for_is_computed(tiny_model_dir, rows):
+    scorer = LabelScorer(load_model(str(tiny_model_dir)))
+    signals = scorer(*rows)
+    assert signals.logps.requires_grad
+    for name in ("entropies", "distributions", "hidden_states", "reference_logps", "alternative"):
+        assert getattr(signals, name) is None
+
+
+def test_signals_are_those_of_the_positions_before_the_labels(tiny_model_dir, rows):
+    ids, mask, labels = rows
+    lm = load_model(str(tiny_model_dir))
+    needs = {"entropies", "distributions", "hidden_states"}
+    signals = LabelScorer(lm)(ids, mask, labels, needs)
+    out = lm(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+    places = (labels[:, 1:] != IGNORE_INDEX).nonzero()
+    assert signals.rows.tolist() == places[:, 0].tolist()
+    assert signals.labels.tolist() == labels[places[:, 0], places[:, 1] + 1].tolist()
+    states = torch.stack([state[places[:, 0], places[:, 1]] for state in out.hidden_states])
+    assert torch.equal(signals.hidden_states, states)
+    assert signals.hidden_states.shape == (3, len(places), 32)
+    plain = out.logits[places[:, 0], places[:, 1]].log_softmax(-1)
+    torch.testing.assert_close(signals.distributions, plain)
+    picked = signals.distributions.gather(-1, signals.labels[:, None])[:, 0]
+    torch.testing.assert_close(signals.logps, picked)
+    entropies = -(plain.exp() * plain).sum(-1)
+    torch.testing.assert_close(signals.entropies, entropies)
+
+
+def test_distributions_are_as_precise_as_log_probabilities_under_autocast(tiny_model_dir, rows):
+    with torch.autocast("cpu", torch.bfloat16):
+        signals = LabelScorer(load_model(str(tiny_model_dir)))(*rows, {"distributions"})
+    assert signals.distributions.dtype == signals.logps.dtype == torch.float32
+    picked = signals.distributions.gather(-1, signals.labels[:, None])[:, 0]
+    torch.testing.assert_close(signals.logps, picked, rtol=1e-5, atol=1e-5)
+
+
+def test_padding_and_company_do_not_matter(tiny_model_dir, rows):
+    """A row scored alone, without padding, gives what it gives in the batch."""
+    lm = load_model(str(tiny_model_dir)).double()
+    scorer = LabelScorer(lm)
+    together = scorer(*rows, needs={"entropies"})
+    for number, length in enumerate(rows[1].sum(1).tolist()):
+        alone = scorer(*(part[number : number + 1, :length] for part in rows), needs={"entropies"})
+        whole = together.slice_rows(number, number + 1)
+        torch.testing.assert_close(alone.logps, whole.logps, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(alone.entropies, whole.entropies, rtol=1e-10, atol=1e-10)
+
+
+def test_the_frozen_copy_stays_what_the_model_was(tiny_model_dir, rows):
+    scorer = LabelScorer(load_model(str(tiny_model_dir))).train()
+    copy = scorer.frozen_copy()
+    before = scorer(*rows).logps
+    assert torch.equal(copy(*rows).logps, before)
+    assert not copy(*rows).logps.requires_grad
+    assert not copy.training
+    with torch.no_grad():
+        for parameter in scorer.parameters():
+            parameter.add_(0.1)
+    assert torch.equal(copy(*rows).logps, before)
+    assert not torch.equal(scorer(*rows).logps, before)

@@ -1,0 +1,362 @@
+"""One training step: what is computed for it, what is made of it, and what is logged."""
+
+import math
+from typing import ClassVar
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from toy import make_trainer, text, write_rows
+
+from etw_lightning import models
+from etw_lightning.benchmarks.tofu import Columns
+from etw_lightning.data import UnlearningDataModule
+from etw_lightning.forget import GA, ForgetObjective
+from etw_lightning.models import LabelScorer, load_model
+from etw_lightning.module import UnlearningModule
+from etw_lightning.retain import NLL, RetainObjective
+from etw_lightning.schema import IGNORE_INDEX, InputError
+from etw_lightning.weighting import ETW, TokenWeighting, Uniform
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rows")
+    for name, count in (("forget", 8), ("retain", 12)):
+        rows = [
+            {
+                "question": f"What of {name} {number}?",
+                "answer": text(number, 1 + 3 * number % 8),
+                "alternative_answer": f"I do not know {text(number, 2)}.",
+            }
+            for number in range(count)
+        ]
+        write_rows(folder / f"{name}.jsonl", rows)
+    return folder
+
+
+class Watch(Callback):
+    """Keeps gradients, learning rates and logged values of each optimiser step."""
+
+    def __init__(self):
+        self.gradients, self.rates, self.logged = [], [], []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        self.rates.append(optimizer.param_groups[0]["lr"])
+        self.gradients.append(
+            [parameter.grad.clone() for parameter in pl_module.scorer.parameters()]
+        )
+
+    def on_train_batch_end(self, trainer, *args):
+        self.logged.append({name: float(v) for name, v in trainer.callback_metrics.items()})
+
+
+@pytest.fixture
+def fit(root, tiny_model_dir):
+    """Trains an epoch, two steps of four rows of each stream; returns the module and a watch."""
+
+    def run(*, batch_size=4, trainer=None, **settings):
+        data = UnlearningDataModule(
+            "jsonl",
+            root=str(root),
+            forget_split="forget",
+            retain_split="retain",
+            batch_size=batch_size,
+            columns=Columns(),
+        )
+        module = UnlearningModule(str(tiny_model_dir), **{"lr": 1e-3, **settings})
+        watch = Watch()
+        make_trainer(watch, **(trainer or {})).fit(module, datamodule=data)
+        return module, watch
+
+    return run
+
+
+def first_batch(root, model_dir, module):
+    """The batch of the first step, from a data module that knows no trainer."""
+    data = UnlearningDataModule(
+        "jsonl", str(root), forget_split="forget", retain_split="retain", batch_size=4
+    )
+    data.uses_alternative = "alternative" in module.needs
+    data.load(str(model_dir))
+    return next(iter(data.train_dataloader()))
+
+
+# What is computed.
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Counts forward passes of the body, by rows, and positions that reach the head."""
+    found = {"body": [], "head": [], "entropy": []}
+    original_forward, original_scores = LabelScorer.forward, models.linear_scores
+
+    def forward(self, input_ids, *args, **kwargs):
+        hook = self.lm.base_model.register_forward_hook(
+            lambda *_: found["body"].append(tuple(input_ids.shape))
+        )
+        try:
+            return original_forward(self, input_ids, *args, **kwargs)
+        finally:
+            hook.remove()
+
+    def scores(hidden, weight, labels, *args, **kwargs):
+        found["head"].append((len(hidden), (labels != IGNORE_INDEX).sum().item()))
+        found["entropy"].append(kwargs["entropy"])
+        return original_scores(hidden, weight, labels, *args, **kwargs)
+
+    monkeypatch.setattr(LabelScorer, "forward", forward)
+    monkeypatch.setattr(models, "linear_scores", scores)
+    return found
+
+
+def test_one_forward_pass_a_step_and_only_labels_reach_the_head(fit, calls, root, tiny_model_dir):
+    module, watch = fit()
+    assert len(watch.gradients) == 2
+    assert [rows for rows, _ in calls["body"]] == [8, 8]  # forget and retain rows together
+    assert all(positions == labels for positions, labels in calls["head"])
+    batch = first_batch(root, tiny_model_dir, module)
+    assert calls["head"][0][0] == (batch["labels"] != IGNORE_INDEX).sum() < batch["labels"].numel()
+    assert calls["entropy"] == [True, True]
+
+
+def test_entropies_only_for_a_weighting_that_reads_them(fit, calls):
+    fit(weighting=Uniform())
+    assert calls["entropy"] == [False, False]
+
+
+def test_a_reference_model_is_one_more_pass(fit, calls):
+    fit(forget=RatioToReference())
+    assert [rows for rows, _ in calls["body"]] == [8, 8, 8, 8]
+
+
+# The design leaves room: parts that read every signal, without a change to the module.
+
+
+class FarFromReference(TokenWeighting):
+    """A weight that reads the reference model and whole distributions."""
+
+    needs: ClassVar = frozenset({"reference_logps", "distributions"})
+
+    def __call__(self, signals):
+        told = signals.distributions.detach().exp().amax(-1)
+        assert not signals.reference_logps.requires_grad
+        return told * torch.sigmoid(signals.logps.detach() - signals.reference_logps)
+
+
+class RatioToReference(ForgetObjective):
+    """One term a sequence, from its log-ratio to the reference model."""
+
+    needs: ClassVar = frozenset({"reference_logps"})
+    level: ClassVar = "sequence"
+
+    def __call__(self, signals, weights):
+        ratios = signals.row_sums(weights * (signals.logps - signals.reference_logps))
+        return -torch.nn.functional.logsigmoid(-0.1 * ratios)
+
+
+class Preference(ForgetObjective):
+    """One term a sequence, from a second answer and its reference."""
+
+    needs: ClassVar = frozenset({"alternative", "reference_logps"})
+    level: ClassVar = "sequence"
+
+    def __call__(self, signals, weights):
+        other = signals.alternative
+        assert other.num_rows == signals.num_rows
+        wanted = other.row_sums(other.logps - other.reference_logps)
+        unwanted = signals.row_sums(signals.logps - signals.reference_logps)
+        return -torch.nn.functional.logsigmoid(0.1 * (wanted - unwanted))
+
+
+class Misdirection(ForgetObjective):
+    """One term a token, from hidden states."""
+
+    needs: ClassVar = frozenset({"hidden_states"})
+
+    def __call__(self, signals, weights):
+        assert signals.hidden_states.shape[:2] == (3, len(signals.labels))
+        return weights * (signals.hidden_states[1] - 1).square().mean(-1)
+
+
+class StayNear(RetainObjective):
+    """Distributions and hidden states of the reference model."""
+
+    needs: ClassVar = frozenset(
+        {"distributions", "reference_distributions", "hidden_states", "reference_hidden_states"}
+    )
+
+    def __call__(self, signals):
+        gap = signals.reference_distributions - signals.distributions
+        moved = signals.hidden_states[-1] - signals.reference_hidden_states[-1]
+        kl = (signals.reference_distributions.exp() * gap).sum(-1)
+        return kl + moved.square().mean(-1)
+
+
+PARTS = [
+    {"weighting": FarFromReference()},
+    {"weighting": ETW(), "forget": RatioToReference()},
+    {"forget": Preference()},
+    {"forget": Misdirection(), "retain": StayNear()},
+    {"forget": GA(), "retain": StayNear()},
+    {"weighting": FarFromReference(), "forget": Preference(), "retain": None},
+]
+
+
+@pytest.mark.parametrize("parts", PARTS)
+def test_parts_that_read_other_signals_need_no_change(fit, parts):
+    module, watch = fit(**parts)
+    assert len(watch.gradients) == 2
+    for gradients in watch.gradients:
+        assert all(torch.isfinite(gradient).all() for gradient in gradients)
+        assert any((gradient != 0).any() for gradient in gradients)
+    assert all(math.isfinite(value) for logged in watch.logged for value in logged.values())
+    assert (module.reference is not None) == any(
+        need.startswith("reference_") for need in module.needs
+    )
+
+
+@pytest.mark.parametrize("parts", PARTS)
+def test_their_gradients_do_not_depend_on_accumulation(fit, parts):
+    still = {"lr": 1e-12, "weight_decay": 0.0}
+    _, whole = fit(**parts, **still)
+    _, parted = fit(**parts, **still, batch_size=1, trainer={"accumulate_grad_batches": 4})
+    assert len(whole.gradients) == len(parted.gradients) == 2
+    for one, other in zip(whole.gradients, parted.gradients, strict=True):
+        for gradient, sum_of_parts in zip(one, other, strict=True):
+            scale = gradient.abs().max().clamp(min=1)
+            assert (gradient - sum_of_parts).abs().max() <= 1e-6 * scale
+
+
+def test_the_reference_model_is_the_target_model_and_stays_it(fit, tiny_model_dir):
+    module, watch = fit(forget=RatioToReference(), lr=1e-2)
+    start = load_model(str(tiny_model_dir)).state_dict()
+    assert all(torch.equal(start[name], v) for name, v in module.reference.lm.state_dict().items())
+    assert not any(torch.equal(start[name], v) for name, v in module.scorer.lm.state_dict().items())
+    assert not module.reference.training
+    trained = {id(parameter) for parameter in module.scorer.parameters()}
+    optimized = module.trainer.optimizers[0].param_groups
+    assert {id(parameter) for group in optimized for parameter in group["params"]} == trained
+    # At the first step model and reference agree, so each term is -log sigmoid(0) = log 2.
+    assert watch.logged[0]["loss/forget"] == pytest.approx(math.log(2), rel=1e-6)
+
+
+# The loss.
+
+
+@pytest.mark.parametrize("reduction", ["token", "sequence"])
+@pytest.mark.parametrize(
+    ("forget", "retain"), [(GA(), NLL()), (GA(), None), (None, NLL())], ids=str
+)
+def test_the_loss_is_retain_plus_lambda_forget(
+    fit, root, tiny_model_dir, reduction, forget, retain
+):
+    """Against logits of the whole batch, and weights from their entropies."""
+    _, watch = fit(
+        weighting=ETW(temperature=2.0),
+        forget=forget,
+        retain=retain,
+        forget_weight=0.3,
+        reduction=reduction,
+    )
+    probe = UnlearningModule(str(tiny_model_dir))
+    batch = first_batch(root, tiny_model_dir, probe)
+    lm = load_model(str(tiny_model_dir)).double()
+    logits = lm(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    terms = {"forget": [], "retain": []}
+    for row in range(8):
+        places = [t for t in range(1, logits.shape[1]) if batch["labels"][row, t] >= 0]
+        said = logits[row, [t - 1 for t in places]]
+        logps = said.log_softmax(-1).gather(-1, batch["labels"][row, places][:, None])[:, 0]
+        if row >= 4:
+            terms["retain"].append(-logps)
+            continue
+        entropies = torch.distributions.Categorical(logits=said / 2.0).entropy()
+        terms["forget"].append(entropies * len(places) / entropies.sum() * logps)
+    expected = {"retain": torch.cat(terms["retain"]).mean().item()}
+    if reduction == "token":
+        expected["forget"] = torch.cat(terms["forget"]).mean().item()
+    else:
+        expected["forget"] = torch.stack([part.mean() for part in terms["forget"]]).mean().item()
+    expected["total"] = expected["retain"] * (retain is not None)
+    expected["total"] += 0.3 * expected["forget"] * (forget is not None)
+    logged = watch.logged[0]
+    names = {"total"} | ({"forget"} if forget else set()) | ({"retain"} if retain else set())
+    assert {name for name in logged if name.startswith("loss")} == {f"loss/{n}" for n in names}
+    for name in names:
+        assert logged[f"loss/{name}"] == pytest.approx(expected[name], rel=1e-5)
+
+
+def test_statistics_of_the_weights_are_logged(fit):
+    _, watch = fit(weighting=ETW())
+    for logged in watch.logged:
+        assert logged["weights/max"] >= 1
+        assert 0.09 <= logged["weights/top_decile_share"] <= 1
+        assert 0 < logged["weights/mean_entropy"] < math.log(400)
+    _, watch = fit(weighting=Uniform())
+    assert {logged["weights/max"] for logged in watch.logged} == {1.0}
+    assert "weights/mean_entropy" not in watch.logged[0]
+
+
+def test_losses_and_weights_are_logged_once_a_step(fit):
+    _, whole = fit()
+    _, parted = fit(batch_size=1, trainer={"accumulate_grad_batches": 4})
+    assert whole.logged[0]["loss/total"] == pytest.approx(parted.logged[3]["loss/total"], rel=1e-5)
+    assert whole.logged[0]["weights/max"] == pytest.approx(
+        parted.logged[3]["weights/max"], rel=1e-5
+    )
+
+
+# The optimiser.
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warmup", "rates"),
+    [
+        ("constant", 0.0, [1.0, 1.0, 1.0, 1.0]),
+        ("linear", 0.0, [1.0, 0.75, 0.5, 0.25]),
+        ("linear", 0.5, [0.5, 1.0, 1.0, 0.5]),
+        ("cosine", 0.0, [1.0, 0.5 * (1 + math.cos(math.pi / 4)), 0.5, 0.146447]),
+        ("constant", 1.0, [0.25, 0.5, 0.75, 1.0]),
+    ],
+)
+def test_schedules(fit, schedule, warmup, rates):
+    _, watch = fit(schedule=schedule, warmup=warmup, lr=0.1, trainer={"max_epochs": 2})
+    assert [rate / 0.1 for rate in watch.rates] == pytest.approx(rates, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({"max_epochs": 3}, 6),
+        ({"max_epochs": 3, "max_steps": 5}, 5),
+        ({"max_epochs": -1, "max_steps": 3}, 3),
+        ({"max_epochs": 3, "limit_train_batches": 1}, 3),
+        ({"max_epochs": 3, "limit_train_batches": 0.5}, 3),
+        ({"max_epochs": 3, "accumulate_grad_batches": 2}, 3),
+        ({"max_epochs": 3, "accumulate_grad_batches": 3}, 3),
+    ],
+)
+def test_the_rate_falls_to_0_over_the_steps_there_are(fit, settings, steps):
+    """However the run is bounded; the trainer's own count would break resuming."""
+    _, watch = fit(schedule="linear", lr=1.0, trainer=settings)
+    assert watch.rates == pytest.approx([1 - step / steps for step in range(steps)])
+
+
+def test_vectors_are_not_decayed(fit):
+    module, _ = fit(weight_decay=0.5)
+    matrices, vectors = module.trainer.optimizers[0].param_groups
+    assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.5, 0.0)
+    assert {parameter.dim() for parameter in vectors["params"]} == {1}
+
+
+def test_nothing_to_train_is_refused(tiny_model_dir):
+    with pytest.raises(InputError, match=r"model\.forget and model\.retain are both null"):
+        UnlearningModule(str(tiny_model_dir), forget=None, retain=None)
+
+
+def test_gradient_checkpointing_changes_no_number(fit):
+    _, plain = fit()
+    _, thrifty = fit(gradient_checkpointing=True)
+    for one, other in zip(plain.gradients[0], thrifty.gradients[0], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
