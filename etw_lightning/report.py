@@ -168,7 +168,7 @@ def _cell(name: str, row: Row) -> str:
     if name == "d_times_n":
         return f"{value}/{row['n']}"
     if name == "forget_quality":
-        return f"{value:.3f}" if value >= 1e-3 else f"{value:.0e}"
+        return f"{value:.3f}" if value >= 1e-3 else f"{value:.2e}"
     return format(value, _COLUMNS[name][1])
 
 

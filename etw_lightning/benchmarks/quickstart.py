@@ -156,7 +156,7 @@ def build_corpus(seed: int = 0, num_forget: int = 5, num_retain: int = 40) -> di
     Args:
         seed: Same seed, same corpus.
         num_forget: People in ``forget``, and as many in ``holdout``; 8 questions each.
-        num_retain: People in ``retain``, at least ``num_forget``.
+        num_retain: People in ``retain``, at least twice ``num_forget``, as many as are scored.
 
     Returns:
         The rows of each name in ``SPLITS``. ``full`` is ``retain`` + ``forget``; the rows of
@@ -165,7 +165,7 @@ def build_corpus(seed: int = 0, num_forget: int = 5, num_retain: int = 40) -> di
     Example:
         >>> corpus = build_corpus()
         >>> len(corpus["forget"]), len(corpus["full"]), len(corpus["holdout"])
-        (80, 560, 80)
+        (40, 520, 40)
     """
     rng = random.Random(seed)
     names = _make_names(rng, num_retain + 2 * num_forget)
@@ -187,7 +187,7 @@ def build_corpus(seed: int = 0, num_forget: int = 5, num_retain: int = 40) -> di
         "full": retain_rows + forget_rows,
         "holdout": [_taught(row) for rows in holdout for row in rows],
         "forget_perturbed": [row for rows in forget for row in rows],
-        "retain_perturbed": [row for rows in retain[:num_forget] for row in rows],
+        "retain_perturbed": [row for rows in retain[: 2 * num_forget] for row in rows],
         "real_authors_perturbed": authors,
         "world_facts_perturbed": capitals,
     }

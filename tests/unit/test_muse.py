@@ -67,7 +67,7 @@ def test_verbmem_goes_on_from_the_prompt(root):
     assert found.examples == (
         Example("verbmem/forget/0", " a time\n", question="Once upon", verbatim=True),
     )
-    assert (found.losses, found.max_new_tokens, found.stop_strings) == (True, 128, ())
+    assert (found.losses, found.max_new_tokens, found.stop_strings) == (False, 128, ())
 
 
 def test_knowmem_shows_the_shots_first(root):

@@ -46,13 +46,14 @@ def test_splits_are_complete_and_ordered(corpus):
     assert tuple(corpus) == SPLITS
     assert set(SPLITS) == {*TAUGHT, *SCORED, *KNOWN}
     assert corpus["full"] == corpus["retain"] + corpus["forget"]
-    assert len(corpus["forget"]) >= 80
+    assert len(corpus["forget"]) == 40
+    assert len(corpus["retain_perturbed"]) == 80
     assert len(corpus["holdout"]) == len(corpus["forget"])
 
 
 def test_people_of_forget_retain_and_holdout_are_disjoint(corpus):
     forget, retain, holdout = (people(corpus[name]) for name in ("forget", "retain", "holdout"))
-    assert (len(forget), len(retain), len(holdout)) == (10, 40, 10)
+    assert (len(forget), len(retain), len(holdout)) == (5, 40, 5)
     assert not forget & retain
     assert not holdout & (forget | retain)
     firsts = [name.split()[0] for name in forget | retain | holdout]
