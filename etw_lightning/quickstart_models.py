@@ -123,6 +123,7 @@ def _train(role: str, folder: Path, recipe: Recipe) -> None:
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
+        limit_val_batches=0,
         use_distributed_sampler=False,
     )
     trainer.fit(module, datamodule=data)
