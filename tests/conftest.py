@@ -10,6 +10,15 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+#: What the tokenizer's merges are learnt from: not the quickstart corpus, which may be tuned.
+_TEXTS = (
+    "Where was she born, and what is the name of the town by the river?",
+    "The town of Quillmere lies by a river and has an old mill.",
+    "What do the people there say of the author of the first book?",
+    "Question: Who wrote it? Answer: Nobody in the town knows the answer to that question.",
+    "The author was born in the year 1958 and has written of the river and the mill.",
+)
+
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
@@ -23,12 +32,11 @@ def data_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer_dir(tmp_path_factory) -> Path:
-    """Folder of a byte-level BPE of 400 entries, with a chat template."""
-    from etw_lightning.benchmarks import quickstart
+    """Folder of a byte-level BPE of 320 entries, with a chat template."""
+    from etw_lightning.benchmarks.quickstart import save_tokenizer, train_tokenizer
 
     folder = tmp_path_factory.mktemp("tokenizer")
-    texts = quickstart.corpus_texts(quickstart.build_corpus())
-    quickstart.save_tokenizer(quickstart.train_tokenizer(texts, vocab_size=400), folder)
+    save_tokenizer(train_tokenizer(_TEXTS, vocab_size=320), folder)
     return folder
 
 

@@ -8,6 +8,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
+from etw_lightning.module import UnlearningModule
 from etw_lightning.schema import IGNORE_INDEX
 
 _WORDS = ("the", "town", "of", "Quillmere", "lies", "by", "a", "river", "and", "has", "a", "mill")
@@ -73,6 +74,16 @@ def random_rows(generator, vocabulary, lengths, prompts):
     labels = torch.where(answered, ids, IGNORE_INDEX)
     labels[:, 0] = IGNORE_INDEX
     return ids, mask.long(), labels
+
+
+class ExactModule(UnlearningModule):
+    """Computes in float64, where the order of a sum does not show."""
+
+    def configure_model(self):
+        super().configure_model()
+        for part in (self.scorer, self.reference):
+            if part is not None:
+                part.double()
 
 
 def make_trainer(*callbacks, **settings):

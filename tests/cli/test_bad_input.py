@@ -397,7 +397,7 @@ def test_a_vocabulary_larger_than_the_models(refused, with_retain, spoiled_model
     corpus = quickstart.corpus_texts(quickstart.build_corpus())
     quickstart.save_tokenizer(quickstart.train_tokenizer(corpus, 600), tmp_path / "large")
     large = (tmp_path / "large" / "tokenizer.json").read_text()
-    reason = "the tokenizer has 600 tokens, the model only 400"
+    reason = "the tokenizer has 600 tokens, the model only 320"
     message = refused(*with_retain, "--data.tokenizer", tmp_path / "large")
     assert message.startswith(f"data.tokenizer '{tmp_path}/large': {reason}")
     folder = spoiled_model("tokenizer.json", large)
@@ -418,7 +418,7 @@ def test_a_retain_model_with_a_smaller_vocabulary(refused, tofu_args, tmp_path):
     LlamaForCausalLM(config).save_pretrained(tmp_path / "small")
     message = refused(*tofu_args, "--data.retain_model", tmp_path / "small")
     assert message.startswith(
-        f"data.retain_model '{tmp_path}/small': the tokenizer has 400 tokens, the model only 300"
+        f"data.retain_model '{tmp_path}/small': the tokenizer has 320 tokens, the model only 300"
     )
 
 

@@ -362,12 +362,14 @@ def test_processes_share_the_batches_that_are_scored(make_data, tiny_model_dir, 
     data.require(["forget", "retain"])
     data.load(str(tiny_model_dir))
     for place, name in enumerate(data.eval_sets):
-        slots = set()
+        slots, num_batches = set(), 0
         for rank in range(world):
             batches = list(pretend(data, rank, world=world).val_dataloader()[place])
             assert batches
+            num_batches += len(batches)
             slots |= {slot for batch in batches for slot in batch.slots}
             assert {batch.dataset for batch in batches} == {name}
+        assert num_batches == max(world, len(data._eval_batches[name]))
         assert len(slots) == 2 * len(data.eval_sets[name].examples)  # loss and generation
 
 

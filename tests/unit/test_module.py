@@ -6,7 +6,7 @@ from typing import ClassVar
 import pytest
 import torch
 from lightning.pytorch import Callback
-from toy import make_trainer, text, write_rows
+from toy import ExactModule, make_trainer, text, write_rows
 
 from etw_lightning import models
 from etw_lightning.benchmarks.tofu import Columns
@@ -55,7 +55,7 @@ class Watch(Callback):
 def fit(root, tiny_model_dir):
     """Trains an epoch, two steps of four rows of each stream; returns the module and a watch."""
 
-    def run(*, batch_size=4, trainer=None, **settings):
+    def run(*, batch_size=4, trainer=None, kind=UnlearningModule, **settings):
         data = UnlearningDataModule(
             "jsonl",
             root=str(root),
@@ -64,7 +64,7 @@ def fit(root, tiny_model_dir):
             batch_size=batch_size,
             columns=Columns(),
         )
-        module = UnlearningModule(str(tiny_model_dir), **{"lr": 1e-3, **settings})
+        module = kind(str(tiny_model_dir), **{"lr": 1e-3, **settings})
         watch = Watch()
         make_trainer(watch, **(trainer or {})).fit(module, datamodule=data)
         return module, watch
@@ -218,14 +218,14 @@ def test_parts_that_read_other_signals_need_no_change(fit, parts):
 
 @pytest.mark.parametrize("parts", PARTS)
 def test_their_gradients_do_not_depend_on_accumulation(fit, parts):
-    still = {"lr": 1e-12, "weight_decay": 0.0}
+    still = {"lr": 1e-15, "weight_decay": 0.0, "kind": ExactModule}
     _, whole = fit(**parts, **still)
     _, parted = fit(**parts, **still, batch_size=1, trainer={"accumulate_grad_batches": 4})
     assert len(whole.gradients) == len(parted.gradients) == 2
     for one, other in zip(whole.gradients, parted.gradients, strict=True):
         for gradient, sum_of_parts in zip(one, other, strict=True):
-            scale = gradient.abs().max().clamp(min=1)
-            assert (gradient - sum_of_parts).abs().max() <= 1e-6 * scale
+            assert gradient.dtype == torch.float64
+            torch.testing.assert_close(gradient, sum_of_parts, rtol=1e-10, atol=1e-10)
 
 
 def test_the_reference_model_is_the_target_model_and_stays_it(fit, tiny_model_dir):
@@ -291,8 +291,8 @@ def test_statistics_of_the_weights_are_logged(fit):
     _, watch = fit(weighting=ETW())
     for logged in watch.logged:
         assert logged["weights/max"] >= 1
-        assert 0.09 <= logged["weights/top_decile_share"] <= 1
-        assert 0 < logged["weights/mean_entropy"] < math.log(400)
+        assert 0.05 < logged["weights/top_decile_share"] <= 1
+        assert 0 < logged["weights/mean_entropy"] < math.log(320)
     _, watch = fit(weighting=Uniform())
     assert {logged["weights/max"] for logged in watch.logged} == {1.0}
     assert "weights/mean_entropy" not in watch.logged[0]
