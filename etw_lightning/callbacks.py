@@ -79,10 +79,7 @@ class EvaluationCallback(Callback):
         records = module.gather_records()
         self.latest = self.compute(
             {name: records[name] for name in self.eval_sets},
-            {
-                name: module.datamodule.retain_records(name, len(records[name]))
-                for name in self.retain_sets
-            },
+            {name: module.datamodule.retain_records(name) for name in self.retain_sets},
         )
         values = {f"eval/{name}": metric.value for name, metric in self.latest.items()}
         if not trainer.sanity_checking:

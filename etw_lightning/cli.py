@@ -24,7 +24,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from etw_lightning import callbacks as evaluation
-from etw_lightning import forget, quickstart_models, retain, weighting
+from etw_lightning import forget, metrics, quickstart_models, retain, weighting
 from etw_lightning.callbacks import EvaluationCallback
 from etw_lightning.data import UnlearningDataModule
 from etw_lightning.export import export_model
@@ -241,16 +241,26 @@ class UnlearningCLI(LightningCLI):
                 dtype=self.model.dtype_name,
                 precision=str(self.trainer.precision),
                 context=self.trainer.precision_plugin.forward_context,
+                place=self._place,
             )
             data.retain_results = RetainResults(f"data.retain_model {data.retain_model}", records)
-        for name in names:
-            data.retain_records(name, len(data.eval_sets[name].examples))
+        for name in sorted(names):
+            data.retain_records(name)
+        if "forget" in names:
+            metrics.truth_ratios(data.retain_records("forget"))
+        if "privleak_forget" in names:
+            pair = (data.retain_records(f"privleak_{part}") for part in ("forget", "holdout"))
+            metrics.min_k_auc(*pair)
+
+    def _place(self, scorer: Any) -> Any:
+        """Put a model where the run's own is, in the run's precision."""
+        module = self.trainer.precision_plugin.convert_module(scorer)
+        return module.to(self.trainer.strategy.root_device)
 
     def after_fit(self) -> None:
         """Save the model, write the results, print the table."""
-        history = self.report.history
-        if history and history[-1]["step"] != self.trainer.global_step:
-            # Stopped inside an epoch: the model as it is now has not been scored.
+        if self.report.is_stale(self.datamodule.eval_sets, self.trainer.global_step):
+            # Stopped early: the model as it is now has not been scored, or not on every set.
             self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
         if not self.trainer.is_global_zero:
             return

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypedDict, cast
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -159,6 +160,17 @@ class PairedLoader(DataLoader[Batch]):
         sampler.epoch, sampler.start = state["epoch"], state["batches"]
 
 
+def _warn_of_overlap(forget: list[Example], retain: list[Example]) -> None:
+    """Say so if the same text is to be forgotten and to be kept."""
+    kept = {(example.question, example.answer) for example in retain}
+    shared = sum((example.question, example.answer) in kept for example in forget)
+    if shared:
+        rank_zero_warn(
+            f"{shared} of {len(forget)} forget rows also stand in data.retain_split: "
+            "they are pushed down and held at once."
+        )
+
+
 class UnlearningDataModule(LightningDataModule):
     """Forget and retain rows for training, evaluation sets for scoring.
 
@@ -291,21 +303,36 @@ class UnlearningDataModule(LightningDataModule):
         if self.retain_results is None and self.retain_results_path is not None:
             self.retain_results = load_retain_results(self.retain_results_path)
 
-    def retain_records(self, name: str, num_rows: int) -> list[Record]:
+    def retain_records(self, name: str) -> list[Record]:
         """Return the retain model's records of a set.
 
         Raises:
-            InputError: If there are none, or of another number of rows; says how to make them.
+            InputError: If there are none, or of other rows; says how to make them.
         """
+        examples = self.eval_sets[name].examples
         if self.retain_results is None:
+            benchmark, how = self._benchmark(), ""
+            if self.benchmark_name == "tofu":
+                how = (
+                    " Or make one: python -m etw_lightning fit --config configs/tofu_finetune.yaml "
+                    f"--data.split {benchmark.retain_split} "
+                    f"--data.forget_split {benchmark.forget_split}"
+                )
             raise InputError(
                 "data.retain_results is missing: forget quality and privleak compare with the "
-                "retain model. Give a results folder of a run on the retain split, a published "
-                "TOFU_EVAL.json or MUSE_EVAL.json, or data.retain_model to score one now; or make "
-                "one: python -m etw_lightning fit --config configs/tofu_finetune.yaml "
-                "--data.split retain90"
+                "retain model. Give the folder of a run that made one, a published TOFU_EVAL.json "
+                f"or MUSE_EVAL.json, or data.retain_model to score one now.{how}"
             )
-        return self.retain_results.require(name, num_rows)
+        records = self.retain_results.require(name, len(examples))
+        for record, example in zip(records, examples, strict=True):
+            # Published logs decode answers with other spaces; some hold none.
+            said, meant = ("".join(text.split()) for text in (record.answer, example.answer))
+            if said and said != meant:
+                raise InputError(
+                    f"data.retain_results: {self.retain_results.source} holds another answer in "
+                    f"row {example.id} than this run's data; it was made for other rows."
+                )
+        return records
 
     def _load_streams(self, benchmark: Benchmark) -> None:
         """Read the forget and the retain stream, as far as the objectives use them."""
@@ -317,7 +344,10 @@ class UnlearningDataModule(LightningDataModule):
                 self.alternatives = [self._alternative(example) for example in examples]
         if self.uses_retain:
             key, split = "data.retain_split", benchmark.retain_split
-            self.streams["retain"] = self._encode(benchmark.examples(split, key), key, split)
+            kept = benchmark.examples(split, key)
+            self.streams["retain"] = self._encode(kept, key, split)
+            if self.uses_forget:
+                _warn_of_overlap(examples, kept)
 
     def _encode(self, examples: list[Example], key: str, split: str) -> list[EncodedRow]:
         if all(example.question is None for example in examples):

@@ -97,8 +97,13 @@ class UnlearningModule(LightningModule):
     @property
     def needs(self) -> frozenset[Signal]:
         """Signals that the weighting and the objectives read, besides label log-probabilities."""
-        parts = [self.retain] if self.forget is None else [self.weighting, self.forget, self.retain]
-        return frozenset().union(*(part.needs for part in parts if part is not None))
+        if self.forget is None:
+            assert self.retain is not None
+            return self.retain.needs
+        parts = [self.weighting, self.forget, self.retain]
+        # Entropies are logged beside the weights of every weighting, so that runs compare.
+        logged: frozenset[Signal] = frozenset({"entropies"})
+        return logged.union(*(part.needs for part in parts if part is not None))
 
     @property
     def datamodule(self) -> UnlearningDataModule:
@@ -250,6 +255,10 @@ class UnlearningModule(LightningModule):
             else:
                 self.log(name, value / batches, sync_dist=True, reduce_fx="sum")
         self._window.clear()
+
+    def on_fit_start(self) -> None:
+        """Agree on what is known of the target model: a process alone must not skip a set."""
+        self.target_records = self.trainer.strategy.broadcast(self.target_records)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the scores of the last validation."""

@@ -20,9 +20,11 @@ from etw_lightning.scoring import build_batches, make_records, score_batch
 
 __all__ = ["cache_dir", "cached_records", "records_key", "score_model", "store_records"]
 
-#: Files whose text decides what a record holds.
 _RETAIN_KEY = "data.retain_model"
-_CODE = ("encode.py", "kernels.py", "models.py", "schema.py", "scoring.py")
+#: Beside the weights, what decides a model's scores and where its generations end.
+_MODEL_FILES = ("config.json", "generation_config.json")
+#: Files whose text decides what a record holds.
+_CODE = ("encode.py", "kernels.py", "models.py", "schema.py", "scoring.py", "signals.py")
 
 
 def cache_dir() -> Path:
@@ -76,7 +78,7 @@ def _model_identity(pretrained: str, key: str) -> str:
     files = [path] if path.is_file() else sorted(path.glob("*"))
     digest = hashlib.sha256()
     for file in files:
-        if file.suffix in (".safetensors", ".gguf") or file.name == "config.json":
+        if file.suffix in (".safetensors", ".gguf") or file.name in _MODEL_FILES:
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
@@ -104,13 +106,6 @@ def _locked(key: str) -> Iterator[None]:
         yield
 
 
-def _load_scorer(pretrained: str, dtype: DType) -> LabelScorer:
-    import torch
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return LabelScorer(load_model(pretrained, dtype, key=_RETAIN_KEY)).to(device).eval()
-
-
 def score_model(
     pretrained: str,
     eval_sets: Mapping[str, EvalSet],
@@ -120,6 +115,7 @@ def score_model(
     dtype: DType = "float32",
     precision: str = "32-true",
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    place: Callable[[LabelScorer], LabelScorer] = lambda scorer: scorer,
 ) -> dict[str, list[Record]]:
     """Return a retain model's records of some sets; what was scored before is read, not computed.
 
@@ -131,6 +127,7 @@ def score_model(
         dtype: Precision of the weights.
         precision: The trainer's precision, for the key.
         context: Makes the autocast that belongs to it.
+        place: Moves the model to the run's device and precision.
 
     Raises:
         InputError: If the model can't be loaded or gives a loss that is not finite.
@@ -144,7 +141,10 @@ def score_model(
         with _locked(key):
             records = cached_records(key, name)
             if records is None:
-                scorer = scorer or _load_scorer(pretrained, dtype)
+                scorer = (
+                    scorer
+                    or place(LabelScorer(load_model(pretrained, dtype, key=_RETAIN_KEY))).eval()
+                )
                 scores = []
                 batches = build_batches(eval_set, encoder, batch_size)
                 for batch in track(batches, f"Scoring {Path(pretrained).name}: {name}"):

@@ -29,8 +29,8 @@ __all__ = [
 
 _KEY = "data.retain_results"
 _WAY_OUT = (
-    "give a results folder made by `python -m etw_lightning evaluate` on the retain model, or a "
-    "published TOFU_EVAL.json or MUSE_EVAL.json"
+    "give the folder of a run that fine-tuned the retain model, or a published TOFU_EVAL.json or "
+    "MUSE_EVAL.json"
 )
 #: Published metric -> our set and the record field that its rows fill.
 _TOFU_SETS = {"forget": "forget", "retain": "retain", "ra": "real_authors", "wf": "world_facts"}

@@ -6,7 +6,7 @@ import hashlib
 import json
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -66,6 +66,8 @@ class RunReport(Callback):
         self.target: dict[str, list[Record]] = {}
         self.unlearned: dict[str, list[Record]] = {}
         self.metrics: dict[str, Metric] = {}
+        #: Optimiser steps the model had made when a set was last scored.
+        self.scored_at: dict[str, int] = {}
         self.started = time.monotonic()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -79,8 +81,11 @@ class RunReport(Callback):
         records = dict(module.gather_records())
         if trainer.sanity_checking:
             self.target = records
+        self.scored_at |= dict.fromkeys(records, trainer.global_step)
         self.unlearned, self.metrics = {**self.unlearned, **records}, {**self.metrics, **latest}
-        epoch = 0 if trainer.sanity_checking else trainer.current_epoch + 1
+        # Inside fit the running epoch is not counted yet; after it, it is.
+        epoch = trainer.current_epoch + (trainer.state.fn == "fit")
+        epoch = 0 if trainer.sanity_checking else epoch
         self.history.append(
             {
                 "epoch": epoch,
@@ -95,6 +100,23 @@ class RunReport(Callback):
                     trainer.logger.experiment.add_text(
                         f"samples/{name}", panel, trainer.global_step
                     )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run must not lose: the target's records and the epochs so far."""
+        target = {name: [row.to_json() for row in rows] for name, rows in self.target.items()}
+        return {"history": self.history, "target": target}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from ``state_dict``."""
+        self.history = list(state_dict["history"])
+        self.target = {
+            name: [Record.from_json(row) for row in rows]
+            for name, rows in state_dict["target"].items()
+        }
+
+    def is_stale(self, names: Iterable[str], step: int) -> bool:
+        """Tell whether a set was not scored by the model as it is after ``step`` steps."""
+        return any(self.scored_at.get(name) != step for name in names)
 
     def rows(self, retain: Mapping[str, Sequence[Record]] | None) -> dict[str, Row]:
         """Return the table's rows: target, unlearned (or fine-tuned) and retain model."""

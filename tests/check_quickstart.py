@@ -4,11 +4,11 @@ import json
 import sys
 from pathlib import Path
 
-LIMITS = {"target FQ": 1e-3, "unlearned FQ": 0.05, "utility drop": 0.05, "seconds": 120.0}
+LIMITS = {"target FQ": 1e-3, "unlearned FQ": 0.05, "utility drop": 0.05}
 
 
 def main(folder: str) -> int:
-    paths = sorted(Path(folder).glob("*/results.json"))
+    paths = sorted(Path(folder).glob("*/results.json"), key=lambda path: path.stat().st_mtime)
     if not paths:
         sys.stderr.write(f"no results.json under {folder}\n")
         return 1

@@ -349,7 +349,7 @@ def test_a_folder_or_file_that_is_not_there(refused, tofu_args, tmp_path):
         message = refused(*tofu_args, f"--{key}", tmp_path)
         assert message.startswith(f"{key}: folder '{tmp_path}' holds no ")
     message = refused(*tofu_args, "--data.retain_results", gone)
-    assert message.startswith(f"data.retain_results: {gone} does not exist; give a results folder")
+    assert message.startswith(f"data.retain_results: {gone} does not exist; give the folder of")
 
 
 @pytest.fixture

@@ -373,8 +373,11 @@ def test_processes_share_the_batches_that_are_scored(make_data, tiny_model_dir, 
         assert len(slots) == 2 * len(data.eval_sets[name].examples)  # loss and generation
 
 
-def test_without_retain_results_the_way_to_make_them_is_told(make_data):
+def test_without_retain_results_the_way_is_told(make_data, tiny_model_dir):
     with pytest.raises(InputError) as error:
-        make_data().retain_records("forget", NUM_FORGET)
+        data = make_data()
+        data.require(["forget"])
+        data.load(str(tiny_model_dir))
+        data.retain_records("forget")
     assert "data.retain_results is missing" in str(error.value)
-    assert "python -m etw_lightning fit" in str(error.value)
+    assert "data.retain_model to score one now" in str(error.value)

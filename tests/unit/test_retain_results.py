@@ -164,7 +164,7 @@ def test_broken_files_give_one_line_with_the_key(tmp_path, name):
 def test_a_folder_without_records_and_a_file_of_something_else(tmp_path):
     (tmp_path / "results.json").write_text("{}")
     for path in (tmp_path, tmp_path / "results.json"):
-        with pytest.raises(InputError, match=r"holds no records.*etw_lightning evaluate"):
+        with pytest.raises(InputError, match=r"holds no records.*fine-tuned the retain model"):
             load_retain_results(path)
     write_atomically(tmp_path / "records" / "x.jsonl.gz", b'{"unknown_field": 1}\n')
     with pytest.raises(InputError, match=r"x\.jsonl\.gz is not a file of records"):
