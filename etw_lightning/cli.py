@@ -290,17 +290,13 @@ _NOT_HASHED = ("config", "output_dir", "overwrite", "save_model")
 def run_folder(output_dir: str | None, config_files: Any) -> Path:
     """Return the run's folder: the one asked for, or a new one named after its first file.
 
-    Processes of one run agree on it through the environment.
+    Processes that this one starts take its name from the environment; of others, only the first
+    writes.
     """
     if output_dir is not None:
         return Path(output_dir)
     first = next((str(file) for file in config_files or ()), "run")
-    stamp = os.environ.setdefault(
-        "ETW_RUN_STAMP",
-        os.environ.get("SLURM_JOB_ID")
-        or os.environ.get("TORCHELASTIC_RUN_ID")
-        or time.strftime("%Y%m%d-%H%M%S"),
-    )
+    stamp = os.environ.setdefault("ETW_RUN_STAMP", time.strftime("%Y%m%d-%H%M%S"))
     return Path("runs") / Path(first).stem / stamp
 
 
