@@ -374,10 +374,10 @@ def test_processes_share_the_batches_that_are_scored(make_data, tiny_model_dir, 
 
 
 def test_without_retain_results_the_way_is_told(make_data, tiny_model_dir):
+    data = make_data()
+    data.require(["forget"])
+    data.load(str(tiny_model_dir))
     with pytest.raises(InputError) as error:
-        data = make_data()
-        data.require(["forget"])
-        data.load(str(tiny_model_dir))
         data.retain_records("forget")
     assert "data.retain_results is missing" in str(error.value)
     assert "data.retain_model to score one now" in str(error.value)
