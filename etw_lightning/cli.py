@@ -12,9 +12,10 @@ import time
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, ClassVar, Literal, cast, get_args
 
 from jsonargparse import ActionYesNo, Namespace
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -24,6 +25,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from etw_lightning import quickstart_models
 from etw_lightning.callbacks import EvaluationCallback, Suite
 from etw_lightning.catalogue import CATALOGUE
+from etw_lightning.checkpoint_folder import Saved, remove_checkpoints, saved_checkpoints
+from etw_lightning.checkpointing import Checkpoints, StateFile
 from etw_lightning.checkpoints import check_resume
 from etw_lightning.data import UnlearningDataModule
 from etw_lightning.entries import Part
@@ -37,8 +40,17 @@ from etw_lightning.models import check_vocabulary, load_config
 from etw_lightning.module import UnlearningModule
 from etw_lightning.other_models import OtherModels
 from etw_lightning.parser import Parser
+from etw_lightning.preemption import StopSignals
 from etw_lightning.provenance import describe
 from etw_lightning.record_cache import Journal, model_identity, precision_name, score_keys
+from etw_lightning.resume import (
+    check_processes,
+    check_same_run,
+    lock_run,
+    manifest_of,
+    newest_checkpoint,
+    unfinished_run,
+)
 from etw_lightning.retain_budget import RetainBudget
 from etw_lightning.run_folder import (
     UNREADABLE,
@@ -65,6 +77,10 @@ class UnlearningCLI(LightningCLI):
     trainer: Trainer
     model: UnlearningModule
     datamodule: UnlearningDataModule
+    #: What may ask the run to stop.
+    signals: ClassVar[StopSignals] = StopSignals()
+    #: Locks of the run's folder.
+    held: ClassVar[list[Any]] = []
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Make a parser that takes no abbreviated options: a typo could be one."""
@@ -103,8 +119,16 @@ class UnlearningCLI(LightningCLI):
             "--save_model",
             action=ActionYesNo(yes_prefix="", no_prefix="no_"),
             default=True,
-            help="Save the trained model as a Hugging Face folder in the run's folder (fit).",
+            help="Save the trained model as a Hugging Face folder in the run's folder, and keep "
+            "its checkpoints once it is finished (fit).",
         )
+        parser.add_lightning_class_args(Checkpoints, "checkpoints")
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave a checkpoint's own settings alone: what is typed counts, and differences are told.
+
+        They would be put in place of the command's without a word.
+        """
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and refuse a seed that the random generators do not take."""
@@ -131,16 +155,25 @@ class UnlearningCLI(LightningCLI):
         """Give the trainer the run's folder, its logger and the report."""
         config = self.config[self.subcommand]
         evaluates = self.subcommand == "evaluate"
-        self.folder = run_folder(config.output_dir, config.config, "evaluate-" * evaluates)
+        self.plain = config.as_dict()
+        prefix = "evaluate-" * evaluates
+        self.folder = run_folder(config.output_dir, config.config, prefix, self._unfinished)
         check_run(config, self.folder)
         self._check_finished(config.overwrite)
         settings: dict[str, Any] = {"default_root_dir": str(self.folder)}
+        if SLURMEnvironment.detect() and not config.trainer.plugins:
+            # Its own handler would save inside a signal handler.
+            settings["plugins"] = [SLURMEnvironment(auto_requeue=False)]
+        if not evaluates:
+            self._find_checkpoint()
         if evaluates:
             settings["logger"] = False
         elif config.trainer.logger in (None, True):
-            settings["logger"] = TensorBoardLogger(self.folder.parent, self.folder.name, "")
+            # What was logged behind the checkpoint is logged again.
+            step = None if self.resumed is None else self.resumed.step
+            where = (self.folder.parent, self.folder.name, "")
+            settings["logger"] = TensorBoardLogger(*where, purge_step=step)
         self.seed = int(config.seed_everything or 0)
-        self.plain = config.as_dict()
         try:
             trainer = super().instantiate_trainer(**{**kwargs, **settings})
         except (ValueError, RuntimeError, MisconfigurationException) as error:
@@ -152,13 +185,49 @@ class UnlearningCLI(LightningCLI):
         if evaluates:
             # The file's own choice is for training.
             self.suite = Suite(config.metrics)
-            callbacks[:] = [c for c in callbacks if not isinstance(c, EvaluationCallback)]
+            training = (EvaluationCallback, Checkpoints)
+            callbacks[:] = [c for c in callbacks if not isinstance(c, training)]
             callbacks.append(self.suite)
         else:
             label = "fine-tuned" if config.model.forget is None else "unlearned"
             self.report = RunReport(self.folder, self.plain, self.seed, label)
-            callbacks.append(self.report)
+            # Checkpoints hold what all others have noted, so they come last.
+            self.checkpoints = next(c for c in callbacks if isinstance(c, Checkpoints))
+            callbacks.remove(self.checkpoints)
+            callbacks += [self.report, self.checkpoints]
+            if self.resumed is not None:
+                check_processes(self.resumed, trainer.world_size)
         return trainer
+
+    def _unfinished(self, parent: Path) -> Path | None:
+        """Find a run of this command that was broken off, if this one is to go on with it."""
+        config = self.config[self.subcommand]
+        if self.subcommand != "fit" or config.overwrite or config.ckpt_path:
+            return None
+        return unfinished_run(parent, run_key(self.plain))
+
+    def _find_checkpoint(self) -> None:
+        """Find the checkpoint that this command goes on from; it must be of the same run."""
+        config = self.config["fit"]
+        self.resumed: Saved | None = None
+        if config.overwrite or not saved_checkpoints(self.folder):
+            return
+        if config.ckpt_path:
+            raise InputError(
+                f"ckpt_path {str(config.ckpt_path)!r} can't be given: output_dir "
+                f"{str(self.folder)!r} has checkpoints of its own, which this command goes on "
+                "from. Leave it out, or give another output_dir."
+            )
+        if _is_first():
+            self._lock()
+        self.resumed = newest_checkpoint(self.folder, is_first=_is_first())
+        if self.resumed is not None:
+            check_same_run(self.plain, self.resumed, " ".join(Parser.typed))
+
+    def _lock(self) -> None:
+        if not self.held:
+            lock = lock_run(self.folder)
+            self.held.extend([lock] if lock is not None else [])
 
     def _check_finished(self, may_overwrite: bool) -> None:
         """Refuse a folder whose results would be lost."""
@@ -194,6 +263,7 @@ class UnlearningCLI(LightningCLI):
         """Check the input from beginning to end."""
         model, data = self.model, self.datamodule
         data.follow(model.method)
+        self.checkpoints.check()
         for callback in self._callbacks():
             if isinstance(callback, RetainBudget):
                 callback.check(model, self._callbacks())
@@ -204,13 +274,34 @@ class UnlearningCLI(LightningCLI):
         # before other models are scored, which may take long.
         model.configure_model()
         model.check_optimizer()
-        if self.config["fit"].ckpt_path:
-            self._check_resume(self.config["fit"].ckpt_path)
+        ckpt_path = self.config["fit"].ckpt_path
+        if ckpt_path:
+            self._check_resume(ckpt_path)
+        if ckpt_path or self.resumed is not None:
+            # What is known is known of the model before training.
+            model.known, model.journal_keys = {}, {}
         self._score_others()
         if _is_first():
             model.make_references(data, self.trainer)
-        if _is_first() and finished_command(self.folder) is not None:
-            remove_run(self.folder)
+        if _is_first():
+            self._lock()
+            if finished_command(self.folder) is not None or self.config["fit"].overwrite:
+                remove_run(self.folder)
+        self.checkpoints.begin(self.folder, manifest_of(self.plain), self.signals)
+
+    def fit(self, model: Any, datamodule: Any, **arguments: Any) -> None:
+        """Train, from the run's newest checkpoint if it has any."""
+        if self.resumed is not None:
+            _say(f"going on from {self.resumed.folder}")
+            arguments["ckpt_path"] = str(self.resumed.state)
+        if arguments["ckpt_path"]:
+            # The target model was scored when the run began.
+            cast(Any, self.trainer).num_sanity_val_steps = 0
+        arguments["weights_only"] = True
+        self.trainer.strategy.checkpoint_io = StateFile(
+            is_mapped=self.trainer.strategy.root_device.type != "cpu"
+        )
+        self.trainer.fit(model, datamodule=datamodule, **arguments)
 
     def before_evaluate(self) -> None:
         """Check the input, without what only training reads."""
@@ -394,6 +485,8 @@ class UnlearningCLI(LightningCLI):
         if not self.trainer.is_global_zero:
             return
         saved = self._save_model() if self.config["fit"].save_model else None
+        if saved is None:
+            remove_checkpoints(self.folder)
         self.report.write(self.trainer, self.model, self._provenance(saved))
         sys.stdout.write(f"results: {self.folder / 'results.json'}\n")
 
@@ -546,6 +639,9 @@ def main(args: list[str] | None = None) -> int:
         _quiet()
         if typed[:1] == ["sweep"]:
             return sweep(typed[1:], lambda: RunReader().read)
+        if typed[:1] == ["fit"]:
+            UnlearningCLI.signals = StopSignals()
+            UnlearningCLI.signals.install()
         UnlearningCLI(args=args, **_SETTINGS)
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -553,4 +649,7 @@ def main(args: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; what was scored is kept\n")
         return 128 + signal.SIGINT
+    finally:
+        while UnlearningCLI.held:
+            UnlearningCLI.held.pop().release()
     return 0

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,54 @@ __all__ = ["UNREADABLE", "check_run", "finished_command", "is_of_fit", "remove_r
 UNREADABLE = "unreadable"
 
 
-def run_folder(output_dir: str | None, config_files: Any, prefix: str = "") -> Path:
-    """Return the run's folder: the one asked for, or a new one named after its first file.
+def run_folder(
+    output_dir: str | None,
+    config_files: Any,
+    prefix: str = "",
+    unfinished: Callable[[Path], Path | None] | None = None,
+) -> Path:
+    """Return the run's folder: the one asked for, one to go on with, or a new one.
 
-    Processes that this one starts take its name from the environment; of others, only the first
-    writes.
+    A new one is named after the run's first file. Processes that this one starts take its name
+    from the environment.
+
+    Args:
+        output_dir: The folder asked for.
+        config_files: Files the run is configured by.
+        prefix: What a new folder's name begins with.
+        unfinished: Finds a folder to go on with among those of a parent; None for a new one.
+
+    Raises:
+        InputError: If the folder asked for is none, or each process would name its own.
     """
     if output_dir is not None:
         if not output_dir.strip():
             raise InputError("output_dir must be a folder, or null for a new one; got ''.")
         return Path(output_dir)
     first = next((str(file) for file in config_files or ()), "run")
-    stamp = os.environ.setdefault("ETW_RUN_STAMP", time.strftime("%Y%m%d-%H%M%S"))
-    return Path("runs") / Path(first).stem / f"{prefix}{stamp}"
+    parent = Path("runs") / Path(first).stem
+    if _STAMP not in os.environ:
+        _refuse_strangers()
+        found = unfinished(parent) if unfinished is not None else None
+        os.environ[_STAMP] = found.name if found else prefix + time.strftime("%Y%m%d-%H%M%S")
+        return parent / os.environ[_STAMP]
+    return parent / f"{prefix}{os.environ[_STAMP].removeprefix(prefix)}"
+
+
+#: Where the processes that a run starts find the name of its folder.
+_STAMP = "ETW_RUN_STAMP"
+#: Where launchers say how many processes there are, beside what says which of them this one is.
+_WORLDS = {"RANK": "WORLD_SIZE", "SLURM_PROCID": "SLURM_NTASKS"}
+
+
+def _refuse_strangers() -> None:
+    """Refuse processes that another program has started and that must agree on a name."""
+    for rank, world in _WORLDS.items():
+        if rank in os.environ and int(os.environ.get(world) or 1) > 1:
+            raise InputError(
+                "output_dir must be given where torchrun or srun starts the processes: each would "
+                "name a folder of its own. Give --output_dir DIR."
+            )
 
 
 #: Settings of the trainer by which an evaluation set could be scored in part: what they may be.
@@ -130,9 +166,9 @@ def is_of_fit(folder: Path) -> bool:
     return any(path for name in _OF_FIT for path in folder.glob(name))
 
 
-#: What each command writes beside the model's checkpoints.
+#: What each command writes.
 _OF_EVALUATE = ("results.json", "records", "config.yaml", "tokens.jsonl.gz", "depth.jsonl.gz")
-_OF_FIT = ("model", "hparams.yaml", "events.*")
+_OF_FIT = ("model", "model.part", "checkpoints", "hparams.yaml", "events.*")
 
 
 def remove_run(folder: Path, command: str = "fit") -> None:

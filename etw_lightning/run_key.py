@@ -14,7 +14,7 @@ __all__ = ["differences", "run_key", "that_count"]
 
 #: Settings that change where a run writes, what it prints or how fast it is, and no number.
 _NO_RESULT: Mapping[str, tuple[str, ...]] = {
-    "": ("config", "output_dir", "overwrite", "save_model"),
+    "": ("checkpoints", "config", "output_dir", "overwrite", "save_model"),
     "data": ("num_workers",),
     "trainer": (
         "default_root_dir",

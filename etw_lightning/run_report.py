@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from etw_lightning.callbacks import EvaluationCallback, Suite
+from etw_lightning.checkpointing import Checkpoints
 from etw_lightning.evaluate import sources
 from etw_lightning.metrics import Metric
 from etw_lightning.module import UnlearningModule
@@ -46,6 +47,13 @@ class RunReport(Callback):
         self.unlearned: dict[str, list[Record]] = {}
         self.metrics: dict[str, Metric] = {}
         self.started = time.monotonic()
+        #: Seconds that the parts of a run took which was broken off before.
+        self.seconds_before = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of the whole run, but for what was done twice."""
+        return self.seconds_before + time.monotonic() - self.started
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the evaluation that has just been made."""
@@ -62,6 +70,8 @@ class RunReport(Callback):
         # Inside fit the running epoch is not counted yet; after it, it is.
         epoch = trainer.current_epoch + (trainer.state.fn == "fit")
         epoch = 0 if trainer.sanity_checking else epoch
+        # A run that goes on behind its last step scores the same model again.
+        self.history = [one for one in self.history if one["step"] != trainer.global_step]
         self.history.append(
             {
                 "epoch": epoch,
@@ -80,7 +90,7 @@ class RunReport(Callback):
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run must not lose: the target's records and the epochs so far."""
         target = {name: [row.to_json() for row in rows] for name, rows in self.target.items()}
-        return {"history": self.history, "target": target}
+        return {"history": self.history, "target": target, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from ``state_dict``."""
@@ -89,8 +99,9 @@ class RunReport(Callback):
             name: [Record.from_json(row) for row in rows]
             for name, rows in state_dict["target"].items()
         }
+        self.seconds_before = state_dict["seconds"]
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give a resumed run back what its target model had said."""
         data = cast(UnlearningModule, pl_module).datamodule
         if self.target and data.starts_from_target:
@@ -130,6 +141,7 @@ class RunReport(Callback):
         suites = [one for one in callbacks if isinstance(one, Suite)]
         left_out = {name: reason for one in suites for name, reason in one.left_out.items()}
         budgets = [one for one in callbacks if isinstance(one, RetainBudget)]
+        saving = [one for one in callbacks if isinstance(one, Checkpoints)]
         save_records(self.folder, self.unlearned)
         save_provenance(self.folder, provenance)
         write_results(
@@ -142,6 +154,7 @@ class RunReport(Callback):
                 "table": table,
                 "history": self.history,
                 **({"retain_budget": _kept(budgets[0])} if budgets else {}),
+                **({"checkpoints": saving[0].kept()} if saving else {}),
                 "config_hash": run_key(self.config),
                 "seed": self.seed,
                 "git_commit": provenance["git_commit"],
@@ -150,7 +163,7 @@ class RunReport(Callback):
                 "conventions": asdict(module.datamodule.conventions),
                 **sources(module.datamodule),
                 "steps": trainer.global_step,
-                "seconds": round(time.monotonic() - self.started, 1),
+                "seconds": round(self.seconds, 1),
             },
         )
         if table:

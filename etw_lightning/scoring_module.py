@@ -21,6 +21,7 @@ from etw_lightning.retain_results import RetainResults
 from etw_lightning.schema import Record
 from etw_lightning.scores import is_finite, not_finite
 from etw_lightning.scoring import Score, make_records, score_batch
+from etw_lightning.step_seed import seed_batch
 from etw_lightning.training_batches import Batch
 
 __all__ = ["Scores", "ScoringModule"]
@@ -64,8 +65,13 @@ class ScoringModule(LightningModule):
         self.known, self.journal_keys = {}, {}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Forget what the model said before this step."""
+        """Forget what the model said before this step; seed what is drawn in it.
+
+        So a run that goes on from a checkpoint draws what it would have drawn, and no state of a
+        random generator has to be kept.
+        """
         self.scored = {}
+        seed_batch(self.datamodule.seed or 0, self.current_epoch, batch_idx, self.global_rank)
 
     def ask(self, needs: Mapping[str, Collection[Part]]) -> None:
         """Have parts of sets scored in the validation that is about to run."""

@@ -19,6 +19,7 @@ LAYERS = {
         "notices",
         "schema",
         "signals",
+        "step_seed",
         "hub",
         "value_checks",
     },
@@ -69,14 +70,18 @@ LAYERS = {
         "training_batches",
         "computations",
         "entries",
+        "checkpoint_folder",
         "checkpoints",
+        "preemption",
         "parts",
         "published",
         "provenance",
         "suite",
     },
     3: {
+        "checkpointing",
         "evaluate",
+        "resume",
         "retain_budget",
         "run_folder",
         "run_key",
@@ -99,6 +104,7 @@ LAYERS = {
 #: Formulas: of ours they import layer 0 only.
 PURE = {"kernels", "weighting", "forget", "retain", "metrics"}
 LIGHTNING = {
+    "checkpointing",
     "other_models",
     "cli",
     "evaluate",

@@ -1,0 +1,46 @@
+"""Signals that ask a run to end: noted when they come, obeyed where the run can go on from."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+
+__all__ = ["EXIT_STATUS", "SIGNALS", "Preempted", "StopSignals"]
+
+#: What ends a run: a scheduler's and the operating system's request, and Slurm's before a time
+#: limit or a preemption (``--signal=USR1``).
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+#: What a shell reports of a process that ``SIGTERM`` has ended; the job scripts requeue on it.
+EXIT_STATUS = 128 + signal.SIGTERM
+
+
+class Preempted(SystemExit):
+    """The end of a run that was asked to stop; its exit status is ``EXIT_STATUS``."""
+
+    def __init__(self) -> None:
+        super().__init__(EXIT_STATUS)
+
+
+class StopSignals:
+    """Notes signals while a run is busy; at other times they end it at once.
+
+    A handler may run between any two instructions, so it saves nothing.
+    """
+
+    def __init__(self) -> None:
+        #: Name of the first signal that came; empty if none has.
+        self.received = ""
+        #: Whether the run looks at ``received`` itself and ends at the next good place.
+        self.is_watched = False
+
+    def install(self) -> None:
+        """Handle the signals; again after a library may have put its own handlers there."""
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                signal.signal(number, self._note)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.received = self.received or signal.Signals(number).name
+        if not self.is_watched:
+            raise Preempted
