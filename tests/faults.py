@@ -1,11 +1,13 @@
-"""A run in a child process that a fault ends at a chosen place, and what it leaves behind."""
+"""A run in child processes that a fault ends at a chosen place, and what it leaves behind."""
 
 import contextlib
 import importlib
 import io
 import json
 import os
+import resource
 import signal
+import socket
 import sys
 import traceback
 import warnings
@@ -17,14 +19,18 @@ COMPARED = ("metrics", "history", "table", "steps", "config_hash", "seed")
 
 
 class Fault(NamedTuple):
-    """A signal that a process sends itself when it calls something for the ``count``-th time."""
+    """A signal that a process sends itself when it calls something for the ``count``-th time.
+
+    ``place`` is ``module:Class.function`` or ``module:function``. In place of a signal's number
+    ``"full"`` lets no file grow beyond a few bytes from then on, as a full disk does.
+    """
 
     place: str
     count: int
-    number: int = signal.SIGKILL
+    number: int | str = signal.SIGKILL
 
     def inject(self):
-        """Wrap what is called; ``place`` is ``module:Class.function`` or ``module:function``."""
+        """Wrap what is called."""
         module, _, path = self.place.partition(":")
         owner = importlib.import_module(module)
         *parents, name = path.split(".")
@@ -36,38 +42,85 @@ class Fault(NamedTuple):
             nonlocal calls
             calls += 1
             if calls == self.count:
-                os.kill(os.getpid(), self.number)
+                self.strike()
             return original(*args, **kwargs)
 
         setattr(owner, name, wrapped)
 
+    def strike(self):
+        """Let it happen in this process."""
+        if self.number == "full":
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+        else:
+            os.kill(os.getpid(), self.number)
+
 
 def run_forked(words, fault=None, log=None):
     """Run the command in a forked process; return its exit status, -9 after SIGKILL."""
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    status = 1
-    out = io.StringIO()
-    try:
-        from etw_lightning.cli import main
+    return run_processes(words, 1, fault, log)[0]
 
-        if fault is not None:
-            fault.inject()
-        sys.argv = ["etw_lightning", *map(str, words)]
-        said = contextlib.redirect_stdout(out), contextlib.redirect_stderr(out)
-        with warnings.catch_warnings(), said[0], said[1]:
-            try:
-                status = main()
-            except SystemExit as end:
-                status = end.code or 0
-            except BaseException:
-                traceback.print_exc()
-                raise
-    finally:
-        if log is not None:
-            Path(log).write_text(out.getvalue(), encoding="utf-8")
-        os._exit(status)
+
+def run_processes(words, world, fault=None, log=None):
+    """Run the command in forked processes, of which the last has the fault; return their statuses.
+
+    Several find each other as torchrun's do.
+    """
+    port, children = free_port(), []
+    for rank in range(world):
+        child = os.fork()
+        if child:
+            children.append(child)
+            continue
+        out, status = io.StringIO(), 1
+        try:
+            if world > 1:
+                os.environ |= torchrun_variables(rank, world, port)
+            if fault is not None and rank == world - 1:
+                fault.inject()
+            said = contextlib.redirect_stdout(out), contextlib.redirect_stderr(out)
+            with warnings.catch_warnings(), said[0], said[1]:
+                status = run_here(words)
+        finally:
+            if log is not None and rank == 0:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+                Path(log).write_text(out.getvalue(), encoding="utf-8")
+            os._exit(status)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def run_here(words):
+    """Run the command in this process; return its exit status, 1 for an error it does not name."""
+    from etw_lightning.cli import main
+
+    sys.argv = ["etw_lightning", *map(str, words)]
+    try:
+        return main()
+    except SystemExit as end:
+        return end.code or 0
+    except BaseException:
+        traceback.print_exc()
+        raise
+
+
+def torchrun_variables(rank, world, port):
+    """Return what torchrun tells a process of its place."""
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "GROUP_RANK": "0",
+        "WORLD_SIZE": str(world),
+        "LOCAL_WORLD_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_RUN_ID": "test",
+    }
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def left_behind(folder):
