@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from etw_lightning.places import require_inside
 from etw_lightning.published import from_published
 from etw_lightning.schema import InputError, Record
 
@@ -185,6 +186,7 @@ def load_provenance(folder: str | Path, key: str = _KEY) -> dict[str, Any]:
     path = Path(folder) / "records" / _PROVENANCE
     if not path.is_file():
         return {}
+    require_inside(path, Path(folder), key)
     found = _parse(_read_text(path, key), path, key)
     if not isinstance(found, dict):
         raise InputError(f"{key}: {path} must hold an object; got {found!r:.60}.")
@@ -224,6 +226,8 @@ def load_records(folder: str | Path, key: str = _KEY) -> dict[str, list[Record]]
     paths = sorted((Path(folder) / "records").glob("*.jsonl.gz"))
     if not paths:
         raise InputError(f"{key}: {folder} holds no records/*.jsonl.gz; {_WAY_OUT}.")
+    for path in paths:
+        require_inside(path, Path(folder), key)
     return {path.name.removesuffix(".jsonl.gz"): load_set(path, key) for path in paths}
 
 

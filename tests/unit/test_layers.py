@@ -17,6 +17,7 @@ LAYERS = {
         "distributions",
         "divergences",
         "notices",
+        "places",
         "schema",
         "signals",
         "hub",
