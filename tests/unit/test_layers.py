@@ -16,6 +16,7 @@ LAYERS = {
         "__init__",
         "distributions",
         "divergences",
+        "foreign_models",
         "notices",
         "places",
         "schema",
