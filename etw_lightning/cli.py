@@ -107,6 +107,12 @@ class UnlearningCLI(LightningCLI):
             help="Save the trained model as a Hugging Face folder in the run's folder (fit).",
         )
 
+    def _parse_ckpt_path(self) -> None:
+        """Leave a checkpoint's own settings alone: what is typed counts, and differences are told.
+
+        They would be put in place of the command's without a word.
+        """
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and refuse a seed that the random generators do not take."""
         Parser.typed = list(sys.argv[1:] if args is None else args)
