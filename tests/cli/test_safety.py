@@ -68,19 +68,6 @@ def test_settings_in_a_checkpoint_do_not_reach_the_run(refused, marker, fit):
     assert "holds other weights than this run trains" in text
 
 
-def test_pickled_weights(refused, marker, fit, args, tiny_model_dir):
-    folder = hostile.with_pickled_weights(marker, tiny_model_dir, marker.parent / "pickled")
-    for words in (fit, args):
-        text = refused(*words, f"--model.pretrained={folder}")
-        assert text.startswith(
-            f"model.pretrained {str(folder)!r} holds its weights in pytorch_mode"
-        )
-    text = refused(*fit, f"--data.retain_model={folder}")
-    assert text.startswith(
-        f"data.retain_model {str(folder)!r} holds its weights in pytorch_model.b"
-    )
-
-
 def test_a_classifier_with_pickled_weights(refused, marker, args, classifier_dir):
     folder = hostile.with_pickled_weights(marker, classifier_dir, marker.parent / "pickled")
     text = refused(*args, "--metrics=gibberish", f"--gibberish_classifier={folder}")
@@ -109,20 +96,25 @@ def test_a_checkpoint_that_lightning_finds_by_itself(refused, marker, fit, monke
     assert text.startswith(f"output_dir {str(folder)!r} holds 'hpc_ckpt_1.ckpt', which Lightning")
 
 
-# Code of a model or a data set.
+# Models and data sets.
 
 
-def test_a_model_with_code_of_its_own(refused, marker, fit, args, tiny_model_dir):
-    folder = hostile.with_code(marker, tiny_model_dir, marker.parent / "m", model_type="evil")
-    for words in (fit, args):
-        text = refused(*words, f"--model.pretrained={folder}")
-        assert text.startswith(
-            f"model.pretrained {str(folder)!r} could not be loaded: it needs Pyt"
-        )
-    text = refused(*fit, f"--data.retain_model={folder}")
-    assert text.startswith(
-        f"data.retain_model {str(folder)!r} could not be loaded: it needs Python"
-    )
+def with_code(*places):
+    return hostile.with_code(*places, model_type="evil")
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (hostile.with_pickled_weights, "holds its weights in pytorch_model.bin, a pickle"),
+        (with_code, "could not be loaded: it needs Python code of its own"),
+    ],
+)
+def test_a_hostile_model(refused, marker, fit, args, tiny_model_dir, make, said):
+    folder = make(marker, tiny_model_dir, marker.parent / "m")
+    start, retain = "model.pretrained", "data.retain_model"
+    for words, key in ((fit, start), (args, start), (fit, retain)):
+        assert refused(*words, f"--{key}={folder}").startswith(f"{key} {str(folder)!r} {said}")
 
 
 def test_a_data_set_with_a_script(refused, marker, fit):
