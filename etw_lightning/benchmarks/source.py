@@ -33,8 +33,9 @@ class Source:
 
     Args:
         hub: Data set on the hub, ``locuslab/TOFU``; not used where ``root`` is given.
-        root: Folder that holds ``NAME.jsonl`` or ``NAME.jsonl.gz``. Without it and without
-            ``hub``, names are files relative to the current folder.
+        root: Folder that holds ``NAME.jsonl`` or ``NAME.jsonl.gz``; a name is a whole path or
+            stays in it. Without it and without ``hub``, names are files relative to the current
+            folder.
         limits: How many rows to keep from the start of a split; the user's ``data.rows``.
         alike: Splits that have another one's limit unless they have their own: ``{split: other}``.
     """

@@ -105,6 +105,19 @@ def test_a_pickle_beside_safetensors_is_not_read(marker, tmp_path, tiny_model_di
     assert not marker.exists()
 
 
+def test_an_adapter_with_pickled_weights_is_refused(refused, marker, tiny_model_dir):
+    pytest.importorskip("peft")
+    folder = marker.parent / "adapter"
+    shutil.copytree(tiny_model_dir, folder)
+    settings = {"peft_type": "LORA", "base_model_name_or_path": str(tiny_model_dir), "r": 2}
+    text = json.dumps({**settings, "target_modules": ["q_proj"]})
+    (folder / "adapter_config.json").write_text(text)
+    hostile.saved(marker, folder / "adapter_model.bin")
+    assert refused(load_model, str(folder)).startswith(
+        f"model.pretrained {str(folder)!r} could not"
+    )
+
+
 def test_a_classifier_with_pickled_weights_is_refused(refused, marker, classifier_dir):
     folder = hostile.with_pickled_weights(marker, classifier_dir, marker.parent / "classifier")
     text = refused(check_classifier, str(folder))
