@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from etw_lightning.adapters import add_adapter
+from etw_lightning.foreign_models import NO_CODE, check_attention
 from etw_lightning.schema import InputError
 
 __all__ = [
@@ -104,7 +105,8 @@ def checkpoint_model(path: str, key: str, dtype: torch.dtype, extra: dict[str, A
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     content = _read(path, key)
-    model = AutoModelForCausalLM.from_config(checkpoint_config(path, key), dtype=dtype, **extra)
+    config = checkpoint_config(path, key)
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype, **NO_CODE, **extra)
     settings = content[_ENTRY].get("peft")
     # Its shape only: of random weights the checkpoint holds the trained ones.
     adapter = None if settings is None else add_adapter(model, json.loads(settings), key)
@@ -138,7 +140,9 @@ def checkpoint_config(path: str, key: str) -> Any:
 
     stored = json.loads(_read(path, key)[_ENTRY]["config"])
     stored.pop("quantization_config", None)
-    return AutoConfig.for_model(**stored)
+    config = AutoConfig.for_model(**stored)
+    check_attention(config, path, key)
+    return config
 
 
 def checkpoint_tokenizer(path: str, key: str) -> str:

@@ -40,6 +40,7 @@ from etw_lightning.models import check_vocabulary, load_config
 from etw_lightning.module import UnlearningModule
 from etw_lightning.other_models import OtherModels
 from etw_lightning.parser import Parser
+from etw_lightning.places import check_written
 from etw_lightning.preemption import StopSignals
 from etw_lightning.provenance import describe
 from etw_lightning.record_cache import Journal, model_identity, precision_name, score_keys
@@ -252,6 +253,11 @@ class UnlearningCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Build model, data and trainer; a refused value is one line."""
+        config = self.config[self.subcommand]
+        prefix = "evaluate-" * (self.subcommand == "evaluate")
+        folder = run_folder(config.output_dir, config.config, prefix)
+        # Loggers make their folders as soon as they are built.
+        check_written((config.trainer or Namespace()).as_dict(), folder)
         try:
             super().instantiate_classes()
         except InputError:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from etw_lightning.foreign_models import NO_CODE, check_attention, check_weights, refusal
 from etw_lightning.hub import hub_answers
 from etw_lightning.schema import InputError
 
@@ -30,7 +31,10 @@ def check_classifier(classifier: str, label: str = "clean") -> None:
     from transformers import AutoConfig
 
     with _loading(classifier) as (name, offline):
-        config = AutoConfig.from_pretrained(name, local_files_only=offline)
+        config = AutoConfig.from_pretrained(name, local_files_only=offline, **NO_CODE)
+        check_attention(config, classifier, _KEY)
+        if Path(name).is_dir():
+            check_weights(Path(name), _KEY, "AutoModelForSequenceClassification")
     _load_tokenizer(classifier)
     _place_of(label, config.id2label, classifier)
 
@@ -86,7 +90,12 @@ def _load(classifier: str) -> tuple[Any, Any]:
     tokenizer = _load_tokenizer(classifier)
     with _loading(classifier) as (name, offline), torch.device("cpu"):
         model, found = AutoModelForSequenceClassification.from_pretrained(
-            name, dtype=torch.float32, local_files_only=offline, output_loading_info=True
+            name,
+            dtype=torch.float32,
+            local_files_only=offline,
+            use_safetensors=True,
+            output_loading_info=True,
+            **NO_CODE,
         )
     if found["missing_keys"]:
         raise InputError(
@@ -102,7 +111,7 @@ def _load_tokenizer(classifier: str) -> Any:
     from transformers import AutoTokenizer
 
     with _loading(classifier) as (name, offline):
-        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=offline)
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=offline, **NO_CODE)
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise InputError(
@@ -127,10 +136,13 @@ def _loading(classifier: str) -> Iterator[tuple[str, bool]]:
     logging.set_verbosity_error()
     try:
         yield name, offline
+    except InputError:
+        raise
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if offline:
             reason = "the hub can't be reached and there is no local copy"
+        reason = refusal(error) or reason
         raise InputError(
             f"{_KEY} {classifier!r} could not be loaded: {reason.rstrip('.')}. Give the folder of "
             "a sequence classifier with its tokenizer, or leave gibberish out of --metrics."

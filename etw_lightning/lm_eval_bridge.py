@@ -63,7 +63,12 @@ def lm_eval_scores(
         named = any(not task.endswith((".yaml", ".yml")) for task in tasks)
         manager = TaskManager(include_defaults=named)
         # A copy: the harness sets the padding token of what it is given.
-        model = HFLM(pretrained=lm, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size)
+        model = HFLM(
+            pretrained=lm,
+            tokenizer=copy.deepcopy(tokenizer),
+            batch_size=batch_size,
+            trust_remote_code=False,
+        )
         found = lm_eval.simple_evaluate(
             model=model,
             tasks=_load_tasks(tasks, manager),

@@ -16,6 +16,7 @@ from etw_lightning.checkpoints import (
     checkpoint_tokenizer,
     is_checkpoint,
 )
+from etw_lightning.foreign_models import NO_CODE, check_attention, check_weights, refusal
 from etw_lightning.hub import hub_answers
 from etw_lightning.label_scorer import LabelScorer
 from etw_lightning.schema import InputError
@@ -53,7 +54,8 @@ def load_model(
         A ``transformers`` model on the CPU, in evaluation mode, that ``save_pretrained`` can save.
 
     Raises:
-        InputError: If there is no such model, or it can't be reached.
+        InputError: If there is no such model, it can't be reached, its weights are pickled, or it
+            needs code of its own.
     """
     from transformers import AutoModelForCausalLM
 
@@ -62,8 +64,14 @@ def load_model(
     with torch.device("cpu"), _input_errors(pretrained, key):
         if is_checkpoint(pretrained):
             return checkpoint_model(pretrained, key, getattr(torch, dtype), extra)
+        location = _location(pretrained, key)
+        if not _is_gguf(pretrained):
+            load_config(pretrained, key)
+            folder = Path(location["pretrained_model_name_or_path"])
+            if folder.is_dir():
+                check_weights(folder, key)
         model = AutoModelForCausalLM.from_pretrained(
-            **_location(pretrained, key), dtype=getattr(torch, dtype), use_safetensors=True, **extra
+            **location, dtype=getattr(torch, dtype), use_safetensors=True, **NO_CODE, **extra
         )
     return _without_quantization(model) if _is_gguf(pretrained) else model
 
@@ -79,7 +87,9 @@ def load_config(pretrained: str, key: str = "model.pretrained") -> Any:
     with _input_errors(pretrained, key):
         if is_checkpoint(pretrained):
             return checkpoint_config(pretrained, key)
-        return AutoConfig.from_pretrained(**_location(pretrained, key))
+        config = AutoConfig.from_pretrained(**_location(pretrained, key), **NO_CODE)
+        check_attention(config, pretrained, key)
+        return config
 
 
 def load_tokenizer(pretrained: str, key: str = "model.pretrained") -> Any:
@@ -93,7 +103,8 @@ def load_tokenizer(pretrained: str, key: str = "model.pretrained") -> Any:
     with _input_errors(pretrained, key):
         while is_checkpoint(pretrained):
             pretrained = checkpoint_tokenizer(pretrained, key)
-        return AutoTokenizer.from_pretrained(**_location(pretrained, key, "tokenizer_config.json"))
+        location = _location(pretrained, key, "tokenizer_config.json")
+        return AutoTokenizer.from_pretrained(**location, **NO_CODE)
 
 
 def check_vocabulary(
@@ -162,6 +173,7 @@ def _input_errors(pretrained: str, key: str) -> Iterator[None]:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if not Path(pretrained).expanduser().exists() and not hub_answers():
             reason = "the hub can't be reached and there is no local copy"
+        reason = refusal(error) or reason
         raise InputError(
             f"{key} {pretrained!r} could not be loaded: {reason}. Give a folder in Hugging Face "
             f"layout or a .gguf file: --{key} DIR"

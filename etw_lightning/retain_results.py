@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from etw_lightning.places import require_inside
 from etw_lightning.published import from_published
 from etw_lightning.schema import InputError, Record
 
@@ -40,6 +41,7 @@ _WAY_OUT = (
     "give the folder of a run that fine-tuned or evaluated the model, or a published "
     "TOFU_EVAL.json or MUSE_EVAL.json"
 )
+_SET_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _PROVENANCE = "provenance.json"
 #: What is kept of each part of each set, as parts are made one after the other.
 _OF_PARTS = ("dtype", "precision", "versions", "git_commit")
@@ -160,7 +162,7 @@ def save_records(folder: str | Path, records_by_set: Mapping[str, Sequence[Recor
     in ``records_by_set`` stay. NaN and infinity are an InputError that names the row.
     """
     for name, records in records_by_set.items():
-        if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+        if not _SET_NAME.fullmatch(name):
             raise InputError(f"set name {name!r}: use letters, digits, '_', '-' and '.' only.")
         lines = [_dump_record(name, record) for record in records]
         write_lines(Path(folder) / "records" / f"{name}.jsonl.gz", lines)
@@ -185,9 +187,19 @@ def load_provenance(folder: str | Path, key: str = _KEY) -> dict[str, Any]:
     path = Path(folder) / "records" / _PROVENANCE
     if not path.is_file():
         return {}
+    require_inside(path, Path(folder), key)
     found = _parse(_read_text(path, key), path, key)
     if not isinstance(found, dict):
         raise InputError(f"{key}: {path} must hold an object; got {found!r:.60}.")
+    sets = found.get("sets", {})
+    if not isinstance(sets, dict):
+        raise InputError(f"{key}: {path} must hold sets by name; got {sets!r:.60}.")
+    for name in sets:
+        if not _SET_NAME.fullmatch(name):
+            raise InputError(
+                f"{key}: {path} names a set {name!r:.60}; names hold letters, digits, '_', '-' and "
+                "'.' only. Give a folder that a run of this package has written."
+            )
     return found
 
 
@@ -224,6 +236,8 @@ def load_records(folder: str | Path, key: str = _KEY) -> dict[str, list[Record]]
     paths = sorted((Path(folder) / "records").glob("*.jsonl.gz"))
     if not paths:
         raise InputError(f"{key}: {folder} holds no records/*.jsonl.gz; {_WAY_OUT}.")
+    for path in paths:
+        require_inside(path, Path(folder), key)
     return {path.name.removesuffix(".jsonl.gz"): load_set(path, key) for path in paths}
 
 

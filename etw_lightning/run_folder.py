@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from etw_lightning.places import check_links
 from etw_lightning.schema import InputError
 
 __all__ = ["UNREADABLE", "check_run", "finished_command", "is_of_fit", "remove_run", "run_folder"]
@@ -101,12 +102,18 @@ def check_run(config: Any, folder: Path) -> None:
                 "ckpt_path belongs to fit; to evaluate a checkpoint: --model.pretrained "
                 f"{config.ckpt_path}"
             )
+    elif config.weights_only is False:
+        raise InputError(
+            "weights_only must be true or left out; got false: of a checkpoint nothing but weights "
+            "and plain values is read, as a pickle can run anything."
+        )
     elif config.ckpt_path and not Path(config.ckpt_path).exists():
         raise InputError(f"ckpt_path must be a checkpoint; there is no file {config.ckpt_path!r}.")
     for key in ("data.retain_results", "data.target_results"):
         given = config.get(key)
         if given is not None and not given.strip():
             raise InputError(f"{key} must be a folder or a file, or null; got {given!r}.")
+    check_links(folder)
     if config.overwrite:
         _check_nothing_needed(config, folder)
     paths = (folder, *folder.parents)

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from etw_lightning.places import require_inside
 from etw_lightning.run_folder import UNREADABLE, finished_command
 from etw_lightning.run_key import differences, that_count
 from etw_lightning.schema import InputError
@@ -58,7 +59,8 @@ def expand(sweep: Sweep) -> list[Run]:
     """Return the runs: method by method, the last setting of a grid changing fastest.
 
     Raises:
-        InputError: If two runs would write to one folder.
+        InputError: If two runs would write to one folder, or one would not write in a folder of
+            its own below the sweep's.
     """
     short = _short_names({key for _, grid in sweep.methods.values() for key in grid})
     common = [word for file in sweep.config for word in ("--config", file)]
@@ -78,8 +80,10 @@ def expand(sweep: Sweep) -> list[Run]:
                     f"two runs would write to the folder {name!r}, as their values differ in "
                     "signs that a folder's name can't hold; put them in sweeps of their own."
                 )
+            _check_name(name, method)
             own = [w for k, v in zip(keys, values, strict=True) for w in _option(k, v)]
             folder = Path(sweep.output_dir) / name
+            require_inside(folder, Path(sweep.output_dir), f"run {name!r} of the sweep")
             words = ["fit", *common, "--config", file, *same, *own, "--output_dir", str(folder)]
             seed = texts.pop(_SHORT[SEED], "")
             same_for_all = tuple(pair for pair in whole.items() if pair[0] in fixed)
@@ -87,6 +91,14 @@ def expand(sweep: Sweep) -> list[Run]:
                 name, method, tuple(texts.items()), same_for_all, seed, tuple(words), folder
             )
     return list(runs.values())
+
+
+def _check_name(name: str, method: str) -> None:
+    if "/" in name or "\\" in name or name in (".", ".."):
+        raise InputError(
+            f"methods.{method}: a run would write to {name!r}, which is no folder of the sweep's "
+            "own; name files and settings without '/' and leading '.'."
+        )
 
 
 def _short_names(keys: Collection[str]) -> dict[str, str]:
@@ -199,6 +211,7 @@ def find_finished(runs: Sequence[Run]) -> dict[str, Finished]:
         key = results.get("config_hash")
         run = wanted.get(key) if isinstance(key, str) else None
         if run is not None and (run.key not in found or folder == run.folder):
+            require_inside(folder, folder.parent, f"run {folder.name!r} of the sweep")
             found[run.key] = Finished(folder, results)
     for key, run in wanted.items():
         if key not in found:

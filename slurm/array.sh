@@ -6,10 +6,14 @@
 #SBATCH --cpus-per-task=8
 #SBATCH --mem=64G
 #SBATCH --time=08:00:00
+#SBATCH --signal=USR1@300
+#SBATCH --requeue
+#SBATCH --open-mode=append
 #SBATCH --output=%x-%A_%a.out
 #
 # One run a task: task N runs line N, from 0, of the plan that `sweep plan` wrote. Run it from the
 # folder the plan was made in; `sweep plan` prints the line for sbatch, with the tasks that are left.
+# A task is requeued at its time limit and when it is preempted, and goes on in its run's own folder.
 # What follows the plan goes to every run; a setting that changes results belongs into the plan
 # (`sweep plan --set key=value`), or `sweep report` takes the run for another one.
 #
@@ -17,11 +21,9 @@
 #   bash slurm/array.sh --dry-run runs/tofu_forget10_sweep/plan.txt       # show all, run nothing
 #   sbatch --array=0-17 slurm/array.sh runs/tofu_forget10_sweep/plan.txt
 set -euo pipefail
-
-fail() {
-  echo "error: $1" >&2
-  exit 2
-}
+[[ -f slurm/launch.sh ]] ||
+  { echo "error: the job must be submitted from the folder that holds slurm/; this is $PWD." >&2; exit 2; }
+source slurm/launch.sh
 
 is_dry=false
 if [[ ${1-} == --dry-run ]]; then
@@ -48,17 +50,21 @@ task=${SLURM_ARRAY_TASK_ID-}
 if [[ -n $task || $is_dry == false ]]; then
   [[ $task =~ ^(0|[1-9][0-9]{0,5})$ && $task -le $last ]] ||
     fail "SLURM_ARRAY_TASK_ID must be 0 to $last; got '$task'. Submit with sbatch --array=0-$last slurm/array.sh $plan"
-  tasks=("$task")
+  numbers=("$task")
 else
-  tasks=($(seq 0 "$last"))
+  numbers=($(seq 0 "$last"))
 fi
 
-for task in "${tasks[@]}"; do
+read_resources
+[[ $nodes -eq 1 && $tasks -eq 1 ]] ||
+  fail "--nodes and --ntasks-per-node must be 1, each task of the array is a run; got $nodes and $tasks."
+$is_dry && show_resources
+for number in "${numbers[@]}"; do
   # xargs takes the quotes off as a shell does, and runs nothing of what it finds.
-  mapfile -t run < <(xargs -n1 printf '%s\n' <<<"${lines[task]}")
-  run+=("$@")
-  $is_dry || exec "${run[@]}"
-  printf '%q ' "${run[@]}" | sed 's/ $//'
-  echo
+  mapfile -t run < <(xargs -n1 printf '%s\n' <<<"${lines[number]}")
+  check_words "${run[@]:3}" "$@"
+  set_step "${run[@]:3}" "$@"
+  $is_dry || run_step
+  show_words "${step_words[@]}"
 done
 echo "# $((last + 1)) runs: sbatch --array=0-$last slurm/array.sh $plan"

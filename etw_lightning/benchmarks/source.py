@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from etw_lightning.hub import hub_answers
+from etw_lightning.places import is_below
 from etw_lightning.schema import InputError, MissingRowsError
 
 __all__ = [
@@ -32,8 +33,9 @@ class Source:
 
     Args:
         hub: Data set on the hub, ``locuslab/TOFU``; not used where ``root`` is given.
-        root: Folder that holds ``NAME.jsonl`` or ``NAME.jsonl.gz``. Without it and without
-            ``hub``, names are files relative to the current folder.
+        root: Folder that holds ``NAME.jsonl`` or ``NAME.jsonl.gz``; a name is a whole path or
+            stays in it. Without it and without ``hub``, names are files relative to the current
+            folder.
         limits: How many rows to keep from the start of a split; the user's ``data.rows``.
         alike: Splits that have another one's limit unless they have their own: ``{split: other}``.
     """
@@ -184,6 +186,11 @@ def _find(root: Path, name: str, key: str) -> Path:
     """Return the file of a split, or say which files are there."""
     if not root.is_dir():
         raise InputError(f"data.root must be a folder; {str(root)!r} is not one.")
+    if root != Path() and not (Path(name).is_absolute() or is_below(name)):
+        raise InputError(
+            f"{'a split' if key == 'data.root' else key} must name a file in data.root "
+            f"{str(root)!r}, or the whole path of one; got {name!r}."
+        )
     tried = _candidates(root, name)
     for path in tried:
         if path.is_file():
@@ -241,7 +248,8 @@ def _read_hub(hub: str, name: str) -> list[dict[str, Any]]:
             return datasets.load_dataset(hub, config, split=split).to_list()
         with _without_network():
             return _read_cache(hub, config, split)
-    except (OSError, ValueError, DatasetsError) as error:
+    # A RuntimeError: the data set comes with a script, which is not run.
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         reason = " ".join(str(error).split())[:200] if online else "no connection, no stored copy"
         raise InputError(
             f"{hub} (configuration {config!r}, split {split!r}) can't be read from the hub "

@@ -283,7 +283,7 @@ def test_a_checkpoint_is_a_model(command, evaluate, args, tofu_args, home, tiny_
     folder = home.parent / "run"
     saves = {
         "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
-        "init_args": {"dirpath": str(home.parent / "kept"), "filename": "it"},
+        "init_args": {"dirpath": str(folder / "kept"), "filename": "it"},
     }
     retain = args[-1]
     run = command(
@@ -295,7 +295,7 @@ def test_a_checkpoint_is_a_model(command, evaluate, args, tofu_args, home, tiny_
         f"--output_dir={folder}",
     )
     assert (run.status, run.err) == (0, "")
-    checkpoint = home.parent / "kept" / "it.ckpt"
+    checkpoint = folder / "kept" / "it.ckpt"
     names = "--metrics=forget_quality,rouge"
     _, _, ours = evaluate(f"--model.pretrained={checkpoint}", names, name="checkpoint")
     _, _, theirs = evaluate(f"--model.pretrained={folder / 'model'}", names, name="folder")

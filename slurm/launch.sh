@@ -1,0 +1,125 @@
+# Sourced by the scripts beside it: checks their words, starts the program, puts the job back in the
+# queue. Resources stand in those scripts alone, everything else in the program.
+#
+# The program ends with status 143 once it has written a checkpoint, and the same command goes on
+# from there. What makes it do so:
+#   - before the time limit: SIGUSR1 by --signal. Without `B:` it goes to the processes that srun
+#     started and not to this shell, so the program is started by srun on a single GPU too.
+#   - at preemption: SIGTERM to those processes and, as the cluster is set up, to this shell too.
+# This shell outlives both, or nobody would be left to requeue: it waits for srun and hands on what
+# it got as SIGUSR1, because srun kills its processes at once when it gets SIGTERM itself.
+
+fail() {
+  echo "error: $1" >&2
+  exit 2
+}
+
+# Prints the value of an option that the calling script asks Slurm for.
+asked() {
+  sed -n "s/^#SBATCH --$1=//p" "$0"
+}
+
+# Sets nodes, tasks (of each node) and cpus (of each task): what was granted, or will be asked for.
+read_resources() {
+  nodes=${SLURM_NNODES:-$(asked nodes)}
+  tasks=${SLURM_NTASKS_PER_NODE:-$(asked ntasks-per-node)}
+  cpus=${SLURM_CPUS_PER_TASK:-$(asked cpus-per-task)}
+  local all=$((nodes * tasks))
+  [[ ${SLURM_NTASKS:-$all} -eq $all ]] ||
+    fail "--ntasks must be left out, --ntasks-per-node tells; got $SLURM_NTASKS tasks on $nodes nodes of $tasks."
+  [[ ${SLURM_GPUS_ON_NODE:-$tasks} -eq $tasks ]] ||
+    fail "--gpus-per-node and --ntasks-per-node must be equal; got $SLURM_GPUS_ON_NODE and $tasks."
+}
+
+# Refuses words of the program that can't be right.
+check_words() {
+  [[ ${1-} == fit || ${1-} == evaluate ]] ||
+    fail "the command must be fit or evaluate, with its options; got '${1-}'."
+  local before='' word folder=''
+  for word in "$@"; do
+    case $word in
+    --config=*) check_file "${word#*=}" ;;
+    --output_dir=*) folder=${word#*=} ;;
+    esac
+    case $before in
+    --config) check_file "$word" ;;
+    --output_dir) folder=$word ;;
+    esac
+    before=$word
+  done
+  [[ -n $folder && $folder != null && $folder != --* ]] ||
+    fail "--output_dir must be given: a job that is requeued goes on in its folder; got '$folder'."
+}
+
+check_file() {
+  [[ -f $1 ]] || fail "--config must be a file; there is no '$1' in $PWD."
+}
+
+# Prints what Slurm is asked for.
+show_resources() {
+  sed -n 's/^#SBATCH //p' "$0" | sed -e "s/^--nodes=.*/--nodes=$nodes/" \
+    -e "s/^\(--[a-z]*-per-node\)=.*/\1=$tasks/" -e "s/^--cpus-per-task=.*/--cpus-per-task=$cpus/" |
+    paste -sd' ' | sed 's/^/# /'
+}
+
+# Prints words as a shell reads them.
+show_words() {
+  printf '%q ' "$@" | sed 's/ $//'
+  echo
+}
+
+# Sets step_words: the whole command. A process that fails takes the others along.
+set_step() {
+  step_words=(srun --kill-on-bad-exit=1 "--cpus-per-task=$cpus" python -m etw_lightning "$@")
+}
+
+# Runs step_words to the end, whatever signals come, and exits with their status.
+run_step() {
+  local job=${SLURM_JOB_ID-} step='' status=0
+  [[ -n $job ]] || fail "this is no Slurm job; submit it with sbatch, or show it with --dry-run."
+  [[ -z ${SLURM_ARRAY_TASK_ID-} ]] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+  trap '[[ -z $step ]] || kill -USR1 "$step" 2>/dev/null || true' INT TERM USR1
+  "${step_words[@]}" &
+  step=$!
+  # A signal ends the waiting, not what is waited for.
+  while kill -0 "$step" 2>/dev/null; do wait "$step" || true; done
+  wait "$step" || status=$?
+  [[ $status -ne 143 ]] || requeue "$job"
+  exit "$status"
+}
+
+# Puts the job back in the queue, unless Slurm is ending it: one that was cancelled would come back,
+# one that was preempted is put back by Slurm.
+requeue() {
+  local state
+  state=$(squeue --noheader --jobs="$1" --format=%T 2>/dev/null) || state=
+  if [[ $state == COMPLETING || $state == CANCELLED ]]; then
+    echo "job $1 is being ended by Slurm, so it is not requeued" >&2
+  elif ! scontrol requeue "$1"; then
+    echo "error: job $1 can't be requeued; submit it again, it goes on from its checkpoint." >&2
+  fi
+}
+
+# Does all a script for one run does: [--dry-run] fit|evaluate ...
+launch() {
+  local is_dry=false word
+  if [[ ${1-} == --dry-run ]]; then
+    is_dry=true
+    shift
+  fi
+  check_words "$@"
+  for word in "$@"; do
+    [[ ! $word =~ ^--trainer\.(devices|num_nodes)(=|$) ]] ||
+      fail "$word can't be given: it follows from what Slurm grants; see sbatch --nodes, --ntasks-per-node."
+  done
+  read_resources
+  set_step "$@" --trainer.num_nodes "$nodes" --trainer.devices "$tasks"
+  $is_dry || run_step
+  show_resources
+  show_words "${step_words[@]}"
+  local other=()
+  [[ $nodes == "$(asked nodes)" ]] || other+=("--nodes=$nodes")
+  [[ $tasks == "$(asked ntasks-per-node)" ]] ||
+    other+=("--ntasks-per-node=$tasks" "--gpus-per-node=$tasks")
+  echo "# $(show_words sbatch "${other[@]}" "$0" "$@")"
+}

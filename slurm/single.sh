@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=etw_lightning
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=1
+#SBATCH --cpus-per-task=8
+#SBATCH --mem=64G
+#SBATCH --time=08:00:00
+#SBATCH --signal=USR1@300
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%j.out
+#
+# One run on one GPU. It is requeued at its time limit and when it is preempted, and goes on by itself.
+#
+#   bash slurm/single.sh --dry-run fit --config configs/muse_news.yaml --output_dir runs/news   # show
+#   sbatch slurm/single.sh fit --config configs/muse_news.yaml --output_dir runs/news
+set -euo pipefail
+[[ -f slurm/launch.sh ]] ||
+  { echo "error: the job must be submitted from the folder that holds slurm/; this is $PWD." >&2; exit 2; }
+source slurm/launch.sh
+launch "$@"
