@@ -16,6 +16,7 @@ LAYERS = {
         "__init__",
         "distributions",
         "divergences",
+        "findings",
         "notices",
         "schema",
         "signals",
@@ -77,6 +78,7 @@ LAYERS = {
     },
     3: {
         "evaluate",
+        "guards",
         "retain_budget",
         "run_folder",
         "run_key",
@@ -106,6 +108,7 @@ LIGHTNING = {
     "module",
     "data",
     "callbacks",
+    "guards",
     "retain_budget",
     "run_report",
     "scoring_module",
