@@ -25,11 +25,14 @@ from etw_lightning import quickstart_models
 from etw_lightning.callbacks import EvaluationCallback, Suite
 from etw_lightning.catalogue import CATALOGUE
 from etw_lightning.checkpoints import check_resume
+from etw_lightning.collapse import Collapse
 from etw_lightning.data import UnlearningDataModule
 from etw_lightning.entries import Part
 from etw_lightning.evaluate import Evaluation, UnlearningTrainer, find_known
 from etw_lightning.export import export_model
+from etw_lightning.findings import TrainingStoppedError
 from etw_lightning.gibberish_classifier import check_classifier
+from etw_lightning.guards import FiniteGuard
 from etw_lightning.lm_eval_bridge import check_tasks, lm_eval_scores
 from etw_lightning.messages import one_line
 from etw_lightning.metrics import Metric
@@ -105,6 +108,7 @@ class UnlearningCLI(LightningCLI):
             default=True,
             help="Save the trained model as a Hugging Face folder in the run's folder (fit).",
         )
+        parser.add_lightning_class_args(Collapse, "collapse")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and refuse a seed that the random generators do not take."""
@@ -152,12 +156,15 @@ class UnlearningCLI(LightningCLI):
         if evaluates:
             # The file's own choice is for training.
             self.suite = Suite(config.metrics)
-            callbacks[:] = [c for c in callbacks if not isinstance(c, EvaluationCallback)]
+            of_fit = (EvaluationCallback, Collapse)
+            callbacks[:] = [c for c in callbacks if not isinstance(c, of_fit)]
             callbacks.append(self.suite)
         else:
             label = "fine-tuned" if config.model.forget is None else "unlearned"
             self.report = RunReport(self.folder, self.plain, self.seed, label)
             callbacks.append(self.report)
+            # Before all others: what they save must not be broken.
+            callbacks.insert(0, FiniteGuard())
         return trainer
 
     def _check_finished(self, may_overwrite: bool) -> None:
@@ -537,7 +544,8 @@ def main(args: list[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        0 if all went well, 2 if the input was refused, with one line on the standard error.
+        0 if all went well; with one line on the standard error 2 if the input was refused, 1 if
+        training could not go on.
     """
     typed = list(sys.argv[1:] if args is None else args)
     try:
@@ -550,6 +558,10 @@ def main(args: list[str] | None = None) -> int:
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
+    except TrainingStoppedError as stopped:
+        if _is_first():
+            sys.stderr.write(f"error: {stopped}\n")
+        return 1
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; what was scored is kept\n")
         return 128 + signal.SIGINT

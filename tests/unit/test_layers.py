@@ -77,6 +77,7 @@ LAYERS = {
         "suite",
     },
     3: {
+        "collapse",
         "evaluate",
         "guards",
         "retain_budget",
@@ -108,6 +109,7 @@ LIGHTNING = {
     "module",
     "data",
     "callbacks",
+    "collapse",
     "guards",
     "retain_budget",
     "run_report",
