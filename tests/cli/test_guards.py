@@ -144,3 +144,27 @@ def test_a_refused_number_is_one_line(command, tofu_args, home, flag, message):
     assert outcome.err.startswith(f"error: {message}")
     assert outcome.err.count("\n") == 1
     assert list(home.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore:collapse at step")
+@pytest.mark.parametrize(("lr", "is_wrecked"), [(2e-4, False), (0.05, True)])
+def test_the_defaults_tell_a_wrecked_model_from_an_unlearned_one(
+    command, configs, tmp_path, monkeypatch, lr, is_wrecked
+):
+    monkeypatch.chdir(tmp_path)
+    outcome = command(
+        "fit",
+        f"--config={configs}/quickstart.yaml",
+        "--trainer.max_epochs=2",
+        "--trainer.callbacks=ModelUtility",
+        "--trainer.logger=false",
+        "--trainer.enable_progress_bar=false",
+        f"--model.lr={lr}",
+        "--data.retain_model=null",
+        "--no_save_model",
+        "--output_dir=run",
+    )
+    assert (outcome.status, outcome.err) == (0, "")
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    kinds = {one["kind"] for one in results.get("warnings", ())}
+    assert kinds >= {"retain_loss", "utility"} if is_wrecked else not kinds

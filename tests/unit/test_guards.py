@@ -11,6 +11,9 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
+from torch import distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from toy import make_trainer, text, write_rows
 
 from etw_lightning.data import UnlearningDataModule
@@ -247,3 +250,63 @@ def test_both_of_two_processes_stop_when_one_sees_it(fit, tmp_path, broken):
     else:
         # What one process adds to the mean of all breaks it for all.
         assert set(found["rows"]) == {*first[2], *second[2]}
+
+
+def _check_shards(rank, folder, broken_rank):
+    """Check, as one of two processes, the gradients of two weights that are spread over both."""
+    store = distributed.FileStore(str(folder / f"store{broken_rank}"), 2)
+    distributed.init_process_group("gloo", rank=rank, world_size=2, store=store)
+    mesh = init_device_mesh("cpu", (2,))
+    # Of the single row the second process has nothing.
+    weights = {
+        name: nn.Parameter(distribute_tensor(torch.zeros(rows, 3), mesh, [Shard(0)]))
+        for name, rows in (("matrix", 4), ("row", 1))
+    }
+    for name, weight in weights.items():
+        part = torch.ones_like(weight.to_local())
+        if name == "matrix" and rank == broken_rank:
+            part[0, 0] = math.inf
+        weight.grad = DTensor.from_local(part, mesh, [Shard(0)], shape=weight.shape, stride=(3, 1))
+
+    def reduce(flag, reduce_op):
+        assert reduce_op == "max"
+        distributed.all_reduce(flag, distributed.ReduceOp.MAX)
+        return flag
+
+    trainer = SimpleNamespace(
+        strategy=SimpleNamespace(reduce=reduce),
+        precision="32-true",
+        global_step=4,
+        global_rank=rank,
+        world_size=2,
+        current_epoch=0,
+    )
+    module = SimpleNamespace(
+        parameters=weights.values, named_parameters=weights.items, device="cpu", losses={}
+    )
+    guard = FiniteGuard()
+    guard.on_train_batch_start(
+        trainer, module, {"sizes": {"forget": 1}, "row_ids": [f"forget/{rank}"]}, 0
+    )
+    guard.on_before_backward(trainer, module, torch.ones(()))
+    try:
+        guard.on_before_optimizer_step(trainer, module, None)
+        said = None
+    except TrainingStoppedError as error:
+        said = error.finding.to_json()
+    torch.save(said, folder / f"shard{rank}.pt")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+@pytest.mark.parametrize("broken_rank", [None, 1])
+def test_a_sharded_gradient_is_looked_at_where_it_lies(tmp_path, broken_rank):
+    torch.multiprocessing.start_processes(
+        _check_shards, (tmp_path, broken_rank), nprocs=2, start_method="fork"
+    )
+    first, second = (torch.load(tmp_path / f"shard{rank}.pt") for rank in (0, 1))
+    assert first == second
+    if broken_rank is None:
+        assert first is None
+    else:
+        assert (first["kind"], first["step"], first["rows"]) == ("gradient", 5, ["forget/1"])
+        assert "not finite (matrix), on process 1 of 2" in first["reason"]
