@@ -113,9 +113,10 @@ class FiniteGuard(Callback):
         self._num_steps = trainer.global_step
         norm_of = getattr(trainer.strategy.model, "get_global_grad_norm", None)
         norm = None if norm_of is None or _scales_losses(trainer) else norm_of()
-        if norm is not None and not math.isfinite(float(norm)):
-            found = _gather(trainer, [], ["all weights together"], self._rows())
-            made = "the step was made, but no checkpoint of it"
+        # It says -1 of some that are not finite.
+        if norm is not None and not 0 <= float(norm) < math.inf:
+            found = _gather(trainer, [], [], self._rows())
+            made = "no checkpoint is of that step"
             raise TrainingStoppedError(_of_step(trainer, trainer.global_step, found, made))
 
     def on_save_checkpoint(
@@ -188,9 +189,9 @@ def _agree(
     trainer: Trainer, module: LightningModule, is_broken: bool, tensors: Sequence[Tensor]
 ) -> bool:
     """Tell whether anything is broken on any process: one reduction, one synchronisation."""
-    # The largest absolute value: unlike the 2-norm it overflows in no precision.
-    largest = torch.nn.utils.get_total_norm(tensors, norm_type=math.inf)
-    flag = (~largest.isfinite()).to(module.device, torch.float32)
+    # The norm that clipping takes: where that overflows, the step would be by nothing at all.
+    norm = torch.nn.utils.get_total_norm(tensors)
+    flag = (~norm.isfinite()).to(module.device, torch.float32)
     if is_broken:
         flag = torch.ones_like(flag)
     if trainer.world_size > 1:
@@ -232,7 +233,8 @@ def _of_step(
         for key in ("terms", "weights", "rows")
     )
     kind = "loss" if terms else "gradient"
-    what = " and the ".join(terms) if terms else f"gradient is not finite ({_some(names)})"
+    place = _some(names) or "its norm"
+    what = " and the ".join(terms) if terms else f"gradient is not finite ({place})"
     ranks = [str(share["rank"]) for share in shares]
     where = f", on process {', '.join(ranks)} of {trainer.world_size}" * (trainer.world_size > 1)
     epoch = trainer.current_epoch + 1

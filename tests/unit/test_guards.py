@@ -145,7 +145,13 @@ def test_a_gradient_stops_before_its_step_and_names_the_weight(fit, value):
 
 
 def test_a_large_gradient_is_no_fault(fit):
-    assert fit(broken=WEIGHT, value=1e30).error is None
+    assert fit(broken=WEIGHT, value=1e15).error is None
+
+
+def test_a_gradient_whose_norm_overflows_is_one(fit):
+    """Clipping would make it zero, and the step would be lost without a word."""
+    finding = fit(broken=WEIGHT, value=1e30).error.finding
+    assert "the gradient is not finite (its norm); the step was not made" in finding.reason
 
 
 def test_the_trainer_leaves_infinite_gradients_to_a_loss_scale(fit, monkeypatch):
