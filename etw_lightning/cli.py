@@ -28,11 +28,14 @@ from etw_lightning.catalogue import CATALOGUE
 from etw_lightning.checkpoint_folder import Saved, remove_checkpoints, saved_checkpoints
 from etw_lightning.checkpointing import Checkpoints, StateFile
 from etw_lightning.checkpoints import check_resume
+from etw_lightning.collapse import Collapse
 from etw_lightning.data import UnlearningDataModule
 from etw_lightning.entries import Part
 from etw_lightning.evaluate import Evaluation, UnlearningTrainer, find_known
 from etw_lightning.export import export_model
+from etw_lightning.findings import TrainingStoppedError
 from etw_lightning.gibberish_classifier import check_classifier
+from etw_lightning.guards import FiniteGuard
 from etw_lightning.lm_eval_bridge import check_tasks, lm_eval_scores
 from etw_lightning.messages import one_line
 from etw_lightning.metrics import Metric
@@ -124,6 +127,7 @@ class UnlearningCLI(LightningCLI):
             "its checkpoints once it is finished (fit).",
         )
         parser.add_lightning_class_args(Checkpoints, "checkpoints")
+        parser.add_lightning_class_args(Collapse, "collapse")
 
     def _parse_ckpt_path(self) -> None:
         """Leave a checkpoint's own settings alone: what is typed counts, and differences are told.
@@ -186,8 +190,8 @@ class UnlearningCLI(LightningCLI):
         if evaluates:
             # The file's own choice is for training.
             self.suite = Suite(config.metrics)
-            training = (EvaluationCallback, Checkpoints)
-            callbacks[:] = [c for c in callbacks if not isinstance(c, training)]
+            of_fit = (EvaluationCallback, Checkpoints, Collapse)
+            callbacks[:] = [c for c in callbacks if not isinstance(c, of_fit)]
             callbacks.append(self.suite)
         else:
             label = "fine-tuned" if config.model.forget is None else "unlearned"
@@ -198,6 +202,8 @@ class UnlearningCLI(LightningCLI):
             callbacks += [self.report, self.checkpoints]
             if self.resumed is not None:
                 check_processes(self.resumed, trainer.world_size)
+            # Before all others: what they save must not be broken.
+            callbacks.insert(0, FiniteGuard())
         return trainer
 
     def _unfinished(self, parent: Path) -> Path | None:
@@ -636,7 +642,8 @@ def main(args: list[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        0 if all went well, 2 if the input was refused, with one line on the standard error.
+        0 if all went well; with one line on the standard error 2 if the input was refused, 1 if
+        training could not go on.
     """
     typed = list(sys.argv[1:] if args is None else args)
     try:
@@ -652,6 +659,10 @@ def main(args: list[str] | None = None) -> int:
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
+    except TrainingStoppedError as stopped:
+        if _is_first():
+            sys.stderr.write(f"error: {stopped}\n")
+        return 1
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; what was scored is kept\n")
         return 128 + signal.SIGINT

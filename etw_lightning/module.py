@@ -147,6 +147,8 @@ class UnlearningModule(ScoringModule):
         self.attention, self.chunk_size = attention, chunk_size
         self.gradient_checkpointing = gradient_checkpointing
         self.reference_model: LabelScorer | None = None
+        #: Share of the last micro-batch in the effective batch's losses, by term.
+        self.losses: dict[str, float] = {}
         self._window: dict[str, float] = defaultdict(float)
         self._weighs_any = False
         #: Whether the run trains; one that does not needs no reference and no adapter.
@@ -361,9 +363,10 @@ class UnlearningModule(ScoringModule):
             if share.weights is not None:
                 self._note_weights(groups["forget"], share.weights)
                 self._weighs_any = self._weighs_any or bool(share.weights.any())
-        for name, value in shares.items():
-            self._window[f"loss/{name}"] += value.item()
-        self._window["loss/total"] += loss.item()
+        self.losses = {name: value.item() for name, value in shares.items()}
+        self.losses["total"] = loss.item()
+        for name, value in self.losses.items():
+            self._window[f"loss/{name}"] += value
         self._log_window(batch_idx)
         # Lightning divides by the micro-batches of a step, DDP by the processes; shares add up.
         return cast(Tensor, loss * batch["scale"])

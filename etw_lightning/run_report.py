@@ -14,14 +14,16 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from etw_lightning.callbacks import EvaluationCallback, Suite
 from etw_lightning.checkpointing import Checkpoints
+from etw_lightning.collapse import Collapse
 from etw_lightning.evaluate import sources
+from etw_lightning.findings import Finding, TrainingStoppedError
 from etw_lightning.metrics import Metric
 from etw_lightning.module import UnlearningModule
 from etw_lightning.report import Row, muse_row, print_table, tofu_row, write_results
 from etw_lightning.retain_budget import RetainBudget
 from etw_lightning.retain_results import RetainResults, save_provenance, save_records
 from etw_lightning.run_key import run_key
-from etw_lightning.schema import Record
+from etw_lightning.schema import InputError, Record
 
 __all__ = ["RunReport"]
 
@@ -142,6 +144,7 @@ class RunReport(Callback):
         left_out = {name: reason for one in suites for name, reason in one.left_out.items()}
         budgets = [one for one in callbacks if isinstance(one, RetainBudget)]
         saving = [one for one in callbacks if isinstance(one, Checkpoints)]
+        found = _found(trainer)
         save_records(self.folder, self.unlearned)
         save_provenance(self.folder, provenance)
         write_results(
@@ -151,6 +154,7 @@ class RunReport(Callback):
                 "command": "fit",
                 "metrics": {name: asdict(metric) for name, metric in self.metrics.items()},
                 **({"left_out": left_out} if left_out else {}),
+                **found,
                 "table": table,
                 "history": self.history,
                 **({"retain_budget": _kept(budgets[0])} if budgets else {}),
@@ -175,6 +179,54 @@ class RunReport(Callback):
             )
         for metric, reason in left_out.items():
             sys.stdout.write(f"left out: {metric} ({reason})\n")
+        if "stopped" in found:
+            sys.stdout.write(f"stopped: {_line(found['stopped'])}\n")
+        for one in found.get("warnings", ()):
+            sys.stdout.write(f"warning: {_line(one)}\n")
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Leave the reason in the folder if training could not go on, and the epochs so far."""
+        if isinstance(exception, TrainingStoppedError):
+            self._write_stopped(trainer, exception.finding)
+            # A launcher ends all processes with the first of them.
+            trainer.strategy.barrier()
+        elif isinstance(exception, InputError) and trainer.global_step:
+            # The evaluation of a model that training has broken.
+            step, epoch = trainer.global_step, trainer.current_epoch + 1
+            self._write_stopped(trainer, Finding("scores", str(exception), step, epoch))
+
+    def _write_stopped(self, trainer: Trainer, finding: Finding) -> None:
+        if trainer.is_global_zero:
+            write_results(
+                self.folder / "results.json",
+                {
+                    "finished": False,
+                    "command": "fit",
+                    **_found(trainer),
+                    "stopped": finding.to_json(),
+                    "history": self.history,
+                    "config_hash": run_key(self.config),
+                    "seed": self.seed,
+                    "steps": trainer.global_step,
+                    "seconds": round(time.monotonic() - self.started, 1),
+                },
+            )
+
+
+def _found(trainer: Trainer) -> dict[str, Any]:
+    """Return what was found of a collapse."""
+    callbacks = cast(list[Any], trainer.callbacks)  # type: ignore[attr-defined]
+    entries: dict[str, Any] = {}
+    for one in callbacks:
+        if isinstance(one, Collapse):
+            entries |= one.entries()
+    return entries
+
+
+def _line(found: Mapping[str, Any]) -> str:
+    return f"collapse at step {found['step']}, in epoch {found['epoch']}: {found['reason']}"
 
 
 def _kept(budget: RetainBudget) -> dict[str, float | int | None]:

@@ -121,6 +121,9 @@ def test_one_file_is_a_run(resolved, name, tmp_path, command):
     assert config["model"]["pretrained"]
     names = [entry["class_path"].rsplit(".", 1)[-1] for entry in config["trainer"]["callbacks"]]
     assert names, "a run that is not evaluated shows nothing"
+    assert config["trainer"]["gradient_clip_val"] == 1.0
+    assert config["trainer"]["gradient_clip_algorithm"] in (None, "norm")
+    assert config["collapse"]["action"] == "warn"
     if {"ForgetQuality", "PrivLeak"} & set(names):
         assert config["data"]["retain_model"] or config["data"]["retain_results"]
     # What a run saves repeats it.

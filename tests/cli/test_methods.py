@@ -1,6 +1,7 @@
 """Every method of the shipped files runs, and lowers what it promises to lower."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,8 @@ def run(command, configs, tmp_path, monkeypatch):
             *FITTED.get(method, ()),
         )
         assert (outcome.status, outcome.err) == (0, "")
+        results = json.loads((tmp_path / "run" / "results.json").read_text())
+        assert not {"stopped", "warnings"} & set(results), "published numbers are no collapse"
         return Promise.measured
 
     return fit

@@ -1,0 +1,103 @@
+"""Gradients are clipped once a step, by the norm of the whole effective batch's gradient."""
+
+import os
+from datetime import timedelta
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.strategies import DDPStrategy
+from toy import ExactModule, make_trainer, text, write_rows
+
+from etw_lightning.data import UnlearningDataModule
+
+#: Processes, rows of a micro-batch, micro-batches of a step: eight rows a step each time.
+SPLITS = {
+    "accumulated": (1, 4, 2),
+    "two processes": (2, 4, 1),
+    "both": (2, 2, 2),
+}
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+
+
+class Clipped(Callback):
+    """Writes down the gradients of each step before they are clipped and after."""
+
+    def __init__(self, path):
+        self.path, self.before, self.after = path, [], []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        self.before.append(_gradient(pl_module))
+
+    def on_train_batch_end(self, trainer, pl_module, *args):
+        if trainer.global_step > len(self.after):
+            self.after.append(_gradient(pl_module))
+
+    def on_fit_end(self, trainer, pl_module):
+        if trainer.is_global_zero:
+            torch.save((self.before, self.after), self.path)
+
+
+def _gradient(module):
+    return torch.cat([weight.grad.flatten() for weight in module.scorer.parameters()])
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Rows so different in length that the parts of a batch have very different gradients."""
+    folder = tmp_path_factory.mktemp("rows")
+    for name in ("forget", "retain"):
+        rows = [
+            {"question": f"What of {name} {number}?", "answer": text(number, 1 + 7 * number % 40)}
+            for number in range(16)
+        ]
+        write_rows(folder / f"{name}.jsonl", rows)
+    return folder
+
+
+@pytest.fixture
+def fit(root, tiny_model_dir, tmp_path):
+    """Train two steps with weights that stay put; return the gradients before and after."""
+    torch.set_num_threads(1)
+
+    def run(clip, devices=1, batch_size=8, accumulate=1):
+        module = ExactModule(str(tiny_model_dir), lr=1e-15, weight_decay=0.0)
+        data = UnlearningDataModule(
+            "jsonl",
+            root=str(root),
+            forget_split="forget",
+            retain_split="retain",
+            batch_size=batch_size,
+        )
+        forked = DDPStrategy(
+            start_method="fork", process_group_backend="gloo", timeout=timedelta(seconds=20)
+        )
+        trainer = make_trainer(
+            Clipped(tmp_path / "clipped.pt"),
+            devices=devices,
+            strategy=forked if devices > 1 else "auto",
+            accumulate_grad_batches=accumulate,
+            gradient_clip_val=clip,
+        )
+        trainer.fit(module, datamodule=data)
+        return torch.load(tmp_path / "clipped.pt")
+
+    return run
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_every_split_clips_the_gradient_of_the_whole_batch(fit, split):
+    before, expected = fit(clip=0.5)
+    assert len(expected) == 2
+    for gradient, clipped in zip(before, expected, strict=True):
+        assert gradient.norm() > 1
+        assert clipped.norm().item() == pytest.approx(0.5, rel=1e-5)
+    _, found = fit(0.5, *SPLITS[split])
+    for one, other in zip(expected, found, strict=True):
+        assert (one - other).abs().max() <= 1e-10 * one.abs().max()
+
+
+def test_a_gradient_within_the_bound_is_left_alone(fit):
+    before, after = fit(clip=1e3)
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
