@@ -50,6 +50,7 @@ from etw_lightning.record_cache import Journal, model_identity, precision_name, 
 from etw_lightning.resume import (
     check_processes,
     check_same_run,
+    is_same_run,
     lock_run,
     manifest_of,
     newest_checkpoint,
@@ -117,7 +118,8 @@ class UnlearningCLI(LightningCLI):
             "--overwrite",
             action=ActionYesNo,
             default=False,
-            help="Run again in a folder that holds a finished run, or another model's records.",
+            help="Run again in a folder that holds a finished run, another model's records, or "
+            "checkpoints of other settings; a run of these settings that was broken off goes on.",
         )
         parser.add_argument(
             "--save_model",
@@ -209,7 +211,7 @@ class UnlearningCLI(LightningCLI):
     def _unfinished(self, parent: Path) -> Path | None:
         """Find a run of this command that was broken off, if this one is to go on with it."""
         config = self.config[self.subcommand]
-        if self.subcommand != "fit" or config.overwrite or config.ckpt_path:
+        if self.subcommand != "fit" or config.ckpt_path:
             return None
         return unfinished_run(parent, run_key(self.plain))
 
@@ -217,9 +219,10 @@ class UnlearningCLI(LightningCLI):
         """Find the checkpoint that this command goes on from; it must be of the same run."""
         config = self.config["fit"]
         self.resumed: Saved | None = None
-        if config.overwrite or not saved_checkpoints(self.folder):
+        is_finished = finished_command(self.folder) is not None
+        if is_finished or not saved_checkpoints(self.folder):
             return
-        if config.ckpt_path:
+        if config.ckpt_path and not config.overwrite:
             raise InputError(
                 f"ckpt_path {str(config.ckpt_path)!r} can't be given: output_dir "
                 f"{str(self.folder)!r} has checkpoints of its own, which this command goes on "
@@ -227,9 +230,11 @@ class UnlearningCLI(LightningCLI):
             )
         if _is_first():
             self._lock()
-        self.resumed = newest_checkpoint(self.folder, is_first=_is_first())
-        if self.resumed is not None:
-            check_same_run(self.plain, self.resumed, " ".join(Parser.typed))
+        found = newest_checkpoint(self.folder, is_first=_is_first())
+        if found is None or (config.overwrite and not is_same_run(self.plain, found)):
+            return
+        check_same_run(self.plain, found, " ".join(Parser.typed))
+        self.resumed = found
 
     def _lock(self) -> None:
         if not self.held:
@@ -297,7 +302,8 @@ class UnlearningCLI(LightningCLI):
             model.make_references(data, self.trainer)
         if _is_first():
             self._lock()
-            if finished_command(self.folder) is not None or self.config["fit"].overwrite:
+            overwrites = self.config["fit"].overwrite and self.resumed is None
+            if finished_command(self.folder) is not None or overwrites:
                 remove_run(self.folder)
         self.checkpoints.begin(self.folder, manifest_of(self.plain), self.signals)
 

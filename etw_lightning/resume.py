@@ -26,6 +26,7 @@ from etw_lightning.schema import InputError
 __all__ = [
     "check_processes",
     "check_same_run",
+    "is_same_run",
     "lock_run",
     "manifest_of",
     "newest_checkpoint",
@@ -97,6 +98,11 @@ def check_processes(saved: Saved, world_size: int) -> None:
             f"{str(saved.folder)!r} is of a run with {was}; start as many, another output_dir, or "
             "--overwrite to start anew."
         )
+
+
+def is_same_run(config: Mapping[str, Any], saved: Saved) -> bool:
+    """Tell whether a checkpoint was made with these settings."""
+    return not differences(saved.manifest.get("settings", {}), manifest_of(config)["settings"])
 
 
 def check_same_run(config: Mapping[str, Any], saved: Saved, typed: str = "") -> None:

@@ -212,6 +212,18 @@ def test_overwrite_starts_anew(stopped):
     assert json.loads((stopped.folder / "results.json").read_text())["steps"] == 6
 
 
+def test_overwrite_does_not_throw_away_what_is_unfinished(stopped, expected):
+    """A cluster's job that is requeued with it must not start from zero each time."""
+    status, said = stopped("--overwrite")
+    assert status == 0, said
+    assert "going on from" in said
+    assert left_behind(stopped.folder) == expected
+    status, said = stopped("--overwrite")
+    assert status == 0, said
+    assert "going on from" not in said, "that one was finished"
+    assert left_behind(stopped.folder) == expected
+
+
 def test_ckpt_path_and_checkpoints_of_its_own_contradict(stopped):
     path = stopped.folder / "checkpoints" / "step-00000002" / "state.ckpt"
     status, said = stopped(f"--ckpt_path={path}")
