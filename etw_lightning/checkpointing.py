@@ -16,6 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from etw_lightning.callbacks import EvaluationCallback
 from etw_lightning.checkpoint_folder import (
+    FOLDER,
     STATE,
     describe_files,
     draft_of,
@@ -25,12 +26,13 @@ from etw_lightning.checkpoint_folder import (
     remove,
     saved_checkpoints,
 )
+from etw_lightning.findings import Finding, TrainingStoppedError
 from etw_lightning.metrics import Metric
 from etw_lightning.preemption import Preempted, StopSignals
 from etw_lightning.schema import InputError
 from etw_lightning.suite import explain
 
-__all__ = ["Checkpoints", "StateFile"]
+__all__ = ["Checkpoints", "StateFile", "UnwrittenError"]
 
 #: What says that the validation behind an epoch's last step was begun and is to be made anew.
 _BEGUN = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
@@ -218,6 +220,22 @@ class Checkpoints(Callback):
         """Write a checkpoint whole, then let go of those that are not kept."""
         assert self._run is not None, "begin() first"
         self._is_due = False
+        try:
+            self._write(trainer)
+        except (OSError, UnwrittenError) as error:
+            found = saved_checkpoints(self._run)
+            last = found[-1].folder.name if found else "the start"
+            reason = (
+                f"the checkpoint of step {trainer.global_step} can't be written below "
+                f"{str(self._run / FOLDER)!r} ({error}); make room there, and the same command "
+                f"goes on from {last}."
+            )
+            finding = Finding("disk", reason, trainer.global_step, trainer.current_epoch + 1)
+            raise TrainingStoppedError(finding) from error
+        self._saved_at = time.monotonic()
+
+    def _write(self, trainer: Trainer) -> None:
+        assert self._run is not None
         named = str(folder_of(self._run, trainer.global_step))
         folder = Path(trainer.strategy.broadcast(named))
         draft = draft_of(folder)
@@ -242,7 +260,6 @@ class Checkpoints(Callback):
             publish(draft, folder, {**self._manifest, **own})
             self._let_go()
         trainer.strategy.barrier("checkpoint is written")
-        self._saved_at = time.monotonic()
 
     def _let_go(self) -> None:
         """Remove all but the last few steps and the best; of a step all but its newest."""
@@ -319,6 +336,10 @@ class Checkpoints(Callback):
                 ) from error
 
 
+class UnwrittenError(RuntimeError):
+    """A file could not be written to its end."""
+
+
 class StateFile(TorchCheckpointIO):
     """Reads and writes the trainer's state without a second copy of it in memory.
 
@@ -337,7 +358,11 @@ class StateFile(TorchCheckpointIO):
     ) -> None:
         """Write a checkpoint straight to its file; whoever asks for it renames it."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        torch.save(checkpoint, path)
+        try:
+            torch.save(checkpoint, path)
+        except RuntimeError as error:
+            # What the library's writer makes of a full disk.
+            raise UnwrittenError(" ".join(str(error).split())[:120]) from error
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = True

@@ -14,7 +14,8 @@ class Finding:
 
     Args:
         kind: ``loss``, ``gradient`` or ``weights`` that are not finite; ``scores`` of an
-            evaluation that are not; ``retain_loss``, ``utility`` or ``repetition`` of a collapse.
+            evaluation that are not; ``disk`` that is full; ``retain_loss``, ``utility`` or
+            ``repetition`` of a collapse.
         reason: One line for people.
         step: Optimiser step, counted from 1, in or after which it was found.
         epoch: Epoch of that step, counted from 1.

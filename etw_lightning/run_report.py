@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -190,14 +191,20 @@ class RunReport(Callback):
         """Leave the reason in the folder if training could not go on, and the epochs so far."""
         if isinstance(exception, TrainingStoppedError):
             self._write_stopped(trainer, exception.finding)
-            # A launcher ends all processes with the first of them.
-            trainer.strategy.barrier()
+            # A launcher ends all processes with the first of them; a full disk stops one alone.
+            if exception.finding.kind != "disk":
+                trainer.strategy.barrier()
         elif isinstance(exception, InputError) and trainer.global_step:
             # The evaluation of a model that training has broken.
             step, epoch = trainer.global_step, trainer.current_epoch + 1
             self._write_stopped(trainer, Finding("scores", str(exception), step, epoch))
 
     def _write_stopped(self, trainer: Trainer, finding: Finding) -> None:
+        # Where the disk is full, what the command prints has to do.
+        with contextlib.suppress(OSError):
+            self._write_unfinished(trainer, finding)
+
+    def _write_unfinished(self, trainer: Trainer, finding: Finding) -> None:
         if trainer.is_global_zero:
             write_results(
                 self.folder / "results.json",
@@ -210,7 +217,7 @@ class RunReport(Callback):
                     "config_hash": run_key(self.config),
                     "seed": self.seed,
                     "steps": trainer.global_step,
-                    "seconds": round(time.monotonic() - self.started, 1),
+                    "seconds": round(self.seconds, 1),
                 },
             )
 

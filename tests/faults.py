@@ -16,6 +16,13 @@ from typing import NamedTuple
 
 #: What of ``results.json`` must not depend on whether a run was broken off.
 COMPARED = ("metrics", "history", "table", "steps", "config_hash", "seed")
+#: Slow to import; a forked process finds them there.
+IMPORTED = (
+    "etw_lightning.cli",
+    "rouge_score.rouge_scorer",
+    "torch.utils.tensorboard",
+    "transformers.models.llama.modeling_llama",
+)
 
 
 class Fault(NamedTuple):
@@ -66,6 +73,8 @@ def run_processes(words, world, fault=None, log=None):
 
     Several find each other as torchrun's do.
     """
+    for name in IMPORTED:
+        importlib.import_module(name)
     port, children = free_port(), []
     for rank in range(world):
         child = os.fork()

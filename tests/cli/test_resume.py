@@ -176,12 +176,15 @@ def test_slurm_is_not_asked_to_requeue_from_inside(run, expected, monkeypatch, t
     assert left_behind(run.folder) == expected
 
 
+SAVED = [f"step-{step:08d}" for step in (1, 2, 3)]
+
+
 @pytest.fixture
 def stopped(run):
-    """A run that has two checkpoints, of steps 2 and 3, and is not finished."""
+    """A run that has checkpoints of steps 1 to 3, the second the best, and is not finished."""
     status, said = run("--checkpoints.every_n_steps=1", fault=Fault(STEP, 7, signal.SIGKILL))
     assert status == -9, said
-    assert names(run.folder) == ["step-00000002", "step-00000003"]
+    assert names(run.folder) == SAVED
     return run
 
 
@@ -202,7 +205,7 @@ def test_a_changed_flag_beside_a_checkpoint_is_named(stopped, flag, said):
     assert line.startswith(f"error: {said} ")
     assert "is a checkpoint of a run with" in line
     assert "--overwrite" in line
-    assert names(stopped.folder) == ["step-00000002", "step-00000003"], "nothing is lost"
+    assert names(stopped.folder) == SAVED, "nothing is lost"
 
 
 def test_overwrite_starts_anew(stopped):
