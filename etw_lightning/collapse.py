@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from etw_lightning.callbacks import EvaluationCallback
+from etw_lightning.collapse_settings import Action, CollapseSettings
 from etw_lightning.findings import Finding
 from etw_lightning.metrics import repetition
 from etw_lightning.module import UnlearningModule
 from etw_lightning.schema import InputError, Record
 
-__all__ = ["Action", "Collapse"]
+__all__ = ["Collapse"]
 
-Action = Literal["stop", "warn"]
-
+_DEFAULT = CollapseSettings()
 #: Nats that a smaller start counts as: of a model that knows its rows by heart, a loss that is
 #: still small is many times nothing.
 _LEAST_START = 0.5
@@ -73,11 +73,11 @@ class Collapse(Callback):
 
     def __init__(
         self,
-        action: Action = "warn",
-        retain_factor: float | None = 4.0,
-        utility_floor: float | None = 0.5,
-        repetition: float | None = 0.3,
-        window: int = 8,
+        action: Action = _DEFAULT.action,
+        retain_factor: float | None = _DEFAULT.retain_factor,
+        utility_floor: float | None = _DEFAULT.utility_floor,
+        repetition: float | None = _DEFAULT.repetition,
+        window: int = _DEFAULT.window,
     ) -> None:
         if action not in get_args(Action):
             raise InputError(f"collapse.action must be stop or warn; got {action!r}.")

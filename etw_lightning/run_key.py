@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from etw_lightning.collapse import Collapse
+from etw_lightning.collapse_settings import CollapseSettings
 from etw_lightning.schema import Conventions
 
 __all__ = ["differences", "run_key", "that_count"]
@@ -66,8 +65,7 @@ def that_count(config: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(kept.get("data"), dict) and kept["data"].get("seed") is None:
         kept["data"]["seed"] = kept.get("seed_everything")
     # Runs from before there was such a guard had none.
-    guard = {name: one.default for name, one in inspect.signature(Collapse).parameters.items()}
-    if kept.get("collapse") == guard:
+    if kept.get("collapse") == CollapseSettings()._asdict():
         del kept["collapse"]
     named = {"definition": Conventions(), "peer": Conventions.peer()}
     given = kept.get("conventions", "definition")
