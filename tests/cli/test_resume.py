@@ -169,7 +169,7 @@ def test_slurm_is_not_asked_to_requeue_from_inside(run, expected, monkeypatch, t
         monkeypatch.setenv(f"SLURM_{name}", str(value))
     status, said = run(fault=Fault(STEP, 5, signal.SIGUSR1))
     assert status == 143, said
-    assert names(run.folder) == ["step-00000003"]
+    assert names(run.folder) == ["step-00000002", "step-00000003"]
     assert not list(run.folder.glob("hpc_ckpt*"))
     assert not (tmp_path / "asked").exists()
     assert run()[0] == 0
