@@ -12,20 +12,30 @@ import time
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, cast, get_args
 
 from jsonargparse import ActionYesNo, Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from etw_lightning import quickstart_models
 from etw_lightning.callbacks import EvaluationCallback, Suite
 from etw_lightning.catalogue import CATALOGUE
+from etw_lightning.check import (
+    check_devices,
+    check_disk,
+    check_parts,
+    describe_input,
+    describe_other,
+    run_shape,
+    warning_of_memory,
+)
 from etw_lightning.checkpoints import check_resume
-from etw_lightning.data import UnlearningDataModule
+from etw_lightning.data import Role, UnlearningDataModule
 from etw_lightning.entries import Part
 from etw_lightning.evaluate import Evaluation, UnlearningTrainer, find_known
 from etw_lightning.export import export_model
@@ -49,6 +59,7 @@ from etw_lightning.run_folder import (
     run_folder,
 )
 from etw_lightning.run_key import run_key
+from etw_lightning.run_needs import RunShape, Sizes, find_sizes
 from etw_lightning.run_report import RunReport
 from etw_lightning.schema import Conventions, InputError
 from etw_lightning.second_passes import SecondPasses, extras_of
@@ -72,10 +83,11 @@ class UnlearningCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """``fit`` and ``evaluate``, which take the same files."""
+        """``fit``, ``evaluate`` and ``check``, which take the same files."""
         return {
             "fit": LightningCLI.subcommands()["fit"],
             "evaluate": {"model", "datamodule"},
+            "check": {"model", "datamodule"},
         }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -135,7 +147,7 @@ class UnlearningCLI(LightningCLI):
         check_run(config, self.folder)
         self._check_finished(config.overwrite)
         settings: dict[str, Any] = {"default_root_dir": str(self.folder)}
-        if evaluates:
+        if evaluates or self.subcommand == "check":
             settings["logger"] = False
         elif config.trainer.logger in (None, True):
             settings["logger"] = TensorBoardLogger(self.folder.parent, self.folder.name, "")
@@ -193,13 +205,12 @@ class UnlearningCLI(LightningCLI):
     def before_fit(self) -> None:
         """Check the input from beginning to end."""
         model, data = self.model, self.datamodule
-        data.follow(model.method)
-        for callback in self._callbacks():
-            if isinstance(callback, RetainBudget):
-                callback.check(model, self._callbacks())
-        has_target = data.results_paths["target"] is not None or data.target_model is not None
-        data.starts_from_target = data.uses_forget and not has_target
-        self._check_input(whole=True)
+        self._check_settings()
+        if _is_first():
+            shape, sizes, _ = self._check_room()
+            warning = warning_of_memory(load_config(model.pretrained), shape, sizes, self.trainer)
+            if warning is not None:
+                rank_zero_warn(warning)
         # Broken weights are bad input too, so they are read before the first file is written, and
         # before other models are scored, which may take long.
         model.configure_model()
@@ -211,6 +222,47 @@ class UnlearningCLI(LightningCLI):
             model.make_references(data, self.trainer)
         if _is_first() and finished_command(self.folder) is not None:
             remove_run(self.folder)
+
+    def before_check(self) -> None:
+        """Verify what ``fit`` would, a line each; nothing is loaded, scored or written."""
+        model, data = self.model, self.datamodule
+        # Takes the quickstart's model where none is trained yet.
+        self._untrained = TemporaryDirectory()
+        self._check_settings()
+        config = load_config(model.pretrained)
+        lines = describe_input(data, config)
+        shape, _, room = self._check_room()
+        check_parts(model, config, shape)
+        others, needs = self._others_needed()
+        for role in get_args(Role):
+            lines.append(describe_other(others, role, needs[role]) or "")
+        for line in filter(None, (*lines, *room)):
+            _say(line)
+
+    def after_check(self) -> None:
+        """Remove what stood for a model that is not trained yet."""
+        self._untrained.cleanup()
+
+    def _check_settings(self) -> None:
+        """Check the input as far as no weight is needed for it."""
+        model, data = self.model, self.datamodule
+        data.follow(model.method)
+        for callback in self._callbacks():
+            if isinstance(callback, RetainBudget):
+                callback.check(model, self._callbacks())
+        has_target = data.results_paths["target"] is not None or data.target_model is not None
+        data.starts_from_target = data.uses_forget and not has_target
+        self._check_input(whole=True)
+
+    def _check_room(self) -> tuple[RunShape, Sizes, list[str]]:
+        """Check devices and disk; return the run's shape and sizes, and what was found."""
+        config = self.config[self.subcommand]
+        found = [check_devices(self.trainer)]
+        shape = run_shape(self.model, self.datamodule, self.trainer)
+        sizes = find_sizes(load_config(self.model.pretrained), shape)
+        kept = config.get("checkpoints.keep") or 0
+        found.append(check_disk(self.folder, sizes, kept, saves_model=config.save_model))
+        return shape, sizes, found
 
     def before_evaluate(self) -> None:
         """Check the input, without what only training reads."""
@@ -254,7 +306,12 @@ class UnlearningCLI(LightningCLI):
             callback.prepare(data)
             data.require(callback.needs)
         data.check_names()
-        model.pretrained = quickstart_models.resolve(model.pretrained, self.seed)
+        if self.subcommand == "check":
+            place = Path(self._untrained.name)
+            found = quickstart_models.resolve_untrained(model.pretrained, place, self.seed)
+        else:
+            found = quickstart_models.resolve(model.pretrained, self.seed)
+        model.pretrained = found
         data.load(model.pretrained)
         name = (model.pretrained, "model.pretrained")
         if data.tokenizer_name is not None:
@@ -270,7 +327,10 @@ class UnlearningCLI(LightningCLI):
                 model_name = self.config_init[self.subcommand].spacy_model
                 for kind in get_args(Kind):
                     spacy_spans([], kind, model_name, "spacy_model")
-        if _is_first():
+        if self.subcommand == "check":
+            # What is known is found by the weights.
+            data.check_rows({})
+        elif _is_first():
             model.known, model.journal_keys = find_known(
                 model.pretrained, data, self._precision, whole=whole, say=_say
             )
@@ -290,11 +350,20 @@ class UnlearningCLI(LightningCLI):
 
     def _score_others(self) -> None:
         """Score the retain and the target model, as far as callbacks read their records."""
+        self.others, needs = self._others_needed()
+        for role in get_args(Role):
+            self.others.need(role, needs[role])
+
+    def _others_needed(self) -> tuple[OtherModels, dict[Role, dict[str, set[Part]]]]:
+        """Return the other models, and what callbacks read of each."""
         model, data = self.model, self.datamodule
         callbacks = [c for c in self._callbacks() if isinstance(c, EvaluationCallback)]
-        self.others = OtherModels(data, self.trainer, model.dtype_name, model.attention, self.seed)
-        self.others.need("retain", _joined(c.retain_needs for c in callbacks))
-        self.others.need("target", _joined(c.target_needs for c in callbacks))
+        others = OtherModels(data, self.trainer, model.dtype_name, model.attention, self.seed)
+        needs: dict[Role, dict[str, set[Part]]] = {
+            "retain": _joined(c.retain_needs for c in callbacks),
+            "target": _joined(c.target_needs for c in callbacks),
+        }
+        return others, needs
 
     def _provenance(self, pretrained: str | None) -> dict[str, Any]:
         """Return what the run's records are made with; None for weights that are not saved."""
@@ -425,7 +494,7 @@ _SETTINGS: Mapping[str, Any] = {
     "seed_everything_default": 0,
     "auto_configure_optimizers": False,
     "save_config_kwargs": {"overwrite": True},
-    "parser_kwargs": {"prog": "python -m etw_lightning", "fit": {}, "evaluate": {}},
+    "parser_kwargs": {"prog": "python -m etw_lightning", "fit": {}, "evaluate": {}, "check": {}},
     "trainer_defaults": {
         "use_distributed_sampler": False,
         "num_sanity_val_steps": -1,

@@ -10,7 +10,7 @@ allocator can't reuse, and buffers of the network. ``RESERVED`` stands for the C
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
@@ -165,7 +165,7 @@ def predict_host(needs: Needs) -> int:
 
 
 def choose_strategy(
-    needs_of: dict[Strategy, Needs], available: int, counts: Sequence[int] = DEVICE_COUNTS
+    needs_of: Mapping[Strategy, Needs], available: int, counts: Sequence[int] = DEVICE_COUNTS
 ) -> tuple[Strategy, int] | None:
     """Return the layout that fits with the fewest devices, the simplest of them; None if none does.
 

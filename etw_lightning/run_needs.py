@@ -20,7 +20,15 @@ from etw_lightning.step_trace import (
 )
 from etw_lightning.trainable import choose_trained
 
-__all__ = ["RunShape", "needs_by_strategy", "precision_dtypes", "run_needs"]
+__all__ = [
+    "RunShape",
+    "Sizes",
+    "find_sizes",
+    "needs_by_strategy",
+    "precision_dtypes",
+    "run_needs",
+    "run_outline",
+]
 
 #: What a ``trainer.precision`` casts weights to, and products to.
 _TRUE = {"64-true": torch.float64, "bf16-true": torch.bfloat16, "16-true": torch.float16}
@@ -72,6 +80,21 @@ class RunShape:
     on_cuda: bool = True
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """What a model takes on the disk, bytes.
+
+    Args:
+        model: The model as it is exported.
+        checkpoint: One checkpoint: all weights, a frozen copy's too, and the optimiser's state.
+        working: A bound for the activations of a step without checkpointing, far above them.
+    """
+
+    model: int
+    checkpoint: int
+    working: int
+
+
 def precision_dtypes(
     dtype: str, precision: str, *, deepspeed: bool = False
 ) -> tuple[torch.dtype, torch.dtype | None]:
@@ -97,6 +120,33 @@ def precision_dtypes(
     return getattr(torch, dtype), low
 
 
+def find_sizes(config: Any, shape: RunShape) -> Sizes:
+    """Return the sizes that are known without tracing a step.
+
+    Args:
+        config: The model's ``transformers`` configuration.
+        shape: Of the run.
+
+    Raises:
+        InputError: As ``run_needs``.
+    """
+    outline = run_outline(config, shape)
+    trained = outline.trained
+    numbers = sum(weight.numel() for weight in trained)
+    kept = sum(weight.numel() * weight.dtype.itemsize for weight in trained)
+    copies = 2 if shape.reference == "live" else 1
+    state = state_bytes(shape.optimizer, kept, numbers)
+    text = config.get_text_config()
+    positions = max(shape.rows * shape.tokens, shape.eval_rows * shape.eval_tokens)
+    return Sizes(
+        model=outline.weights,
+        checkpoint=copies * outline.weights + state,
+        working=512 * positions * text.hidden_size * text.num_hidden_layers
+        + 24 * outline.head.numel()
+        + 24 * shape.chunk_size * outline.head.shape[0],
+    )
+
+
 def run_needs(config: Any, shape: RunShape, *, deepspeed: bool = False) -> Needs:
     """Return what a run needs, by a trace of one step on a model without numbers.
 
@@ -107,11 +157,10 @@ def run_needs(config: Any, shape: RunShape, *, deepspeed: bool = False) -> Needs
 
     Raises:
         InputError: If nothing trains, or an adapter's settings are refused.
+        TraceError: If the model does what depends on numbers.
     """
-    dtype, autocast = precision_dtypes(shape.dtype, shape.precision, deepspeed=deepspeed)
-    outline = build_outline(config, dtype, shape.attention)
-    base = outline.weights
-    outline.change(lambda lm: _choose(lm, shape, dtype))
+    _, autocast = precision_dtypes(shape.dtype, shape.precision, deepspeed=deepspeed)
+    outline = run_outline(config, shape, deepspeed=deepspeed)
     step = StepShape(
         shape.rows,
         shape.tokens,
@@ -139,7 +188,7 @@ def run_needs(config: Any, shape: RunShape, *, deepspeed: bool = False) -> Needs
         forward=forward,
         moments=moments,
         evaluation=_evaluation(outline, shape, step),
-        reference=base if shape.reference == "live" else 0,
+        reference=whole if shape.reference == "live" else 0,
         accumulates=shape.accumulates,
         on_cuda=shape.on_cuda,
     )
@@ -156,6 +205,21 @@ def needs_by_strategy(config: Any, shape: RunShape) -> dict[Strategy, Needs]:
     if weights[True] != weights[False]:
         engine = run_needs(config, shape, deepspeed=True)
     return {one: engine if one.startswith("deepspeed") else plain for one in STRATEGIES}
+
+
+def run_outline(config: Any, shape: RunShape, *, deepspeed: bool = False) -> Outline:
+    """Return the model of a run without numbers: what trains, trains; an adapter is there.
+
+    Args:
+        config: The model's ``transformers`` configuration.
+        shape: Of the run.
+        deepspeed: As of ``precision_dtypes``.
+
+    Raises:
+        InputError: As ``run_needs``.
+    """
+    dtype, _ = precision_dtypes(shape.dtype, shape.precision, deepspeed=deepspeed)
+    return build_outline(config, dtype, shape.attention, lambda lm: _choose(lm, shape, dtype))
 
 
 def _choose(lm: Any, shape: RunShape, dtype: torch.dtype) -> None:
@@ -201,6 +265,8 @@ def _evaluation(outline: Outline, shape: RunShape, step: StepShape) -> int:
 def _cached_numbers(config: Any) -> int:
     """Return the numbers that a key-value cache holds of one token."""
     text = config.get_text_config()
+    if not hasattr(text, "num_attention_heads"):
+        return 0
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return 2 * int(text.num_hidden_layers * heads * width)

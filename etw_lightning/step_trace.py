@@ -7,15 +7,16 @@ architecture, autocast, gradient checkpointing and the fused output head do.
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -24,10 +25,22 @@ from torch.utils._pytree import tree_leaves
 from etw_lightning.distributions import HeadDistributions
 from etw_lightning.kernels import linear_scores, linear_statistics
 
-__all__ = ["Moment", "Outline", "StepShape", "build_outline", "trace_evaluation", "trace_step"]
+__all__ = [
+    "Moment",
+    "Outline",
+    "StepShape",
+    "TraceError",
+    "build_outline",
+    "trace_evaluation",
+    "trace_step",
+]
 
 #: Where a step is: one of them holds a float32 copy of a 16-bit head on the CPU, and none on CUDA.
 _Phase = Literal["body", "head"]
+
+
+class TraceError(RuntimeError):
+    """What a model does depends on numbers, so that it can't be traced without them."""
 
 
 @dataclass(frozen=True)
@@ -112,34 +125,53 @@ class Outline:
         stacks = (
             part
             for part in self.lm.base_model.modules()
-            if isinstance(part, torch.nn.ModuleList) and len(part) == count
+            if isinstance(part, nn.ModuleList) and len(part) == count
         )
         return [sum(map(_bytes_of, layer.parameters())) for layer in next(stacks)]
 
-    def change(self, function: Callable[[Any], None]) -> Outline:
-        """Apply what changes a model in place, such as freezing weights or adding an adapter."""
-        with self.mode:
-            function(self.lm)
-        return self
 
-
-def build_outline(config: Any, dtype: torch.dtype, attention: str | None = None) -> Outline:
-    """Build a model of fake tensors from its configuration alone.
+def build_outline(
+    config: Any,
+    dtype: torch.dtype,
+    attention: str | None = None,
+    change: Callable[[Any], None] | None = None,
+) -> Outline:
+    """Build a model without numbers from its configuration alone.
 
     Args:
         config: A ``transformers`` configuration.
         dtype: Precision of the weights.
         attention: Attention implementation; a kernel of a package that is not loaded here, such as
             ``flash_attention_2``, is counted as ``sdpa``, which keeps the same tensors.
+        change: Changes the model in place: freezes weights, adds an adapter.
     """
     from transformers import AutoModelForCausalLM
 
     kind = "eager" if attention == "eager" else "sdpa" if attention else None
     extra = {} if kind is None else {"attn_implementation": kind}
-    mode = FakeTensorMode()
-    with mode:
+    with torch.device("meta"):
         lm = AutoModelForCausalLM.from_config(config, dtype=dtype, **extra)
+    if change is not None:
+        change(lm)
+    mode = FakeTensorMode()
+    _put_fakes(lm, mode)
     return Outline(lm.train(), mode)
+
+
+def _put_fakes(lm: nn.Module, mode: FakeTensorMode) -> None:
+    """Put a fake tensor of the CPU in the place of each tensor; shared ones stay shared."""
+    made: dict[Tensor, Tensor] = {}
+    for module in lm.modules():
+        for store in (module._parameters, module._buffers):
+            for name, old in store.items():
+                if old is None:
+                    continue
+                if old not in made:
+                    with mode:
+                        new = torch.empty(old.shape, dtype=old.dtype, device="cpu")
+                        is_weight = isinstance(old, nn.Parameter)
+                        made[old] = nn.Parameter(new, old.requires_grad) if is_weight else new
+                cast(dict[str, Any], store)[name] = made[old]
 
 
 def trace_step(outline: Outline, shape: StepShape) -> tuple[int, list[Moment]]:
@@ -305,14 +337,27 @@ def _attend(
 
 @contextmanager
 def _tracing(outline: Outline, shape: StepShape) -> Iterator[_Count]:
-    """Count what is made while the context lasts, beside the model itself."""
+    """Count what is made while the context lasts, beside the model itself.
+
+    Raises:
+        TraceError: If the model needs numbers.
+    """
     lm, head = outline.lm, outline.head
     existing = {one.untyped_storage()._cdata: 0 for one in (*lm.parameters(), *lm.buffers())}
     # Whole distributions are made from a float32 copy of the head on either.
     is_spared = shape.on_cuda and head.dtype.itemsize < 4 and not shape.reads_distributions
     wide = 4 * head.numel() if is_spared else 0
-    with outline.mode, _FusedAttention(), _Count(existing, wide) as count:
-        yield count
+    log = logging.getLogger(FakeTensorMode.__module__)
+    was_disabled, log.disabled = log.disabled, True
+    try:
+        with outline.mode, _FusedAttention(), _Count(existing, wide) as count:
+            yield count
+    except RuntimeError as error:
+        raise TraceError(
+            f"{type(lm).__name__} can't be traced: {' '.join(str(error).split()):.150}"
+        ) from error
+    finally:
+        log.disabled = was_disabled
 
 
 def _autocast(shape: StepShape) -> AbstractContextManager[Any]:

@@ -79,6 +79,8 @@ LAYERS = {
         "suite",
     },
     3: {
+        "check",
+        "memory_table",
         "evaluate",
         "retain_budget",
         "run_folder",
@@ -102,6 +104,7 @@ LAYERS = {
 #: Formulas: of ours they import layer 0 only.
 PURE = {"kernels", "weighting", "forget", "retain", "metrics"}
 LIGHTNING = {
+    "check",
     "other_models",
     "cli",
     "evaluate",
