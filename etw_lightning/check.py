@@ -311,7 +311,7 @@ def print_memory(
         return
     count = needs["single"].num_weights
     sys.stdout.write(
-        f"memory: {count / 1e9:.2f} billion weights, {module.dtype_name} with {shape.precision}, "
+        f"memory: {count / 1e6:.0f} million weights, {module.dtype_name} with {shape.precision}, "
         f"{shape.rows} rows x {shape.tokens} tokens\n{memory_table(needs, available)}\n"
-        f"first that fits: {say_choice(choose_strategy(needs, available))}\n"
+        f"{say_choice(choose_strategy(needs, available))}\n"
     )

@@ -268,6 +268,32 @@ def run_case(case: Case) -> dict[str, Any]:
     }
 
 
+def llama_tables() -> str:
+    """Return what Llama-3.1-8B needs, 4 + 4 rows of 512 tokens, in two precisions."""
+    from transformers import LlamaConfig
+
+    from etw_lightning.memory import GIB
+    from etw_lightning.memory_table import memory_table
+    from etw_lightning.run_needs import RunShape, needs_by_strategy
+
+    config = LlamaConfig(
+        vocab_size=128256,
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        tie_word_embeddings=False,
+    )
+    evaluation = {"eval_rows": 32, "eval_tokens": 512, "new_tokens": 200}
+    shape = RunShape(rows=8, tokens=512, gradient_checkpointing=True, **evaluation)
+    parts = []
+    for dtype, precision in (("bfloat16", "bf16-true"), ("float32", "bf16-mixed")):
+        needs = needs_by_strategy(config, replace(shape, dtype=dtype, precision=precision))
+        parts += [f"{dtype} weights, {precision}", memory_table(needs, 80 * GIB), ""]
+    return "\n".join(parts)
+
+
 def main(args: list[str] | None = None) -> int:
     """Read the command line, measure, print.
 
@@ -276,11 +302,15 @@ def main(args: list[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", help="names of cases")
+    parser.add_argument("--llama", action="store_true", help="the table of Llama-3.1-8B alone")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args(args)
     if given.measure:
         case, folder = given.measure
         sys.stdout.write(f"{measure(Case(**json.loads(case)), Path(folder))}\n")
+        return 0
+    if given.llama:
+        sys.stdout.write(llama_tables())
         return 0
     ratios = []
     for case in CASES:
