@@ -31,9 +31,8 @@ from etw_lightning.check import (
     check_parts,
     describe_input,
     describe_other,
-    run_shape,
-    warning_of_memory,
 )
+from etw_lightning.check_memory import run_shape, sizes_of, warning_of_memory
 from etw_lightning.checkpoints import check_resume
 from etw_lightning.data import Role, UnlearningDataModule
 from etw_lightning.entries import Part
@@ -59,7 +58,6 @@ from etw_lightning.run_folder import (
     run_folder,
 )
 from etw_lightning.run_key import run_key
-from etw_lightning.run_needs import RunShape, Sizes, find_sizes
 from etw_lightning.run_report import RunReport
 from etw_lightning.schema import Conventions, InputError
 from etw_lightning.second_passes import SecondPasses, extras_of
@@ -207,8 +205,8 @@ class UnlearningCLI(LightningCLI):
         model, data = self.model, self.datamodule
         self._check_settings()
         if _is_first():
-            shape, sizes, _ = self._check_room()
-            warning = warning_of_memory(load_config(model.pretrained), shape, sizes, self.trainer)
+            self._check_room()
+            warning = warning_of_memory(model, data, self.trainer)
             if warning is not None:
                 rank_zero_warn(warning)
         # Broken weights are bad input too, so they are read before the first file is written, and
@@ -231,8 +229,8 @@ class UnlearningCLI(LightningCLI):
         self._check_settings()
         config = load_config(model.pretrained)
         lines = describe_input(data, config)
-        shape, _, room = self._check_room()
-        check_parts(model, config, shape)
+        room = self._check_room()
+        check_parts(model, config, run_shape(model, data, self.trainer))
         others, needs = self._others_needed()
         for role in get_args(Role):
             lines.append(describe_other(others, role, needs[role]) or "")
@@ -246,6 +244,7 @@ class UnlearningCLI(LightningCLI):
     def _check_settings(self) -> None:
         """Check the input as far as no weight is needed for it."""
         model, data = self.model, self.datamodule
+        check_devices(self.trainer)
         data.follow(model.method)
         for callback in self._callbacks():
             if isinstance(callback, RetainBudget):
@@ -254,15 +253,13 @@ class UnlearningCLI(LightningCLI):
         data.starts_from_target = data.uses_forget and not has_target
         self._check_input(whole=True)
 
-    def _check_room(self) -> tuple[RunShape, Sizes, list[str]]:
-        """Check devices and disk; return the run's shape and sizes, and what was found."""
+    def _check_room(self) -> list[str]:
+        """Check devices and disk; return what was found, a line each."""
         config = self.config[self.subcommand]
-        found = [check_devices(self.trainer)]
-        shape = run_shape(self.model, self.datamodule, self.trainer)
-        sizes = find_sizes(load_config(self.model.pretrained), shape)
         kept = config.get("checkpoints.keep") or 0
-        found.append(check_disk(self.folder, sizes, kept, saves_model=config.save_model))
-        return shape, sizes, found
+        sizes = sizes_of(self.model, self.datamodule, self.trainer)
+        disk = check_disk(self.folder, sizes, kept, saves_model=config.save_model)
+        return [check_devices(self.trainer), disk]
 
     def before_evaluate(self) -> None:
         """Check the input, without what only training reads."""

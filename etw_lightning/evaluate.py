@@ -12,7 +12,7 @@ from typing import Any, cast
 from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 from lightning.pytorch import Trainer
 
-from etw_lightning.check import print_memory
+from etw_lightning.check_memory import print_memory
 from etw_lightning.data import Role, UnlearningDataModule
 from etw_lightning.entries import Part
 from etw_lightning.metrics import Metric

@@ -61,7 +61,8 @@ class Needs:
         state: Bytes of the optimiser's state if it is kept like the weights.
         forward: Most bytes of working memory in the forward pass.
         moments: Of the backward pass.
-        evaluation: Most bytes of working memory of an evaluation, key-value cache included.
+        evaluation: Most bytes of working memory of an evaluation, key-value cache included; 0
+            without one.
         reference: Bytes of a frozen copy of the model; 0 without one.
         accumulates: Several micro-batches share a step, so gradients are there all the time.
         on_cuda: Devices are GPUs.
@@ -275,7 +276,7 @@ class _Layout:
     def evaluation(self) -> Footprint:
         """Return what is there while a model is scored; under shards it generates from a copy."""
         needs, static = self.needs, self._static()
-        whole = needs.weights if self._shards_weights else 0
+        whole = needs.weights if self._shards_weights and needs.evaluation else 0
         buffers = static.gathered if self.strategy == "ddp" else whole
         return replace(static, moment="evaluation", working=needs.evaluation, gathered=buffers)
 

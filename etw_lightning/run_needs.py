@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from etw_lightning.adapter_settings import REFUSALS, make_config, refused
+from etw_lightning.adapters import wrap_model
 from etw_lightning.memory import STRATEGIES, Needs, Strategy, state_bytes
-from etw_lightning.step_trace import (
-    Outline,
-    StepShape,
-    build_outline,
-    trace_evaluation,
-    trace_step,
-)
+from etw_lightning.model_outline import Outline, TraceError, build_outline
+from etw_lightning.schema import InputError
+from etw_lightning.step_trace import StepShape, trace_evaluation, trace_step
 from etw_lightning.trainable import choose_trained
 
 __all__ = [
@@ -120,22 +115,23 @@ def precision_dtypes(
     return getattr(torch, dtype), low
 
 
-def find_sizes(config: Any, shape: RunShape) -> Sizes:
+def find_sizes(config: Any, shape: RunShape, *, deepspeed: bool = False) -> Sizes:
     """Return the sizes that are known without tracing a step.
 
     Args:
         config: The model's ``transformers`` configuration.
         shape: Of the run.
+        deepspeed: As of ``precision_dtypes``; its state holds float32 weights too.
 
     Raises:
-        InputError: As ``run_needs``.
+        InputError, TraceError: As ``run_needs``.
     """
-    outline = run_outline(config, shape)
+    outline = run_outline(config, shape, deepspeed=deepspeed)
     trained = outline.trained
     numbers = sum(weight.numel() for weight in trained)
     kept = sum(weight.numel() * weight.dtype.itemsize for weight in trained)
     copies = 2 if shape.reference == "live" else 1
-    state = state_bytes(shape.optimizer, kept, numbers)
+    state = 12 * numbers if deepspeed else state_bytes(shape.optimizer, kept, numbers)
     text = config.get_text_config()
     positions = max(shape.rows * shape.tokens, shape.eval_rows * shape.eval_tokens)
     return Sizes(
@@ -157,7 +153,7 @@ def run_needs(config: Any, shape: RunShape, *, deepspeed: bool = False) -> Needs
 
     Raises:
         InputError: If nothing trains, or an adapter's settings are refused.
-        TraceError: If the model does what depends on numbers.
+        TraceError: If the model or its adapter does what depends on numbers.
     """
     _, autocast = precision_dtypes(shape.dtype, shape.precision, deepspeed=deepspeed)
     outline = run_outline(config, shape, deepspeed=deepspeed)
@@ -216,7 +212,7 @@ def run_outline(config: Any, shape: RunShape, *, deepspeed: bool = False) -> Out
         deepspeed: As of ``precision_dtypes``.
 
     Raises:
-        InputError: As ``run_needs``.
+        InputError, TraceError: As ``run_needs``.
     """
     dtype, _ = precision_dtypes(shape.dtype, shape.precision, deepspeed=deepspeed)
     return build_outline(config, dtype, shape.attention, lambda lm: _choose(lm, shape, dtype))
@@ -235,15 +231,12 @@ def _choose(lm: Any, shape: RunShape, dtype: torch.dtype) -> None:
 
 def _add_adapter(lm: Any, settings: Mapping[str, Any]) -> None:
     """Add an adapter's shapes; whether it can be merged shows in numbers alone."""
-    import peft
-
-    config = make_config(lm, settings, "model.peft")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            peft.get_peft_model(lm, config)
-    except REFUSALS as error:
-        raise refused(error, config, settings, "model.peft") from error
+        wrap_model(lm, settings)
+    except InputError as error:
+        if isinstance(error.__cause__, NotImplementedError):
+            raise TraceError(f"an adapter {settings['peft_type']} is made from numbers") from error
+        raise
 
 
 def _evaluation(outline: Outline, shape: RunShape, step: StepShape) -> int:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import logging
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -24,23 +24,17 @@ from torch.utils._pytree import tree_leaves
 
 from etw_lightning.distributions import HeadDistributions
 from etw_lightning.kernels import linear_scores, linear_statistics
+from etw_lightning.model_outline import Outline, TraceError, bytes_of
 
 __all__ = [
     "Moment",
-    "Outline",
     "StepShape",
-    "TraceError",
-    "build_outline",
     "trace_evaluation",
     "trace_step",
 ]
 
 #: Where a step is: one of them holds a float32 copy of a 16-bit head on the CPU, and none on CUDA.
 _Phase = Literal["body", "head"]
-
-
-class TraceError(RuntimeError):
-    """What a model does depends on numbers, so that it can't be traced without them."""
 
 
 @dataclass(frozen=True)
@@ -84,94 +78,6 @@ class Moment:
 
     working: int
     gradients: int
-
-
-class Outline:
-    """A model without numbers: shapes, and which weights train.
-
-    Args:
-        lm: A ``transformers`` causal language model of fake tensors.
-        mode: What they were made in.
-    """
-
-    def __init__(self, lm: Any, mode: FakeTensorMode) -> None:
-        self.lm, self.mode = lm, mode
-
-    @property
-    def weights(self) -> int:
-        """Bytes of all weights, shared ones once."""
-        return sum(_bytes_of(weight) for weight in self.lm.parameters())
-
-    @property
-    def num_weights(self) -> int:
-        """Number of weights, shared ones once."""
-        return sum(weight.numel() for weight in self.lm.parameters())
-
-    @property
-    def trained(self) -> list[Tensor]:
-        """The weights that train."""
-        return [weight for weight in self.lm.parameters() if weight.requires_grad]
-
-    @property
-    def head(self) -> Tensor:
-        """Weight of the output head, ``(V, D)``."""
-        weight: Tensor = self.lm.get_output_embeddings().weight
-        return weight
-
-    @property
-    def layer_sizes(self) -> list[int]:
-        """Bytes of each decoder layer's weights."""
-        count = self.lm.config.get_text_config().num_hidden_layers
-        stacks = (
-            part
-            for part in self.lm.base_model.modules()
-            if isinstance(part, nn.ModuleList) and len(part) == count
-        )
-        return [sum(map(_bytes_of, layer.parameters())) for layer in next(stacks)]
-
-
-def build_outline(
-    config: Any,
-    dtype: torch.dtype,
-    attention: str | None = None,
-    change: Callable[[Any], None] | None = None,
-) -> Outline:
-    """Build a model without numbers from its configuration alone.
-
-    Args:
-        config: A ``transformers`` configuration.
-        dtype: Precision of the weights.
-        attention: Attention implementation; a kernel of a package that is not loaded here, such as
-            ``flash_attention_2``, is counted as ``sdpa``, which keeps the same tensors.
-        change: Changes the model in place: freezes weights, adds an adapter.
-    """
-    from transformers import AutoModelForCausalLM
-
-    kind = "eager" if attention == "eager" else "sdpa" if attention else None
-    extra = {} if kind is None else {"attn_implementation": kind}
-    with torch.device("meta"):
-        lm = AutoModelForCausalLM.from_config(config, dtype=dtype, **extra)
-    if change is not None:
-        change(lm)
-    mode = FakeTensorMode()
-    _put_fakes(lm, mode)
-    return Outline(lm.train(), mode)
-
-
-def _put_fakes(lm: nn.Module, mode: FakeTensorMode) -> None:
-    """Put a fake tensor of the CPU in the place of each tensor; shared ones stay shared."""
-    made: dict[Tensor, Tensor] = {}
-    for module in lm.modules():
-        for store in (module._parameters, module._buffers):
-            for name, old in store.items():
-                if old is None:
-                    continue
-                if old not in made:
-                    with mode:
-                        new = torch.empty(old.shape, dtype=old.dtype, device="cpu")
-                        is_weight = isinstance(old, nn.Parameter)
-                        made[old] = nn.Parameter(new, old.requires_grad) if is_weight else new
-                cast(dict[str, Any], store)[name] = made[old]
 
 
 def trace_step(outline: Outline, shape: StepShape) -> tuple[int, list[Moment]]:
@@ -293,7 +199,7 @@ class _Count(TorchDispatchMode):
     def keep(self, weight: Tensor) -> None:
         """Count a weight's gradient as such from now on."""
         assert weight.grad is not None
-        self.gradients += _bytes_of(weight.grad)
+        self.gradients += bytes_of(weight.grad)
         self.record()
 
     def leave_head(self, _: Tensor) -> None:
@@ -364,7 +270,3 @@ def _autocast(shape: StepShape) -> AbstractContextManager[Any]:
     if shape.autocast is None:
         return nullcontext()
     return torch.autocast("cpu", dtype=shape.autocast)
-
-
-def _bytes_of(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.dtype.itemsize

@@ -35,6 +35,7 @@ LAYERS = {
         "positions",
         "refusals",
         "rendering",
+        "model_outline",
         "step_trace",
         "memory",
         "scores",
@@ -80,6 +81,7 @@ LAYERS = {
     },
     3: {
         "check",
+        "check_memory",
         "memory_table",
         "evaluate",
         "retain_budget",
@@ -105,6 +107,7 @@ LAYERS = {
 PURE = {"kernels", "weighting", "forget", "retain", "metrics"}
 LIGHTNING = {
     "check",
+    "check_memory",
     "other_models",
     "cli",
     "evaluate",
