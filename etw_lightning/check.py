@@ -15,6 +15,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 from etw_lightning.check_memory import asked_layout
 from etw_lightning.data import Role, UnlearningDataModule
 from etw_lightning.entries import Part
+from etw_lightning.label_scorer import LabelScorer
 from etw_lightning.memory_table import in_gib
 from etw_lightning.model_outline import TraceError
 from etw_lightning.module import UnlearningModule
@@ -24,7 +25,14 @@ from etw_lightning.quickstart_models import PREFIX
 from etw_lightning.run_needs import RunShape, Sizes, run_outline
 from etw_lightning.schema import InputError
 
-__all__ = ["check_devices", "check_disk", "check_parts", "describe_input", "describe_other"]
+__all__ = [
+    "check_devices",
+    "check_disk",
+    "check_layers",
+    "check_training",
+    "describe_input",
+    "describe_other",
+]
 
 
 def check_devices(trainer: Trainer) -> str:
@@ -95,8 +103,22 @@ def check_disk(
     return f"disk: up to {what}, {in_gib(free)} free in {place}"
 
 
-def check_parts(module: UnlearningModule, config: Any, shape: RunShape) -> None:
-    """Refuse what training would refuse of a model's layers and of the optimiser's arguments.
+def check_layers(module: UnlearningModule, config: Any) -> None:
+    """Refuse layers that the model does not have.
+
+    Args:
+        module: Not configured.
+        config: The model's ``transformers`` configuration.
+
+    Raises:
+        InputError: As ``Method.check_layers``.
+    """
+    if module.method.layers:
+        module.method.check_layers(config.get_text_config().num_hidden_layers)
+
+
+def check_training(module: UnlearningModule, config: Any, shape: RunShape) -> None:
+    """Refuse what training would refuse of the weights that train and of the optimiser.
 
     Args:
         module: Not configured.
@@ -104,14 +126,15 @@ def check_parts(module: UnlearningModule, config: Any, shape: RunShape) -> None:
         shape: Of the run.
 
     Raises:
-        InputError: As ``Method.check_layers`` and ``make_optimizer``.
+        InputError: As ``UnlearningModule.check_reach`` and ``make_optimizer``.
     """
     try:
         outline = run_outline(config, shape)
     except TraceError:
+        # An adapter that is made from numbers: ``fit`` will see.
         return
     if module.method.layers:
-        module.method.check_layers(len(outline.layer_sizes))
+        module.check_reach(LabelScorer(outline.lm))
     make_optimizer(
         outline.lm.named_parameters(),
         module.optimizer,

@@ -28,7 +28,8 @@ from etw_lightning.catalogue import CATALOGUE
 from etw_lightning.check import (
     check_devices,
     check_disk,
-    check_parts,
+    check_layers,
+    check_training,
     describe_input,
     describe_other,
 )
@@ -230,7 +231,7 @@ class UnlearningCLI(LightningCLI):
         config = load_config(model.pretrained)
         lines = describe_input(data, config)
         room = self._check_room()
-        check_parts(model, config, run_shape(model, data, self.trainer))
+        check_training(model, config, run_shape(model, data, self.trainer))
         others, needs = self._others_needed()
         for role in get_args(Role):
             lines.append(describe_other(others, role, needs[role]) or "")
@@ -254,8 +255,9 @@ class UnlearningCLI(LightningCLI):
         self._check_input(whole=True)
 
     def _check_room(self) -> list[str]:
-        """Check devices and disk; return what was found, a line each."""
+        """Check layers, devices and disk; return what was found, a line each."""
         config = self.config[self.subcommand]
+        check_layers(self.model, load_config(self.model.pretrained))
         kept = config.get("checkpoints.keep") or 0
         sizes = sizes_of(self.model, self.datamodule, self.trainer)
         disk = check_disk(self.folder, sizes, kept, saves_model=config.save_model)
