@@ -4,8 +4,10 @@ A step has three moments that can be the largest: the forward and backward pass,
 update, and an evaluation. Each is weights + gradients + optimiser state + what is alive besides;
 a strategy decides which of these are whole on every device and which are split.
 
-Optimiser state is that of ``STATE_BYTES``. Not known before a run and left out: what the caching
-allocator can't reuse, and buffers of the network. ``RESERVED`` stands for the CUDA context.
+Mixed precision keeps 16-bit copies of all weights through the forward pass (autocast's cache),
+under FSDP2 too; they are part of what is alive besides. Optimiser state is that of
+``STATE_BYTES``. Not known before a run and left out: what the caching allocator can't reuse, and
+buffers of the network. ``RESERVED`` stands for the CUDA context.
 """
 
 from __future__ import annotations
