@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from etw_lightning.adapter_settings import MERGEABLE, REFUSALS, make_config, refused
 from etw_lightning.schema import InputError
 
-__all__ = ["MERGEABLE", "Adapter", "add_adapter"]
+__all__ = ["MERGEABLE", "Adapter", "add_adapter", "wrap_model"]
 
 
 class Adapter:
@@ -140,14 +140,38 @@ def add_adapter(lm: Any, settings: Mapping[str, Any], key: str = "model.peft") -
         InputError: If peft is not installed or refuses the settings, a module name matches
             nothing, or the adapter could not be switched off or merged without a difference.
     """
+    own = {id(weight) for weight in lm.parameters()}
+    before = _says(lm)
+    wrapper, config = wrap_model(lm, settings, key)
+    adapter = Adapter(wrapper, settings)
+    try:
+        adapter.check_merge()
+    except REFUSALS as error:
+        raise refused(error, config, settings, key) from error
+    _check_adapter(adapter, own, before, key)
+    return adapter
+
+
+def wrap_model(lm: Any, settings: Mapping[str, Any], key: str = "model.peft") -> tuple[Any, Any]:
+    """Freeze a model and put an adapter's weights beside its own; ``add_adapter`` also checks them.
+
+    Args:
+        lm: As of ``add_adapter``; its tensors may be of the meta device.
+        settings: As of ``add_adapter``.
+        key: Configuration key that errors name.
+
+    Returns:
+        peft's wrapper and configuration.
+
+    Raises:
+        InputError: If peft is not installed or refuses the settings.
+    """
     try:
         import peft
     except ImportError as error:
         raise InputError(
             f"{key} needs the package peft: pip install 'etw-lightning[peft]', or leave it out."
         ) from error
-    own = {id(weight) for weight in lm.parameters()}
-    before = _says(lm)
     config = make_config(lm, settings, key)
     try:
         with warnings.catch_warnings():
@@ -155,12 +179,9 @@ def add_adapter(lm: Any, settings: Mapping[str, Any], key: str = "model.peft") -
             # though peft does not know their classes.
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
             warnings.filterwarnings("ignore", "Unsupported layer type .*Norm", UserWarning)
-            adapter = Adapter(peft.get_peft_model(lm, config), settings)
-        adapter.check_merge()
+            return peft.get_peft_model(lm, config), config
     except REFUSALS as error:
         raise refused(error, config, settings, key) from error
-    _check_adapter(adapter, own, before, key)
-    return adapter
 
 
 def _check_adapter(adapter: Adapter, own: set[int], before: Tensor, key: str) -> None:

@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Literal, cast, get_args
 
 from jsonargparse import ActionYesNo, Namespace
@@ -19,17 +20,26 @@ from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from etw_lightning import quickstart_models
 from etw_lightning.callbacks import EvaluationCallback, Suite
 from etw_lightning.catalogue import CATALOGUE
+from etw_lightning.check import (
+    check_devices,
+    check_disk,
+    check_layers,
+    check_training,
+    describe_input,
+    describe_other,
+)
+from etw_lightning.check_memory import run_shape, sizes_of, warning_of_memory
 from etw_lightning.checkpoint_folder import Saved, remove_checkpoints, saved_checkpoints
 from etw_lightning.checkpointing import Checkpoints, StateFile
 from etw_lightning.checkpoints import check_resume
 from etw_lightning.collapse import Collapse
-from etw_lightning.data import UnlearningDataModule
+from etw_lightning.data import Role, UnlearningDataModule
 from etw_lightning.entries import Part
 from etw_lightning.evaluate import Evaluation, UnlearningTrainer, find_known
 from etw_lightning.export import export_model
@@ -93,10 +103,11 @@ class UnlearningCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """``fit`` and ``evaluate``, which take the same files."""
+        """``fit``, ``evaluate`` and ``check``, which take the same files."""
         return {
             "fit": LightningCLI.subcommands()["fit"],
             "evaluate": {"model", "datamodule"},
+            "check": {"model", "datamodule"},
         }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -162,18 +173,16 @@ class UnlearningCLI(LightningCLI):
         """Give the trainer the run's folder, its logger and the report."""
         config = self.config[self.subcommand]
         evaluates = self.subcommand == "evaluate"
-        self.plain = config.as_dict()
-        prefix = "evaluate-" * evaluates
-        self.folder = run_folder(config.output_dir, config.config, prefix, self._unfinished)
         check_run(config, self.folder)
         self._check_finished(config.overwrite)
         settings: dict[str, Any] = {"default_root_dir": str(self.folder)}
         if SLURMEnvironment.detect() and not config.trainer.plugins:
             # Its own handler would save inside a signal handler.
             settings["plugins"] = [SLURMEnvironment(auto_requeue=False)]
-        if not evaluates:
+        self.resumed: Saved | None = None
+        if self.subcommand == "fit":
             self._find_checkpoint()
-        if evaluates:
+        if self.subcommand != "fit":
             settings["logger"] = False
         elif config.trainer.logger in (None, True):
             # What was logged behind the checkpoint is logged again.
@@ -218,7 +227,6 @@ class UnlearningCLI(LightningCLI):
     def _find_checkpoint(self) -> None:
         """Find the checkpoint that this command goes on from; it must be of the same run."""
         config = self.config["fit"]
-        self.resumed: Saved | None = None
         is_finished = finished_command(self.folder) is not None
         if is_finished or not saved_checkpoints(self.folder):
             return
@@ -265,10 +273,11 @@ class UnlearningCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build model, data and trainer; a refused value is one line."""
         config = self.config[self.subcommand]
+        self.plain = config.as_dict()
         prefix = "evaluate-" * (self.subcommand == "evaluate")
-        folder = run_folder(config.output_dir, config.config, prefix)
+        self.folder = run_folder(config.output_dir, config.config, prefix, self._unfinished)
         # Loggers make their folders as soon as they are built.
-        check_written((config.trainer or Namespace()).as_dict(), folder)
+        check_written((config.trainer or Namespace()).as_dict(), self.folder)
         try:
             super().instantiate_classes()
         except InputError:
@@ -279,14 +288,12 @@ class UnlearningCLI(LightningCLI):
     def before_fit(self) -> None:
         """Check the input from beginning to end."""
         model, data = self.model, self.datamodule
-        data.follow(model.method)
-        self.checkpoints.check()
-        for callback in self._callbacks():
-            if isinstance(callback, RetainBudget):
-                callback.check(model, self._callbacks())
-        has_target = data.results_paths["target"] is not None or data.target_model is not None
-        data.starts_from_target = data.uses_forget and not has_target
-        self._check_input(whole=True)
+        self._check_settings()
+        if _is_first():
+            self._check_room()
+            warning = warning_of_memory(model, data, self.trainer)
+            if warning is not None:
+                rank_zero_warn(warning)
         # Broken weights are bad input too, so they are read before the first file is written, and
         # before other models are scored, which may take long.
         model.configure_model()
@@ -320,6 +327,48 @@ class UnlearningCLI(LightningCLI):
             is_mapped=self.trainer.strategy.root_device.type != "cpu"
         )
         self.trainer.fit(model, datamodule=datamodule, **arguments)
+
+    def before_check(self) -> None:
+        """Verify what ``fit`` would, a line each; nothing is loaded, scored or written."""
+        model, data = self.model, self.datamodule
+        # Takes the quickstart's model where none is trained yet.
+        self._untrained = TemporaryDirectory()
+        self._check_settings()
+        config = load_config(model.pretrained)
+        lines = describe_input(data, config)
+        room = self._check_room()
+        check_training(model, config, run_shape(model, data, self.trainer))
+        others, needs = self._others_needed()
+        for role in get_args(Role):
+            lines.append(describe_other(others, role, needs[role]) or "")
+        for line in filter(None, (*lines, *room)):
+            _say(line)
+
+    def after_check(self) -> None:
+        """Remove what stood for a model that is not trained yet."""
+        self._untrained.cleanup()
+
+    def _check_settings(self) -> None:
+        """Check the input as far as no weight is needed for it."""
+        model, data = self.model, self.datamodule
+        check_devices(self.trainer)
+        self.checkpoints.check()
+        data.follow(model.method)
+        for callback in self._callbacks():
+            if isinstance(callback, RetainBudget):
+                callback.check(model, self._callbacks())
+        has_target = data.results_paths["target"] is not None or data.target_model is not None
+        data.starts_from_target = data.uses_forget and not has_target
+        self._check_input(whole=True)
+
+    def _check_room(self) -> list[str]:
+        """Check layers, devices and disk; return what was found, a line each."""
+        config = self.config[self.subcommand]
+        check_layers(self.model, load_config(self.model.pretrained))
+        kept = config.get("checkpoints.keep") or 0
+        sizes = sizes_of(self.model, self.datamodule, self.trainer)
+        disk = check_disk(self.folder, sizes, kept, saves_model=config.save_model)
+        return [check_devices(self.trainer), disk]
 
     def before_evaluate(self) -> None:
         """Check the input, without what only training reads."""
@@ -363,7 +412,12 @@ class UnlearningCLI(LightningCLI):
             callback.prepare(data)
             data.require(callback.needs)
         data.check_names()
-        model.pretrained = quickstart_models.resolve(model.pretrained, self.seed)
+        if self.subcommand == "check":
+            place = Path(self._untrained.name)
+            found = quickstart_models.resolve_untrained(model.pretrained, place, self.seed)
+        else:
+            found = quickstart_models.resolve(model.pretrained, self.seed)
+        model.pretrained = found
         data.load(model.pretrained)
         name = (model.pretrained, "model.pretrained")
         if data.tokenizer_name is not None:
@@ -379,7 +433,10 @@ class UnlearningCLI(LightningCLI):
                 model_name = self.config_init[self.subcommand].spacy_model
                 for kind in get_args(Kind):
                     spacy_spans([], kind, model_name, "spacy_model")
-        if _is_first():
+        if self.subcommand == "check":
+            # What is known is found by the weights.
+            data.check_rows({})
+        elif _is_first():
             model.known, model.journal_keys = find_known(
                 model.pretrained, data, self._precision, whole=whole, say=_say
             )
@@ -399,11 +456,20 @@ class UnlearningCLI(LightningCLI):
 
     def _score_others(self) -> None:
         """Score the retain and the target model, as far as callbacks read their records."""
+        self.others, needs = self._others_needed()
+        for role in get_args(Role):
+            self.others.need(role, needs[role])
+
+    def _others_needed(self) -> tuple[OtherModels, dict[Role, dict[str, set[Part]]]]:
+        """Return the other models, and what callbacks read of each."""
         model, data = self.model, self.datamodule
         callbacks = [c for c in self._callbacks() if isinstance(c, EvaluationCallback)]
-        self.others = OtherModels(data, self.trainer, model.dtype_name, model.attention, self.seed)
-        self.others.need("retain", _joined(c.retain_needs for c in callbacks))
-        self.others.need("target", _joined(c.target_needs for c in callbacks))
+        others = OtherModels(data, self.trainer, model.dtype_name, model.attention, self.seed)
+        needs: dict[Role, dict[str, set[Part]]] = {
+            "retain": _joined(c.retain_needs for c in callbacks),
+            "target": _joined(c.target_needs for c in callbacks),
+        }
+        return others, needs
 
     def _provenance(self, pretrained: str | None) -> dict[str, Any]:
         """Return what the run's records are made with; None for weights that are not saved."""
@@ -536,7 +602,7 @@ _SETTINGS: Mapping[str, Any] = {
     "seed_everything_default": 0,
     "auto_configure_optimizers": False,
     "save_config_kwargs": {"overwrite": True},
-    "parser_kwargs": {"prog": "python -m etw_lightning", "fit": {}, "evaluate": {}},
+    "parser_kwargs": {"prog": "python -m etw_lightning", "fit": {}, "evaluate": {}, "check": {}},
     "trainer_defaults": {
         "use_distributed_sampler": False,
         "num_sanity_val_steps": -1,

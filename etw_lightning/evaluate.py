@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from jsonargparse.typing import NonNegativeInt, PositiveInt
+from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 from lightning.pytorch import Trainer
 
+from etw_lightning.check_memory import print_memory
 from etw_lightning.data import Role, UnlearningDataModule
 from etw_lightning.entries import Part
 from etw_lightning.metrics import Metric
@@ -85,6 +86,25 @@ class UnlearningTrainer(Trainer):
             weights_only: Of ``fit`` alone.
         """
         self.validate(model, datamodule=datamodule, verbose=False)
+
+    def check(
+        self,
+        model: UnlearningModule,
+        datamodule: UnlearningDataModule,
+        memory_per_gpu: PositiveFloat | None = None,
+        ckpt_path: str | None = None,
+        weights_only: bool | None = None,
+    ) -> None:
+        """Verify what fit would verify, and predict memory; train, load and write nothing.
+
+        Args:
+            model: Names the model.
+            datamodule: Holds the rows.
+            memory_per_gpu: GiB of one GPU; null for that of the GPU at hand, else 80.
+            ckpt_path: As of ``fit``.
+            weights_only: As of ``fit``.
+        """
+        print_memory(model, datamodule, self, memory_per_gpu)
 
 
 def find_known(

@@ -179,11 +179,18 @@ class UnlearningModule(ScoringModule):
                 self.adapter = add_adapter(lm, self.peft)
             choose_trained(lm, self.train_only, freeze=self.freeze_embeddings)
             if self.method.layers:
-                self._check_reach(scorer)
+                self.check_reach(scorer)
         self.scorer = scorer.train()
 
-    def _check_reach(self, scorer: LabelScorer) -> None:
-        """Refuse to train only what the layers that are read can't feel."""
+    def check_reach(self, scorer: LabelScorer) -> None:
+        """Refuse to train only what the layers that are read can't feel.
+
+        Args:
+            scorer: With the weights chosen that train.
+
+        Raises:
+            InputError: Names the key.
+        """
         if any(
             part is not None and not part.layers
             for part in (self.method.forget, self.method.retain)

@@ -20,7 +20,7 @@ from etw_lightning.module import UnlearningModule
 from etw_lightning.record_cache import cache_dir
 from etw_lightning.schema import InputError
 
-__all__ = ["PREFIX", "Recipe", "resolve"]
+__all__ = ["PREFIX", "Recipe", "resolve", "resolve_untrained"]
 
 #: ``quickstart:target`` and ``quickstart:retain`` stand for the two models.
 PREFIX = "quickstart:"
@@ -72,18 +72,47 @@ def resolve(pretrained: str, seed: int = 0) -> str:
     """
     if not pretrained.startswith(PREFIX):
         return pretrained
-    role = pretrained.removeprefix(PREFIX)
-    if role not in get_args(_Role):
-        raise InputError(
-            f"model.pretrained must be quickstart:target or quickstart:retain; got {pretrained!r}."
-        )
-    recipe = Recipe(seed=seed)
-    folder = cache_dir() / "quickstart" / _key(recipe)
+    role, recipe = _role(pretrained), Recipe(seed=seed)
+    folder = _folder(recipe)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
         if not (folder / role).is_dir():
             _train(role, folder, recipe)
     return str(folder / role)
+
+
+def resolve_untrained(pretrained: str, folder: Path, seed: int = 0) -> str:
+    """Return a folder that has configuration and tokenizer of a model, training nothing.
+
+    Args:
+        pretrained: As of ``resolve``.
+        folder: Where a quickstart model that is not there yet is put, with random weights.
+        seed: As of ``resolve``.
+
+    Raises:
+        InputError: As ``resolve``.
+    """
+    if not pretrained.startswith(PREFIX):
+        return pretrained
+    role, recipe = _role(pretrained), Recipe(seed=seed)
+    trained = _folder(recipe) / role
+    if trained.is_dir():
+        return str(trained)
+    _save_random_model(folder / role, recipe)
+    return str(folder / role)
+
+
+def _role(pretrained: str) -> str:
+    role = pretrained.removeprefix(PREFIX)
+    if role not in get_args(_Role):
+        raise InputError(
+            f"model.pretrained must be quickstart:target or quickstart:retain; got {pretrained!r}."
+        )
+    return role
+
+
+def _folder(recipe: Recipe) -> Path:
+    return cache_dir() / "quickstart" / _key(recipe)
 
 
 def _key(recipe: Recipe) -> str:

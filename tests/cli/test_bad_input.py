@@ -364,7 +364,7 @@ def test_a_refused_file(refused, complete, tmp_path, text):
 
 COMMANDS = {
     "": "a command must be given: python -m etw_lightning fit --config configs/NAME.yaml",
-    "fitt": "the command must be fit or evaluate; got 'fitt'.",
+    "fitt": "the command must be fit, evaluate or check; got 'fitt'.",
     "fit": (
         "model.pretrained, data.benchmark must be given; "
         "begin with a complete file: --config configs/NAME.yaml"

@@ -40,6 +40,9 @@ LAYERS = {
         "positions",
         "refusals",
         "rendering",
+        "model_outline",
+        "step_trace",
+        "memory",
         "scores",
         "spacy_spans",
     },
@@ -53,6 +56,7 @@ LAYERS = {
         "reference_file",
         "reference_model",
         "reference_values",
+        "run_needs",
         "scoring_module",
         "streams",
         "trainable",
@@ -83,8 +87,11 @@ LAYERS = {
         "suite",
     },
     3: {
+        "check",
+        "check_memory",
         "checkpointing",
         "collapse",
+        "memory_table",
         "evaluate",
         "guards",
         "resume",
@@ -110,6 +117,8 @@ LAYERS = {
 #: Formulas: of ours they import layer 0 only.
 PURE = {"kernels", "weighting", "forget", "retain", "metrics"}
 LIGHTNING = {
+    "check",
+    "check_memory",
     "checkpointing",
     "other_models",
     "cli",

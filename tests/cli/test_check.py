@@ -1,0 +1,139 @@
+"""``check``: says what it verified, predicts memory, refuses what ``fit`` would, writes nothing."""
+
+import shutil
+from collections import namedtuple
+
+import pytest
+
+
+@pytest.fixture
+def check_args(tofu_args, retain_model_dir, home):
+    """``check`` of a run that lacks nothing."""
+    folder = home.parent / "run"
+    more = (f"--data.retain_model={retain_model_dir}", f"--output_dir={folder}")
+    return ["check", *tofu_args[1:], *more]
+
+
+@pytest.fixture
+def checked(command, check_args, home):
+    """Check, see that nothing is left behind, and return the outcome."""
+
+    def call(*flags):
+        before = {path: path.stat().st_mtime_ns for path in home.parent.rglob("*")}
+        outcome = command(*check_args, *flags)
+        assert {path: path.stat().st_mtime_ns for path in home.parent.rglob("*")} == before
+        return outcome
+
+    return call
+
+
+@pytest.fixture
+def bare_model_dir(tiny_model_dir, tmp_path_factory):
+    """The tiny model's folder without its weights."""
+    folder = tmp_path_factory.mktemp("bare") / "model"
+    shutil.copytree(tiny_model_dir, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    return folder
+
+
+def test_all_is_said_and_nothing_is_written(checked):
+    outcome = checked()
+    assert (outcome.status, outcome.err) == (0, "")
+    lines = outcome.out.splitlines()
+    assert lines[0].startswith("data: forget 4 rows, retain 6 rows; the longest has ")
+    starts = ["data", "scored", "tokenizer", "template", "retain results", "strategy", "disk"]
+    assert [line.split(":")[0] for line in lines[: len(starts)]] == starts
+    assert lines[5] == "strategy: single on 1 CPU process"
+    assert lines[-1] == "the first that fits is configs/strategy/single.yaml on one GPU"
+
+
+def test_a_configuration_without_weights_is_enough(checked, bare_model_dir):
+    outcome = checked(
+        f"--model.pretrained={bare_model_dir}", f"--data.retain_model={bare_model_dir}"
+    )
+    assert (outcome.status, outcome.err) == (0, "")
+
+
+def test_memory_of_a_gpu_can_be_given(checked):
+    assert "* fits 0.5 GiB of each GPU" in (out := checked("--memory_per_gpu=0.5").out)
+    assert out.splitlines()[-1].startswith("no strategy fits; try --model.gradient_checkpointing")
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--trainer.strategy=deepspeed_stage_2"], "deepspeed_zero2 runs on CUDA GPUs only"),
+        (["--memory_per_gpu=-1"], "memory_per_gpu"),
+        (["--data.retain_model=null"], "data.retain_results"),
+        (["--data.retain_model=no/such/folder"], "data.retain_model: there is no folder"),
+        (["--model.optimizer_args={alpha: 1}"], "model.optimizer_args.alpha"),
+        (["--model.train_only=[nothing]"], "model.train_only must match names of weights"),
+        (["--model.peft={peft_type: LORA, r: 0}"], "model.peft.r"),
+        (["--data.max_length=3"], "data.max_length"),
+    ],
+)
+def test_what_fit_would_refuse_is_one_line(checked, flags, said):
+    outcome = checked(*flags)
+    assert outcome.status == 2
+    assert said in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ([], "model.forget.layer must be 0 to 1"),
+        (
+            [
+                "--model.forget.layer=0",
+                "--model.retain.layer=0",
+                "--model.train_only=['model.layers.1.*']",
+            ],
+            "trains nothing at or below layer 0",
+        ),
+    ],
+)
+def test_layers_are_looked_up(command, check_args, configs, flags, said):
+    method = f"--config={configs / 'method' / 'rmu.yaml'}"
+    outcome = command(*check_args[:2], method, *check_args[2:], *flags)
+    assert outcome.status == 2
+    assert said in outcome.err
+
+
+def test_a_full_disk_is_refused(checked, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10, 9, 1))
+    outcome = checked()
+    assert outcome.status == 2
+    assert "output_dir" in outcome.err
+    assert "0.0 MiB are free there. Give a folder on another disk" in outcome.err
+    assert checked("--no_save_model").status == 0
+
+
+def test_fit_refuses_a_full_disk_before_it_writes(command, check_args, home, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10, 9, 1))
+    outcome = command("fit", *check_args[1:])
+    assert outcome.status == 2
+    assert "are free there" in outcome.err
+    assert not (home.parent / "run").exists()
+
+
+def test_fit_warns_of_too_little_memory(command, check_args, monkeypatch):
+    monkeypatch.setattr("etw_lightning.check_memory.available_memory", lambda trainer: 2**20)
+    monkeypatch.setattr(
+        "etw_lightning.cli.UnlearningModule.configure_model", lambda module: exit(7)
+    )
+    with pytest.warns(match=r"for each process \(single on 1\), 1.0 MiB are there; no strategy"):
+        assert command("fit", *check_args[1:]).status == 7
+
+
+def test_the_quickstart_is_checked_before_its_models_are_there(command, configs, home):
+    outcome = command("check", f"--config={configs / 'quickstart.yaml'}")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert "fit scores data.retain_model quickstart:retain" in outcome.out
+    assert not (home.parent / "cache").exists()
+    assert not list(home.iterdir())
+
+
+def test_help_lists_it(command):
+    assert "check               Verify what fit would verify" in command("--help").out
