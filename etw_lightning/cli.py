@@ -18,7 +18,6 @@ from jsonargparse import ActionYesNo, Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from etw_lightning import quickstart_models
@@ -53,6 +52,7 @@ from etw_lightning.run_report import RunReport
 from etw_lightning.schema import Conventions, InputError
 from etw_lightning.second_passes import SecondPasses, extras_of
 from etw_lightning.spacy_spans import Kind, spacy_spans
+from etw_lightning.strategies import check_layout, computing_precision, is_first_process
 from etw_lightning.suite import explain
 from etw_lightning.sweep import sweep
 
@@ -193,6 +193,7 @@ class UnlearningCLI(LightningCLI):
     def before_fit(self) -> None:
         """Check the input from beginning to end."""
         model, data = self.model, self.datamodule
+        check_layout(self.trainer, has_adapter=model.peft is not None)
         data.follow(model.method)
         for callback in self._callbacks():
             if isinstance(callback, RetainBudget):
@@ -202,19 +203,20 @@ class UnlearningCLI(LightningCLI):
         self._check_input(whole=True)
         # Broken weights are bad input too, so they are read before the first file is written, and
         # before other models are scored, which may take long.
-        model.configure_model()
+        model.load_ahead(self.trainer)
         model.check_optimizer()
         if self.config["fit"].ckpt_path:
             self._check_resume(self.config["fit"].ckpt_path)
+        # Processes that were started together wait for each other here, where nothing times out.
         self._score_others()
-        if _is_first():
-            model.make_references(data, self.trainer)
-        if _is_first() and finished_command(self.folder) is not None:
+        model.make_references(data, self.trainer)
+        if is_first_process() and finished_command(self.folder) is not None:
             remove_run(self.folder)
 
     def before_evaluate(self) -> None:
         """Check the input, without what only training reads."""
         model, data = self.model, self.datamodule
+        check_layout(self.trainer, has_adapter=False)
         model.trains = data.trains = data.uses_forget = False
         data.split = None
         if not data.offered_sets:
@@ -231,11 +233,11 @@ class UnlearningCLI(LightningCLI):
         self.suite.complete = self.passes
         self.evaluation = Evaluation(self.folder, self._provenance(model.pretrained), data)
         overwrites = self.config["evaluate"].overwrite
-        if _is_first() and not overwrites:
+        if is_first_process() and not overwrites:
             self.evaluation.check_folder()
         # Broken weights are bad input too, so they are read before anything is removed.
-        model.configure_model()
-        if _is_first() and overwrites:
+        model.load_ahead(self.trainer)
+        if is_first_process() and overwrites:
             remove_run(self.folder, "evaluate")
 
     def _check_input(self, *, whole: bool) -> None:
@@ -270,7 +272,7 @@ class UnlearningCLI(LightningCLI):
                 model_name = self.config_init[self.subcommand].spacy_model
                 for kind in get_args(Kind):
                     spacy_spans([], kind, model_name, "spacy_model")
-        if _is_first():
+        if is_first_process():
             model.known, model.journal_keys = find_known(
                 model.pretrained, data, self._precision, whole=whole, say=_say
             )
@@ -298,7 +300,7 @@ class UnlearningCLI(LightningCLI):
 
     def _provenance(self, pretrained: str | None) -> dict[str, Any]:
         """Return what the run's records are made with; None for weights that are not saved."""
-        known = pretrained is not None and _is_first()
+        known = pretrained is not None and is_first_process()
         identity = model_identity(cast(str, pretrained)) if known else None
         return describe(
             pretrained or f"{self.model.pretrained}, trained",
@@ -306,13 +308,14 @@ class UnlearningCLI(LightningCLI):
             self.datamodule.eval_sets,
             self.datamodule.encoder,
             self.model.dtype_name,
-            str(self.trainer.precision),
+            computing_precision(self.trainer),
         )
 
     @property
     def _precision(self) -> str:
         model = self.model
-        return precision_name(model.dtype_name, str(self.trainer.precision), model.attention)
+        precision = computing_precision(self.trainer)
+        return precision_name(model.dtype_name, precision, model.attention)
 
     def _callbacks(self) -> list[Any]:
         return cast(list[Any], cast(Any, self.trainer).callbacks)
@@ -469,13 +472,8 @@ class RunReader(UnlearningCLI):
         return cast(dict[str, Any], self.config["fit"].as_dict())
 
 
-def _is_first() -> bool:
-    """Tell whether this is the process that writes, before the trainer knows."""
-    return cast(Any, rank_zero_only).rank == 0
-
-
 def _say(line: str) -> None:
-    if _is_first():
+    if is_first_process():
         sys.stdout.write(f"{line}\n")
         # A log file is read while the run goes on.
         sys.stdout.flush()

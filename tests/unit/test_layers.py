@@ -49,6 +49,8 @@ LAYERS = {
         "reference_model",
         "reference_values",
         "scoring_module",
+        "shards",
+        "strategies",
         "streams",
         "trainable",
         "answers",
@@ -109,6 +111,7 @@ LIGHTNING = {
     "retain_budget",
     "run_report",
     "scoring_module",
+    "strategies",
     "quickstart_models",
 }
 #: Slow to import or optional: imported by the function that needs them.

@@ -1,0 +1,149 @@
+"""Runs under each strategy, in forked processes: what their tests have in common."""
+
+import json
+import os
+import socket
+import sys
+import traceback
+from datetime import timedelta
+
+import torch
+from lightning.fabric.utilities.seed import reset_seed
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, ModelParallelStrategy
+from toy import make_trainer, text, write_rows
+
+from etw_lightning.data import UnlearningDataModule
+from etw_lightning.module import UnlearningModule
+
+SECONDS = timedelta(seconds=60)
+
+
+class CPUDeepSpeed(DeepSpeedStrategy):
+    """Lightning's strategy without its check for a CUDA device."""
+
+    def setup_environment(self):
+        DDPStrategy.setup_environment(self)
+
+    def setup_distributed(self):
+        reset_seed()
+        self.set_world_ranks()
+        self._init_deepspeed_distributed()
+
+    @property
+    def root_device(self):
+        # DeepSpeed asks for an index.
+        return torch.device("cpu", self.local_rank)
+
+
+def make_strategy(name, *, on_cpu=True):
+    """Return a strategy by its file's name in ``configs/strategy``."""
+    backend = {"process_group_backend": "gloo"} if on_cpu else {}
+    if name == "ddp":
+        return DDPStrategy(timeout=SECONDS, **backend)
+    if name == "fsdp":
+        return ModelParallelStrategy(timeout=SECONDS, **backend)
+    kind = CPUDeepSpeed if on_cpu else DeepSpeedStrategy
+    return kind(stage=int(name[-1]), timeout=SECONDS, **backend)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def run_forked(function, world, folder, *arguments):
+    """Call a function in forked processes that can meet; return what each returned.
+
+    Args:
+        function: Called with ``arguments``; what it returns must be safe for ``torch.load``.
+        world: Processes.
+        folder: Where results are put.
+        arguments: Passed on.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    port, children = free_port(), []
+    for rank in range(world):
+        child = os.fork()
+        if child:
+            children.append(child)
+            continue
+        status = 1
+        try:
+            os.environ |= {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "GROUP_RANK": "0",
+                "WORLD_SIZE": str(world),
+                "LOCAL_WORLD_SIZE": str(world),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+                "TORCHELASTIC_RUN_ID": "test",
+                "DS_ACCELERATOR": "cpu",
+            }
+            torch.save(function(*arguments), folder / f"result{rank}.pt")
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    assert codes == [0] * world
+    return [torch.load(folder / f"result{rank}.pt", weights_only=True) for rank in range(world)]
+
+
+def write_texts(folder):
+    """Write rows of 1 to 40 words, so that processes get batches of very different sizes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, shift in (("forget", 0), ("retain", 5)):
+        lengths = [1 + (7 * n + shift) % 13 * (3 if n % 3 == 0 else 1) for n in range(17)]
+        rows = [
+            {"question": f"What of {name} {number}?", "answer": text(number, length)}
+            for number, length in enumerate(lengths)
+        ]
+        write_rows(folder / f"{name}.jsonl", rows)
+    return folder
+
+
+class Losses(Callback):
+    """Keeps each step's losses, as they are logged over all processes."""
+
+    def __init__(self):
+        self.values = []
+
+    def on_train_batch_end(self, trainer, *args):
+        if len(self.values) < trainer.global_step:
+            logged = trainer.callback_metrics
+            self.values.append({k: float(v) for k, v in logged.items() if k.startswith("loss/")})
+
+
+def build(model_dir, root, *, callbacks=(), trainer=None, data=None, **model):
+    """Return a trainer, a module and its data for a short run."""
+    given = {
+        "lr": 1e-3,
+        "forget_weight": 0.5,
+        "schedule": "linear",
+        "weight_decay": 0.1,
+        **model,
+    }
+    module = UnlearningModule(str(model_dir), **given)
+    datamodule = UnlearningDataModule(
+        "jsonl",
+        **{
+            "root": str(root),
+            "forget_split": "forget",
+            "retain_split": "retain",
+            "batch_size": 4,
+            "eval_batch_size": 4,
+            **(data or {}),
+        },
+    )
+    settings = {"max_epochs": 2, "gradient_clip_val": 1.0, **(trainer or {})}
+    return make_trainer(*callbacks, **settings), module, datamodule
+
+
+def json_records(found):
+    """Return records as text, which ``torch.load`` takes."""
+    return json.dumps({name: [row.to_json() for row in rows] for name, rows in found.items()})
