@@ -30,7 +30,7 @@ from etw_lightning.reference_values import reference_values
 from etw_lightning.retain import NLL, RetainObjective
 from etw_lightning.schema import IGNORE_INDEX, InputError
 from etw_lightning.scoring_module import ScoringModule
-from etw_lightning.shards import Sharding, read_outside, spread
+from etw_lightning.shards import Sharding, plain_modules, read_outside, spread
 from etw_lightning.signals import Reduction, Signal, TokenSignals
 from etw_lightning.strategies import (
     check_layout,
@@ -231,7 +231,8 @@ class UnlearningModule(ScoringModule):
     def _spread(self) -> None:
         """Lay the model out in shards, and with it the frozen one that it is compared with."""
         if not self._loaded and is_first_process():
-            self._loaded = [self._load()]
+            with plain_modules(cast(Sharding, self.layout)):
+                self._loaded = [self._load()]
         source = self._loaded.pop() if self._loaded else None
         how = (cast(Sharding, self.layout), self.trainer.strategy.root_device)
         if self.trains and self._compares_live:
@@ -425,7 +426,8 @@ class UnlearningModule(ScoringModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return this micro-batch's share of the effective batch's loss."""
-        groups = self(batch)
+        # Not by a call of this module: ZeRO would let weights go at its end that losses still read.
+        groups = self.forward(batch)
         loss: Any = 0.0
         shares: dict[str, Tensor] = {}
         if self.method.retain is not None:

@@ -22,7 +22,7 @@ from etw_lightning.schema import Record
 from etw_lightning.scores import is_finite, not_finite
 from etw_lightning.scoring import Score, make_records, score_batch
 from etw_lightning.shards import whole_copy
-from etw_lightning.strategies import Layout, layout_of
+from etw_lightning.strategies import Layout, layout_of, make_ready, settle_shards
 from etw_lightning.training_batches import Batch
 
 __all__ = ["Scores", "ScoringModule"]
@@ -65,10 +65,7 @@ class ScoringModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Agree on what is known of the model: a process alone must not skip a batch."""
-        if self.layout != "whole":
-            # Shards gathered in inference mode could not be trained with afterwards.
-            for loop in (self.trainer.validate_loop, self.trainer.fit_loop.epoch_loop.val_loop):
-                loop.inference_mode = False
+        make_ready(self.trainer)
         found = (self.known, self.journal_keys)
         self.known, self.journal_keys = self.trainer.strategy.broadcast(found)
 
@@ -110,6 +107,7 @@ class ScoringModule(LightningModule):
             return self.scorer
         if self._whole:
             return self._whole[0]
+        settle_shards(self.trainer)
         copied: LabelScorer = whole_copy(self.scorer, self.trainer.strategy.root_device)
         return copied
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from etw_lightning.label_scorer import LabelScorer
 
-__all__ = ["Sharding", "read_outside", "spread", "whole_copy", "whole_weights"]
+__all__ = ["Sharding", "plain_modules", "read_outside", "spread", "whole_copy", "whole_weights"]
 
 #: PyTorch's FSDP2 (``fully_shard``), or DeepSpeed's ZeRO stage 3.
 Sharding = Literal["fsdp2", "zero3"]
@@ -49,7 +49,7 @@ def spread(
         The same model in shards, in training mode.
     """
     plan = _agree(None if source is None else _describe(source))
-    with _plain_modules(sharding):
+    with plain_modules(sharding):
         scorer = LabelScorer(_without_weights(*plan["model"]), plan["chunk_size"])
         scorer.lm.generation_config = plan["generation_config"]
         _conform(scorer, plan["weights"])
@@ -194,7 +194,7 @@ def _partition(
 
 
 @contextmanager
-def _plain_modules(sharding: Sharding) -> Iterator[None]:
+def plain_modules(sharding: Sharding) -> Iterator[None]:
     """Let modules be built as they are inside ``zero.Init``, which partitions each new one."""
     if sharding != "zero3":
         yield
@@ -233,12 +233,9 @@ def read_outside(reader: nn.Module, scorer: LabelScorer) -> None:
 def whole_weights(scorer: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Yield each weight whole, one at a time, under its name; shared ones once.
 
-    What is yielded may be gone with the next one. All processes must go through all of them.
+    What is yielded may be gone with the next one. All processes must go through all of them, with
+    all weights in their shards (``strategies.settle_shards``).
     """
-    for module in scorer.modules():
-        if hasattr(module, "reshard"):
-            # After a pass without a backward pass, FSDP2 leaves the root's weights whole.
-            cast(Any, module).reshard()
     for name, weight in scorer.named_parameters():
         if hasattr(weight, "full_tensor"):
             yield name, cast(Any, weight).full_tensor().detach()

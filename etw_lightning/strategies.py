@@ -20,7 +20,9 @@ __all__ = [
     "engine_dtype",
     "is_first_process",
     "layout_of",
+    "make_ready",
     "place_whole",
+    "settle_shards",
     "steps_by_count",
 ]
 
@@ -68,6 +70,33 @@ def check_layout(trainer: Trainer, *, has_adapter: bool) -> None:
             f"model.peft must be null with trainer.strategy {name}: an adapter is not trained in "
             "shards; give --config configs/strategy/ddp.yaml or deepspeed_zero2.yaml instead."
         )
+
+
+def make_ready(trainer: Trainer) -> None:
+    """Settle what a strategy would else find out in a way that does not fit; before it sets up."""
+    strategy = trainer.strategy
+    if isinstance(strategy, DeepSpeedStrategy):
+        # Only said in logs; to find it out, the training loader would be made too early.
+        assert isinstance(strategy.config, dict)
+        strategy.config.setdefault("train_micro_batch_size_per_gpu", 1)
+    if layout_of(trainer) != "whole":
+        # Shards gathered in inference mode could not be trained with afterwards.
+        for loop in (trainer.validate_loop, trainer.fit_loop.epoch_loop.val_loop):
+            loop.inference_mode = False
+
+
+def settle_shards(trainer: Trainer) -> None:
+    """Bring all weights back to their shards, those too that are on their way to be whole.
+
+    ZeRO-3 gathers ahead of what is run, and FSDP2 leaves the root's weights whole after a pass
+    that no backward pass follows.
+    """
+    if layout_of(trainer) == "zero3":
+        cast(Any, trainer.strategy.model).empty_partition_cache()
+    elif layout_of(trainer) == "fsdp2":
+        for module in cast(torch.nn.Module, trainer.strategy.model).modules():
+            if hasattr(module, "reshard"):
+                cast(Any, module).reshard()
 
 
 def engine_dtype(trainer: Trainer) -> torch.dtype | None:
