@@ -28,6 +28,7 @@ from etw_lightning.data import UnlearningDataModule
 from etw_lightning.entries import Part
 from etw_lightning.evaluate import Evaluation, UnlearningTrainer, find_known
 from etw_lightning.export import export_model
+from etw_lightning.export_command import export
 from etw_lightning.gibberish_classifier import check_classifier
 from etw_lightning.lm_eval_bridge import check_tasks, lm_eval_scores
 from etw_lightning.messages import one_line
@@ -346,7 +347,7 @@ class UnlearningCLI(LightningCLI):
 
     def after_evaluate(self) -> None:
         """Write records and results, print the table."""
-        records = self.model.gather_records()
+        records, tasks = self.model.gather_records(), self._lm_eval()
         if not self.trainer.is_global_zero:
             return
         self.evaluation.save(records)
@@ -356,7 +357,7 @@ class UnlearningCLI(LightningCLI):
             if rows is not None:
                 self.evaluation.save_rows(name, rows)
         self.evaluation.write(
-            {**self.suite.latest, **self._lm_eval()},
+            {**self.suite.latest, **tasks},
             self.suite.left_out,
             self.suite.others,
             {
@@ -378,9 +379,11 @@ class UnlearningCLI(LightningCLI):
         given = self.config_init["evaluate"].lm_eval
         if given is None:
             return {}
-        assert self.model.scorer is not None
+        lm = self.model.whole_scorer().lm
+        if not self.trainer.is_global_zero:
+            return {}
         return lm_eval_scores(
-            self.model.scorer.lm,
+            lm,
             self.datamodule.encoder.tokenizer,
             given.tasks,
             num_fewshot=given.num_fewshot,
@@ -394,20 +397,26 @@ class UnlearningCLI(LightningCLI):
         if self.model.is_stale:
             # Stopped early: the model as it is now has not been scored, or not on every set.
             self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
+        # All processes bring the model together; the first writes it.
+        saved = self._save_model() if self.config["fit"].save_model else None
         if not self.trainer.is_global_zero:
             return
-        saved = self._save_model() if self.config["fit"].save_model else None
         self.report.write(self.trainer, self.model, self._provenance(saved))
         sys.stdout.write(f"results: {self.folder / 'results.json'}\n")
 
-    def _save_model(self) -> str:
-        """Save the model, with its scores where a later run that starts from it finds them."""
-        assert self.model.scorer is not None
+    def _save_model(self) -> str | None:
+        """Save the model, with its scores where a later run that starts from it finds them.
+
+        Returns:
+            The folder, on the first process.
+        """
+        lm, said = self.model.whole_to_save()
         data = self.datamodule
+        if lm is None:
+            return None
         tokenizer = data.encoder.tokenizer
-        saved = str(
-            export_model(self.model.scorer.lm, tokenizer, self.folder / "model", self.model.adapter)
-        )
+        where = self.folder / "model"
+        saved = str(export_model(lm, tokenizer, where, self.model.adapter, said))
         identity = model_identity(saved)
         for name, eval_set in data.eval_sets.items():
             keys = score_keys(identity, eval_set, data.encoder, self._precision)
@@ -542,6 +551,8 @@ def main(args: list[str] | None = None) -> int:
         if typed[:1] == ["explain"]:
             return _explain(typed[1:])
         _quiet()
+        if typed[:1] == ["export"]:
+            return export(typed[1:])
         if typed[:1] == ["sweep"]:
             return sweep(typed[1:], lambda: RunReader().read)
         UnlearningCLI(args=args, **_SETTINGS)

@@ -9,11 +9,13 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
+from torch import Tensor
 
 from etw_lightning.adapters import Adapter
 from etw_lightning.data import UnlearningDataModule
 from etw_lightning.entries import Part
 from etw_lightning.evaluation_rows import ScoreWork
+from etw_lightning.fixed_text import text_logps
 from etw_lightning.models import LabelScorer
 from etw_lightning.parts import parts_of, with_parts
 from etw_lightning.record_cache import Journal
@@ -21,7 +23,7 @@ from etw_lightning.retain_results import RetainResults
 from etw_lightning.schema import Record
 from etw_lightning.scores import is_finite, not_finite
 from etw_lightning.scoring import Score, make_records, score_batch
-from etw_lightning.shards import whole_copy
+from etw_lightning.shards import move_buffers, whole_copy
 from etw_lightning.strategies import Layout, layout_of, make_ready, settle_shards
 from etw_lightning.training_batches import Batch
 
@@ -121,6 +123,26 @@ class ScoringModule(LightningModule):
         """Let callbacks say anew next time what is due."""
         self._due.clear()
         self._close_journals()
+
+    def whole_to_save(self) -> tuple[Any, Tensor | None]:
+        """Return the model whole on the first process; all processes must call it.
+
+        Returns:
+            The ``transformers`` model, None on other processes; of a model in shards a copy on the
+            CPU, and what the shards say of a fixed text, as ``export_model`` compares it.
+        """
+        assert self.scorer is not None
+        first = self.trainer.is_global_zero
+        if self.layout == "whole":
+            return (self.scorer.lm if first else None), None
+        device = self.trainer.strategy.root_device
+        settle_shards(self.trainer)
+        # At the end of a run a strategy may have moved what is not in shards.
+        move_buffers(self.scorer, device)
+        said = text_logps(self.scorer, device)
+        settle_shards(self.trainer)
+        copied = whole_copy(self.scorer, torch.device("cpu"), keep=first)
+        return (copied.lm, said) if first else (None, None)
 
     def validation_step(self, work: ScoreWork, batch_idx: int) -> None:
         """Score one batch of a part of a set, if that is due and not known already."""

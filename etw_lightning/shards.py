@@ -17,7 +17,15 @@ from torch import Tensor, nn
 
 from etw_lightning.label_scorer import LabelScorer
 
-__all__ = ["Sharding", "plain_modules", "read_outside", "spread", "whole_copy", "whole_weights"]
+__all__ = [
+    "Sharding",
+    "move_buffers",
+    "plain_modules",
+    "read_outside",
+    "spread",
+    "whole_copy",
+    "whole_weights",
+]
 
 #: PyTorch's FSDP2 (``fully_shard``), or DeepSpeed's ZeRO stage 3.
 Sharding = Literal["fsdp2", "zero3"]
@@ -274,3 +282,10 @@ def whole_copy(scorer: LabelScorer, device: torch.device, *, keep: bool = True) 
         owner, _, leaf = name.rpartition(".")
         copied.get_submodule(owner)._buffers[leaf] = buffer.to(device, copy=True)
     return copied.eval()
+
+
+def move_buffers(scorer: LabelScorer, device: torch.device) -> None:
+    """Put what is not in shards on a device."""
+    for name, buffer in list(scorer.named_buffers(remove_duplicate=False)):
+        owner, _, leaf = name.rpartition(".")
+        scorer.get_submodule(owner)._buffers[leaf] = buffer.to(device)
