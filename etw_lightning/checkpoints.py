@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from etw_lightning.adapters import add_adapter
-from etw_lightning.checkpoint_folders import (
+from etw_lightning.schema import InputError
+from etw_lightning.stored_weights import (
     find_checkpoint,
     is_checkpoint,
     read_description,
     read_weights,
 )
-from etw_lightning.schema import InputError
 
 __all__ = [
     "check_resume",

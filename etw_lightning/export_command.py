@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-from etw_lightning.checkpoint_folders import find_checkpoint
 from etw_lightning.checkpoints import checkpoint_dtype
 from etw_lightning.export import export_model
 from etw_lightning.models import DType, load_model, load_tokenizer
 from etw_lightning.options import Options
 from etw_lightning.schema import InputError
+from etw_lightning.stored_weights import find_checkpoint
 
 __all__ = ["export"]
 

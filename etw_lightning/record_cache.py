@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import etw_lightning
-from etw_lightning.checkpoint_folders import find_checkpoint, is_checkpoint
 from etw_lightning.encode import Encoder
 from etw_lightning.entries import Part
 from etw_lightning.models import DType, LabelScorer, load_config, load_model
@@ -29,6 +28,7 @@ from etw_lightning.parts import parts_of, with_parts
 from etw_lightning.schema import EvalSet, InputError, Record
 from etw_lightning.scores import is_finite
 from etw_lightning.scoring import Score, build_batches, expected_scores, make_records, score_batch
+from etw_lightning.stored_weights import find_checkpoint, is_checkpoint
 
 __all__ = [
     "Journal",
@@ -51,7 +51,7 @@ _CODE = (
     "adapter_settings",
     "adapters",
     "answers",
-    "checkpoint_folders",
+    "stored_weights",
     "checkpoints",
     "distributions",
     "encode",

@@ -1,6 +1,5 @@
 """Runs under each strategy, in forked processes: what their tests have in common."""
 
-import json
 import os
 import socket
 import sys
@@ -14,7 +13,12 @@ from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, ModelPa
 from toy import make_trainer, text, write_rows
 
 from etw_lightning.data import UnlearningDataModule
+from etw_lightning.export import export_model
 from etw_lightning.module import UnlearningModule
+from etw_lightning.safe_files import check_checkpoint, reading_safely
+from etw_lightning.schema import IGNORE_INDEX
+from etw_lightning.shards import whole_weights
+from etw_lightning.strategies import settle_shards
 
 SECONDS = timedelta(seconds=60)
 
@@ -87,9 +91,10 @@ def run_forked(function, world, folder, *arguments):
             }
             torch.save(function(*arguments), folder / f"result{rank}.pt")
             status = 0
-        except BaseException:
-            traceback.print_exc()
         finally:
+            # Nothing above the fork is to go on with what went wrong, so it is told here.
+            if status:
+                traceback.print_exc()
             sys.stderr.flush()
             os._exit(status)
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
@@ -122,6 +127,33 @@ class Losses(Callback):
             self.values.append({k: float(v) for k, v in logged.items() if k.startswith("loss/")})
 
 
+class Rows(Callback):
+    """Keeps the ids of the rows that a process trains on, step by step."""
+
+    def __init__(self):
+        self.steps = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if len(self.steps) <= trainer.global_step:
+            self.steps.append([])
+        parts = (batch[name] for name in ("input_ids", "attention_mask", "labels"))
+        for ids, mask, labels in zip(*parts, strict=True):
+            # A row without labels only fills a micro-batch.
+            if (labels != IGNORE_INDEX).any():
+                self.steps[-1].append(ids[mask.bool()].tolist())
+
+
+class SaveAt(Callback):
+    """Saves a checkpoint after some step, as a user's callback would."""
+
+    def __init__(self, step, path):
+        self.step, self.path = step, path
+
+    def on_train_batch_end(self, trainer, *args):
+        if trainer.global_step == self.step and not self.path.exists():
+            trainer.save_checkpoint(self.path, weights_only=False)
+
+
 def build(model_dir, root, *, callbacks=(), trainer=None, data=None, **model):
     """Return a trainer, a module and its data for a short run."""
     given = {
@@ -132,21 +164,62 @@ def build(model_dir, root, *, callbacks=(), trainer=None, data=None, **model):
         **model,
     }
     module = UnlearningModule(str(model_dir), **given)
-    datamodule = UnlearningDataModule(
-        "jsonl",
-        **{
-            "root": str(root),
-            "forget_split": "forget",
-            "retain_split": "retain",
-            "batch_size": 4,
-            "eval_batch_size": 4,
-            **(data or {}),
-        },
-    )
+    rows = {"root": str(root), "forget_split": "forget", "retain_split": "retain"}
+    sizes = {"batch_size": 4, "eval_batch_size": 4}
+    datamodule = UnlearningDataModule("jsonl", **{**rows, **sizes, **(data or {})})
     settings = {"max_epochs": 2, "gradient_clip_val": 1.0, **(trainer or {})}
     return make_trainer(*callbacks, **settings), module, datamodule
 
 
-def json_records(found):
-    """Return records as text, which ``torch.load`` takes."""
-    return json.dumps({name: [row.to_json() for row in rows] for name, rows in found.items()})
+def weights_of(trainer, module):
+    """Return all weights of a trained module whole."""
+    settle_shards(trainer)
+    return {name: weight.cpu().clone() for name, weight in whole_weights(module.scorer)}
+
+
+def train(name, model_dir, root, *, on_cpu=True, devices=2, **settings):
+    """Train for a few steps; return each step's losses and the weights at the end."""
+    losses = Losses()
+    given, ckpt_path = settings.pop("trainer", {}), settings.pop("ckpt_path", None)
+    how = {"strategy": make_strategy(name, on_cpu=on_cpu), "devices": devices, **given}
+    callbacks = [losses, *settings.pop("callbacks", ())]
+    trainer, module, data = build(model_dir, root, callbacks=callbacks, trainer=how, **settings)
+    with reading_safely():
+        trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
+    return losses.values, weights_of(trainer, module), (trainer, module, data)
+
+
+def save_resume_export(name, model_dir, root, folder, **settings):
+    """Train with a checkpoint half-way, go on from it anew, and export the end and the middle.
+
+    Returns:
+        Losses and weights of the whole run, losses of its second half run anew and the weights
+        then.
+    """
+    path = folder / "half.ckpt"
+    straight, weights, held = train(name, model_dir, root, callbacks=[SaveAt(3, path)], **settings)
+    trainer, module, data = held
+    lm, said = module.whole_to_save()
+    if trainer.is_global_zero:
+        export_model(lm, data.encoder.tokenizer, folder / "model", said=said)
+    check_checkpoint(path, "ckpt_path")
+    again, resumed, _ = train(name, model_dir, root, ckpt_path=str(path), **settings)
+    return straight, weights, again, resumed
+
+
+def assert_near(found, expected, tolerance=1e-5):
+    """Compare two runs' losses, step by step and name by name."""
+    assert len(found) == len(expected) > 0
+    for step, other in zip(expected, found, strict=True):
+        assert step.keys() == other.keys()
+        for name, value in step.items():
+            assert abs(other[name] - value) <= tolerance * max(1.0, abs(value)), name
+
+
+def assert_same_weights(found, expected, tolerance=1e-5):
+    """Compare two models' weights, name by name."""
+    assert found.keys() == expected.keys()
+    for name, weight in expected.items():
+        torch.testing.assert_close(
+            found[name], weight, rtol=0, atol=tolerance, msg=lambda said, name=name: name + said
+        )

@@ -74,7 +74,7 @@ LAYERS = {
         "training_batches",
         "computations",
         "entries",
-        "checkpoint_folders",
+        "stored_weights",
         "checkpoints",
         "parts",
         "published",
