@@ -170,6 +170,8 @@ def _check_index(file: Path, key: str) -> None:
             )
     for found in pickled:
         shard = file.parent / found.relative_path
+        if not shard.is_file():
+            raise InputError(f"{key}: {str(shard)!r} is not there; copy the checkpoint anew.")
         with shard.open("rb") as stream:
             stream.seek(found.offset)
             _check_saved(io.BytesIO(stream.read(found.length)), shard, key)

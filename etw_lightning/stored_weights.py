@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from pickle import UnpicklingError
@@ -135,7 +136,9 @@ def _read_fsdp2(path: Path) -> dict[str, Tensor]:
     from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
     found: dict[str, Any] = {}
-    with reading_safely():
+    with reading_safely(), warnings.catch_warnings():
+        # One process reads the shards of many, as is meant.
+        warnings.filterwarnings("ignore", message=".*torch.distributed is disabled.*")
         _load_state_dict(
             found,
             storage_reader=FileSystemReader(path),
