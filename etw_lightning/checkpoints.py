@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -13,10 +12,17 @@ import torch
 from etw_lightning.adapters import add_adapter
 from etw_lightning.foreign_models import NO_CODE, check_attention
 from etw_lightning.schema import InputError
+from etw_lightning.stored_weights import (
+    find_checkpoint,
+    is_checkpoint,
+    read_description,
+    read_weights,
+)
 
 __all__ = [
     "check_resume",
     "checkpoint_config",
+    "checkpoint_dtype",
     "checkpoint_model",
     "checkpoint_tokenizer",
     "describe_model",
@@ -25,11 +31,6 @@ __all__ = [
 
 _ENTRY = "etw_lightning"
 _WEIGHTS = "scorer.lm."
-
-
-def is_checkpoint(pretrained: str) -> bool:
-    """Tell whether a model is given as a Lightning checkpoint."""
-    return pretrained.endswith(".ckpt")
 
 
 def describe_model(
@@ -73,14 +74,15 @@ def check_resume(path: str, settings: Mapping[str, str], names: Collection[str])
     Raises:
         InputError: Names the first setting that differs, or that the weights do.
     """
-    content = _read(path, "ckpt_path")
+    content = _described(path, "ckpt_path")
     for key, was in json.loads(content[_ENTRY].get("settings", "{}")).items():
         if settings.get(key) != was:
             raise InputError(
                 f"{key} is {settings.get(key)}, but ckpt_path {path!r} is of a run with {was}; "
                 "give that value to go on with it, or start anew without ckpt_path."
             )
-    if content["state_dict"].keys() != set(names):
+    # Of shards a strategy itself refuses names that are not there.
+    if "state_dict" in content and content["state_dict"].keys() != set(names):
         other = sorted(content["state_dict"].keys() ^ set(names))
         raise InputError(
             f"ckpt_path {path!r} holds other weights than this run trains ({other[0]} and "
@@ -94,7 +96,7 @@ def checkpoint_model(path: str, key: str, dtype: torch.dtype, extra: dict[str, A
     """Return the model of a checkpoint, with the adapter merged that it was trained with.
 
     Args:
-        path: The file.
+        path: The checkpoint: a file, a folder of shards or a run's.
         key: Configuration key that errors name.
         dtype: Precision of the weights.
         extra: Further arguments of the model's class.
@@ -104,7 +106,7 @@ def checkpoint_model(path: str, key: str, dtype: torch.dtype, extra: dict[str, A
     """
     from transformers import AutoModelForCausalLM, GenerationConfig
 
-    content = _read(path, key)
+    content = _described(path, key)
     config = checkpoint_config(path, key)
     model = AutoModelForCausalLM.from_config(config, dtype=dtype, **NO_CODE, **extra)
     settings = content[_ENTRY].get("peft")
@@ -112,7 +114,7 @@ def checkpoint_model(path: str, key: str, dtype: torch.dtype, extra: dict[str, A
     adapter = None if settings is None else add_adapter(model, json.loads(settings), key)
     weights = {
         name.removeprefix(_WEIGHTS): weight
-        for name, weight in content["state_dict"].items()
+        for name, weight in read_weights(find_checkpoint(path, key), key).items()
         if name.startswith(_WEIGHTS)
     }
     try:
@@ -138,11 +140,23 @@ def checkpoint_config(path: str, key: str) -> Any:
     """
     from transformers import AutoConfig
 
-    stored = json.loads(_read(path, key)[_ENTRY]["config"])
+    stored = json.loads(_described(path, key)[_ENTRY]["config"])
     stored.pop("quantization_config", None)
     config = AutoConfig.for_model(**stored)
     check_attention(config, path, key)
     return config
+
+
+def checkpoint_dtype(path: str, key: str) -> str:
+    """Return the precision in which the model was trained: ``float32``, ``bfloat16``, ...
+
+    Raises:
+        InputError: As ``checkpoint_model``.
+    """
+    content = _described(path, key)
+    own = [w for name, w in content.get("state_dict", {}).items() if name.startswith(_WEIGHTS)]
+    dtype = own[0].dtype if own else checkpoint_config(path, key).dtype
+    return str(dtype or "float32").removeprefix("torch.")
 
 
 def checkpoint_tokenizer(path: str, key: str) -> str:
@@ -151,7 +165,7 @@ def checkpoint_tokenizer(path: str, key: str) -> str:
     Raises:
         InputError: As ``checkpoint_model``; or if a folder that it came from is gone.
     """
-    name: str = _read(path, key)[_ENTRY]["tokenizer"]
+    name: str = _described(path, key)[_ENTRY]["tokenizer"]
     if Path(name).is_absolute() and not Path(name).exists():
         raise InputError(
             f"{key} {path!r} was trained from {name!r}, which is gone; its tokenizer is needed: "
@@ -160,25 +174,10 @@ def checkpoint_tokenizer(path: str, key: str) -> str:
     return name
 
 
-def _read(path: str, key: str) -> dict[str, Any]:
-    """Open a checkpoint; weights stay on the disk until they are used."""
-    file = Path(path).expanduser()
-    if not file.is_file():
-        what = "is a folder of shards, not a file" if file.is_dir() else "is not there"
-        raise InputError(f"{key}: checkpoint {path!r} {what}; give one file ending in .ckpt.")
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except UnpicklingError as error:
-        raise InputError(
-            f"{key}: checkpoint {path!r} holds more than weights and plain values, which is not "
-            "safe to read; save it without objects, or give a folder in Hugging Face layout."
-        ) from error
-    except (RuntimeError, EOFError, ValueError) as error:
-        raise InputError(
-            f"{key}: checkpoint {path!r} can't be read ({' '.join(str(error).split()):.100}); "
-            "copy it anew."
-        ) from error
-    if not isinstance(content, dict) or _ENTRY not in content or "state_dict" not in content:
+def _described(path: str, key: str) -> dict[str, Any]:
+    """Return what a checkpoint of ours holds; of shards, without the weights."""
+    content = read_description(find_checkpoint(path, key), key)
+    if _ENTRY not in content:
         raise InputError(
             f"{key}: checkpoint {path!r} was not written by a run of this package; give a folder "
             "in Hugging Face layout."

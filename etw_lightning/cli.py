@@ -20,7 +20,7 @@ from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from etw_lightning import quickstart_models
@@ -43,6 +43,7 @@ from etw_lightning.data import Role, UnlearningDataModule
 from etw_lightning.entries import Part
 from etw_lightning.evaluate import Evaluation, UnlearningTrainer, find_known
 from etw_lightning.export import export_model
+from etw_lightning.export_command import export
 from etw_lightning.findings import TrainingStoppedError
 from etw_lightning.gibberish_classifier import check_classifier
 from etw_lightning.guards import FiniteGuard
@@ -80,6 +81,7 @@ from etw_lightning.run_report import RunReport
 from etw_lightning.schema import Conventions, InputError
 from etw_lightning.second_passes import SecondPasses, extras_of
 from etw_lightning.spacy_spans import Kind, spacy_spans
+from etw_lightning.strategies import check_layout, computing_precision, is_first_process
 from etw_lightning.suite import explain
 from etw_lightning.sweep import sweep
 
@@ -236,9 +238,9 @@ class UnlearningCLI(LightningCLI):
                 f"{str(self.folder)!r} has checkpoints of its own, which this command goes on "
                 "from. Leave it out, or give another output_dir."
             )
-        if _is_first():
+        if is_first_process():
             self._lock()
-        found = newest_checkpoint(self.folder, is_first=_is_first())
+        found = newest_checkpoint(self.folder, is_first=is_first_process())
         if found is None or (config.overwrite and not is_same_run(self.plain, found)):
             return
         check_same_run(self.plain, found, " ".join(Parser.typed))
@@ -289,14 +291,14 @@ class UnlearningCLI(LightningCLI):
         """Check the input from beginning to end."""
         model, data = self.model, self.datamodule
         self._check_settings()
-        if _is_first():
+        if is_first_process():
             self._check_room()
             warning = warning_of_memory(model, data, self.trainer)
             if warning is not None:
                 rank_zero_warn(warning)
         # Broken weights are bad input too, so they are read before the first file is written, and
         # before other models are scored, which may take long.
-        model.configure_model()
+        model.load_ahead(self.trainer)
         model.check_optimizer()
         ckpt_path = self.config["fit"].ckpt_path
         if ckpt_path:
@@ -304,10 +306,10 @@ class UnlearningCLI(LightningCLI):
         if ckpt_path or self.resumed is not None:
             # What is known is known of the model before training.
             model.known, model.journal_keys = {}, {}
+        # Processes that were started together wait for each other here, where nothing times out.
         self._score_others()
-        if _is_first():
-            model.make_references(data, self.trainer)
-        if _is_first():
+        model.make_references(data, self.trainer)
+        if is_first_process():
             self._lock()
             overwrites = self.config["fit"].overwrite and self.resumed is None
             if finished_command(self.folder) is not None or overwrites:
@@ -353,6 +355,7 @@ class UnlearningCLI(LightningCLI):
         model, data = self.model, self.datamodule
         check_devices(self.trainer)
         self.checkpoints.check()
+        check_layout(self.trainer, has_adapter=model.peft is not None)
         data.follow(model.method)
         for callback in self._callbacks():
             if isinstance(callback, RetainBudget):
@@ -373,6 +376,7 @@ class UnlearningCLI(LightningCLI):
     def before_evaluate(self) -> None:
         """Check the input, without what only training reads."""
         model, data = self.model, self.datamodule
+        check_layout(self.trainer, has_adapter=False)
         model.trains = data.trains = data.uses_forget = False
         data.split = None
         if not data.offered_sets:
@@ -389,11 +393,11 @@ class UnlearningCLI(LightningCLI):
         self.suite.complete = self.passes
         self.evaluation = Evaluation(self.folder, self._provenance(model.pretrained), data)
         overwrites = self.config["evaluate"].overwrite
-        if _is_first() and not overwrites:
+        if is_first_process() and not overwrites:
             self.evaluation.check_folder()
         # Broken weights are bad input too, so they are read before anything is removed.
-        model.configure_model()
-        if _is_first() and overwrites:
+        model.load_ahead(self.trainer)
+        if is_first_process() and overwrites:
             remove_run(self.folder, "evaluate")
 
     def _check_input(self, *, whole: bool) -> None:
@@ -436,7 +440,7 @@ class UnlearningCLI(LightningCLI):
         if self.subcommand == "check":
             # What is known is found by the weights.
             data.check_rows({})
-        elif _is_first():
+        elif is_first_process():
             model.known, model.journal_keys = find_known(
                 model.pretrained, data, self._precision, whole=whole, say=_say
             )
@@ -473,7 +477,7 @@ class UnlearningCLI(LightningCLI):
 
     def _provenance(self, pretrained: str | None) -> dict[str, Any]:
         """Return what the run's records are made with; None for weights that are not saved."""
-        known = pretrained is not None and _is_first()
+        known = pretrained is not None and is_first_process()
         identity = model_identity(cast(str, pretrained)) if known else None
         return describe(
             pretrained or f"{self.model.pretrained}, trained",
@@ -481,13 +485,14 @@ class UnlearningCLI(LightningCLI):
             self.datamodule.eval_sets,
             self.datamodule.encoder,
             self.model.dtype_name,
-            str(self.trainer.precision),
+            computing_precision(self.trainer),
         )
 
     @property
     def _precision(self) -> str:
         model = self.model
-        return precision_name(model.dtype_name, str(self.trainer.precision), model.attention)
+        precision = computing_precision(self.trainer)
+        return precision_name(model.dtype_name, precision, model.attention)
 
     def _callbacks(self) -> list[Any]:
         return cast(list[Any], cast(Any, self.trainer).callbacks)
@@ -518,7 +523,7 @@ class UnlearningCLI(LightningCLI):
 
     def after_evaluate(self) -> None:
         """Write records and results, print the table."""
-        records = self.model.gather_records()
+        records, tasks = self.model.gather_records(), self._lm_eval()
         if not self.trainer.is_global_zero:
             return
         self.evaluation.save(records)
@@ -528,7 +533,7 @@ class UnlearningCLI(LightningCLI):
             if rows is not None:
                 self.evaluation.save_rows(name, rows)
         self.evaluation.write(
-            {**self.suite.latest, **self._lm_eval()},
+            {**self.suite.latest, **tasks},
             self.suite.left_out,
             self.suite.others,
             {
@@ -550,9 +555,11 @@ class UnlearningCLI(LightningCLI):
         given = self.config_init["evaluate"].lm_eval
         if given is None:
             return {}
-        assert self.model.scorer is not None
+        lm = self.model.whole_scorer().lm
+        if not self.trainer.is_global_zero:
+            return {}
         return lm_eval_scores(
-            self.model.scorer.lm,
+            lm,
             self.datamodule.encoder.tokenizer,
             given.tasks,
             num_fewshot=given.num_fewshot,
@@ -566,22 +573,28 @@ class UnlearningCLI(LightningCLI):
         if self.model.is_stale:
             # Stopped early: the model as it is now has not been scored, or not on every set.
             self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
+        # All processes bring the model together; the first writes it.
+        saved = self._save_model() if self.config["fit"].save_model else None
         if not self.trainer.is_global_zero:
             return
-        saved = self._save_model() if self.config["fit"].save_model else None
         if saved is None:
             remove_checkpoints(self.folder)
         self.report.write(self.trainer, self.model, self._provenance(saved))
         sys.stdout.write(f"results: {self.folder / 'results.json'}\n")
 
-    def _save_model(self) -> str:
-        """Save the model, with its scores where a later run that starts from it finds them."""
-        assert self.model.scorer is not None
+    def _save_model(self) -> str | None:
+        """Save the model, with its scores where a later run that starts from it finds them.
+
+        Returns:
+            The folder, on the first process.
+        """
+        lm, said = self.model.whole_to_save()
         data = self.datamodule
+        if lm is None:
+            return None
         tokenizer = data.encoder.tokenizer
-        saved = str(
-            export_model(self.model.scorer.lm, tokenizer, self.folder / "model", self.model.adapter)
-        )
+        where = self.folder / "model"
+        saved = str(export_model(lm, tokenizer, where, self.model.adapter, said))
         identity = model_identity(saved)
         for name, eval_set in data.eval_sets.items():
             keys = score_keys(identity, eval_set, data.encoder, self._precision)
@@ -646,13 +659,8 @@ class RunReader(UnlearningCLI):
         return cast(dict[str, Any], self.config["fit"].as_dict())
 
 
-def _is_first() -> bool:
-    """Tell whether this is the process that writes, before the trainer knows."""
-    return cast(Any, rank_zero_only).rank == 0
-
-
 def _say(line: str) -> None:
-    if _is_first():
+    if is_first_process():
         sys.stdout.write(f"{line}\n")
         # A log file is read while the run goes on.
         sys.stdout.flush()
@@ -722,6 +730,8 @@ def main(args: list[str] | None = None) -> int:
         if typed[:1] == ["explain"]:
             return _explain(typed[1:])
         _quiet()
+        if typed[:1] == ["export"]:
+            return export(typed[1:])
         if typed[:1] == ["sweep"]:
             return sweep(typed[1:], lambda: RunReader().read)
         if typed[:1] == ["fit"]:
@@ -732,7 +742,7 @@ def main(args: list[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 2
     except TrainingStoppedError as stopped:
-        if _is_first():
+        if is_first_process():
             sys.stderr.write(f"error: {stopped}\n")
         return 1
     except KeyboardInterrupt:

@@ -19,7 +19,7 @@ from etw_lightning.benchmarks.source import Source, check_name
 from etw_lightning.benchmarks.tofu import Columns
 from etw_lightning.encode import Encoder, Template
 from etw_lightning.entries import Extra, Part
-from etw_lightning.evaluation_rows import IDLE, EvaluationRows, ScoreWork
+from etw_lightning.evaluation_rows import IDLE, EvaluationRows, ScoreWork, deal
 from etw_lightning.marks import Marker
 from etw_lightning.method import Method
 from etw_lightning.models import load_tokenizer
@@ -29,6 +29,7 @@ from etw_lightning.parts import parts_of
 from etw_lightning.retain_results import RetainResults
 from etw_lightning.schema import Conventions, EncodedRow, EvalSet, InputError, Record
 from etw_lightning.scoring import Score
+from etw_lightning.strategies import layout_of, steps_by_count
 from etw_lightning.streams import Alternative, Streams, StreamSettings, read_streams
 from etw_lightning.training_batches import (
     PairedLoader,
@@ -381,6 +382,7 @@ class UnlearningDataModule(LightningDataModule):
             world_size=trainer.world_size if trainer else 1,
             anchor=self.anchor,
             seed=self.seed or 0,
+            whole_steps=steps_by_count(trainer),
         )
 
     def train_dataloader(self) -> PairedLoader:
@@ -401,17 +403,21 @@ class UnlearningDataModule(LightningDataModule):
         """Return this process's share of all batches that are to be scored.
 
         In training every part of every set is there, and the module leaves out what is not due;
-        a validation alone leaves out the rows that the module knows already.
+        a validation alone leaves out the rows that the module knows already. Of a model in shards
+        all processes get equally many batches of each part: each pass needs all of them.
         """
         trainer = cast(Any, self.trainer)
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        works = [
-            work
+        parts = [
+            self._rows.works(name, part, self._known(name, part))
             for name, eval_set in self.eval_sets.items()
             for part in parts_of(eval_set)
-            for work in self._rows.works(name, part, self._known(name, part))
         ]
-        return DataLoader(works[rank::world] or [IDLE], batch_size=None)  # type: ignore[arg-type]
+        if layout_of(trainer) == "whole":
+            works = [work for part in parts for work in part][rank::world]
+        else:
+            works = [work for part in parts for work in deal(part, rank, world)]
+        return DataLoader(works or [IDLE], batch_size=None)  # type: ignore[arg-type]
 
     def _known(self, name: str, part: Part) -> Sequence[Score]:
         trainer = cast(Any, self.trainer)

@@ -12,7 +12,7 @@ from etw_lightning.record_cache import pending_set
 from etw_lightning.schema import EvalSet, MissingRowsError
 from etw_lightning.scoring import Score, ScoreBatch, build_batches
 
-__all__ = ["IDLE", "EvaluationRows", "ScoreWork"]
+__all__ = ["IDLE", "EvaluationRows", "ScoreWork", "deal"]
 
 
 class ScoreWork:
@@ -26,16 +26,40 @@ class ScoreWork:
         rows: Row in the set of each row the batch was made of.
         batch: The batch; None for a process that nothing is left for, as the trainer takes no
             empty loader and would leave the process out of what all must join.
+        is_repeated: Another process has the batch too, and keeps its scores: it is run here only
+            so that all processes run the model equally often.
     """
 
     def __init__(
-        self, dataset: str, part: Part, rows: Sequence[int], batch: ScoreBatch | None
+        self,
+        dataset: str,
+        part: Part,
+        rows: Sequence[int],
+        batch: ScoreBatch | None,
+        *,
+        is_repeated: bool = False,
     ) -> None:
         self.dataset, self.part, self.rows, self.batch = dataset, part, rows, batch
+        self.is_repeated = is_repeated
 
     def in_set(self, scores: Sequence[Score]) -> list[Score]:
         """Return the batch's scores with the rows' places in the whole set."""
         return [score._replace(row=self.rows[score.row]) for score in scores]
+
+
+def deal(works: Sequence[ScoreWork], rank: int, world: int) -> list[ScoreWork]:
+    """Return one process's share of a part of a set, filled up to as many as any process has.
+
+    Example:
+        >>> works = [ScoreWork("forget", "answers", (), None) for _ in range(3)]
+        >>> [work.is_repeated for work in deal(works, 1, 2)]
+        [False, True]
+    """
+    mine = list(works[rank::world])
+    for work in works[: -(-len(works) // world) - len(mine)]:
+        again = ScoreWork(work.dataset, work.part, work.rows, work.batch, is_repeated=True)
+        mine.append(again)
+    return mine
 
 
 #: What a process gets that nothing is left for.

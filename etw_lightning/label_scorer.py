@@ -227,12 +227,12 @@ class LabelScorer(nn.Module):
         takes no mask. Found out once, with a forward pass over a few tokens.
         """
         if self._takes_trees is None:
-            self._takes_trees = _may_take_trees(self.lm) and self._scores_branches_alike()
+            self._takes_trees = _may_take_trees(self.lm) and self.scores_branches_alike()
         return self._takes_trees
 
     @torch.no_grad()
-    def _scores_branches_alike(self) -> bool:
-        """Compare a tree of a few tokens with its sequences one by one."""
+    def scores_branches_alike(self) -> bool:
+        """Compare a tree of a few tokens with its sequences one by one, in forward passes."""
         size = self.lm.config.get_text_config().vocab_size
         texts = ((1, 2, 3, 4, 5, 6), (1, 2, 3, 7, 8), (1, 2, 9, 7, 8))
         ids = [tuple(7 * token % size for token in text) for text in texts]

@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from jsonargparse import lazy_instance
 from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
+from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
@@ -29,7 +30,16 @@ from etw_lightning.reference_values import reference_values
 from etw_lightning.retain import NLL, RetainObjective
 from etw_lightning.schema import IGNORE_INDEX, InputError
 from etw_lightning.scoring_module import ScoringModule
+from etw_lightning.shards import Sharding, plain_modules, read_outside, spread
 from etw_lightning.signals import Reduction, Signal, TokenSignals
+from etw_lightning.strategies import (
+    check_layout,
+    computing_precision,
+    engine_dtype,
+    is_first_process,
+    layout_of,
+    place_whole,
+)
 from etw_lightning.trainable import choose_trained
 from etw_lightning.training_batches import Batch
 from etw_lightning.weighting import ETW, TokenWeighting
@@ -149,6 +159,9 @@ class UnlearningModule(ScoringModule):
         self.reference_model: LabelScorer | None = None
         #: Share of the last micro-batch in the effective batch's losses, by term.
         self.losses: dict[str, float] = {}
+        #: The model as the first process has loaded it, until it is dealt out to shards; in a
+        #: list, so that it is no part of this module.
+        self._loaded: list[LabelScorer] = []
         self._window: dict[str, float] = defaultdict(float)
         self._weighs_any = False
         #: Whether the run trains; one that does not needs no reference and no adapter.
@@ -161,26 +174,85 @@ class UnlearningModule(ScoringModule):
         logged: frozenset[Signal] = frozenset({"entropies"} if self.method.forget else ())
         return self.method.needs | logged
 
+    def load_ahead(self, trainer: Trainer) -> None:
+        """Find what is wrong with the model before the processes of a run meet.
+
+        A model that will be in shards is loaded by the first process alone, which keeps it for
+        ``configure_model``.
+
+        Args:
+            trainer: Of the run that is to come.
+
+        Raises:
+            InputError: If the model can't be loaded, or not be trained as asked.
+        """
+        if layout_of(trainer) == "whole":
+            self.configure_model()
+        elif is_first_process():
+            self._loaded = [self._load()]
+
     def configure_model(self) -> None:
         """Load the target model, and make ready what trains and what is compared with."""
         if self.scorer is not None:
             return
+        if self._trainer is not None:
+            check_layout(self._trainer, has_adapter=self.trains and self.peft is not None)
+        if self.layout != "whole":
+            self._spread()
+            return
+        scorer = self._load()
+        if self.trains and self._compares_live:
+            self.reference_model = scorer.frozen_copy()
+        if self.trains and self.gradient_checkpointing:
+            scorer.lm.activation_checkpointing_enable({"use_reentrant": False})
+        self.scorer = scorer.train()
+
+    @property
+    def _compares_live(self) -> bool:
+        return self.reference == "live" and bool(self.method.reference_needs)
+
+    def _load(self) -> LabelScorer:
+        """Return the model whole, with what trains in it."""
         lm = load_model(self.pretrained, self.dtype_name, self.attention)
         scorer = LabelScorer(lm, self.chunk_size)
         scorer.check_head()
         if self.method.layers:
             self.method.check_layers(len(scorer.layer_stack))
         if self.trains:
-            if self.reference == "live" and self.method.reference_needs:
-                self.reference_model = scorer.frozen_copy()
-            if self.gradient_checkpointing:
-                lm.activation_checkpointing_enable({"use_reentrant": False})
             if self.peft is not None:
                 self.adapter = add_adapter(lm, self.peft)
-            choose_trained(lm, self.train_only, freeze=self.freeze_embeddings)
-            if self.method.layers:
-                self.check_reach(scorer)
-        self.scorer = scorer.train()
+            self._choose(scorer)
+        return scorer
+
+    def _choose(self, scorer: LabelScorer) -> None:
+        """Freeze what does not train."""
+        choose_trained(scorer.lm, self.train_only, freeze=self.freeze_embeddings)
+        if self.method.layers:
+            self.check_reach(scorer)
+
+    def _spread(self) -> None:
+        """Lay the model out in shards, and with it the frozen one that it is compared with."""
+        if not self._loaded and is_first_process():
+            with plain_modules(cast(Sharding, self.layout)):
+                self._loaded = [self._load()]
+        source = self._loaded.pop() if self._loaded else None
+        how = (cast(Sharding, self.layout), self.trainer.strategy.root_device)
+        if self.trains and self._compares_live:
+            frozen = spread(source, *how, lambda scorer: scorer.requires_grad_(False), keep=True)
+            self.reference_model = frozen.eval()
+        self.scorer = spread(source, *how, self._prepare_shards)
+        for scorer in filter(None, (self.scorer, self.reference_model)):
+            if self.layout == "zero3":
+                # A step's forward is this module's: there objectives read the head's weights.
+                read_outside(self, scorer)
+                read_outside(scorer, scorer)
+
+    def _prepare_shards(self, scorer: LabelScorer) -> None:
+        if not self.trains:
+            return
+        if self.gradient_checkpointing:
+            scorer.lm.activation_checkpointing_enable({"use_reentrant": False})
+        self._choose(scorer)
 
     def check_reach(self, scorer: LabelScorer) -> None:
         """Refuse to train only what the layers that are read can't feel.
@@ -212,7 +284,9 @@ class UnlearningModule(ScoringModule):
         Raises:
             InputError: As ``make_optimizer``.
         """
-        self._make_optimizer()
+        scorer = self.scorer or (self._loaded[0] if self._loaded else None)
+        if scorer is not None:
+            self._make_optimizer(scorer)
 
     def setup(self, stage: str) -> None:
         """Have the target model's values at hand before the first step."""
@@ -222,6 +296,9 @@ class UnlearningModule(ScoringModule):
 
     def make_references(self, data: UnlearningDataModule, trainer: Any) -> None:
         """Read the target model's values of the training rows, or compute and keep them.
+
+        Before the processes of a run meet, whichever of a machine's comes first computes them and
+        the others wait for its file.
 
         Args:
             data: Loaded; its batches hold the values from now on.
@@ -233,24 +310,28 @@ class UnlearningModule(ScoringModule):
         if self.reference != "cache" or data.references or not self.method.reference_needs:
             return
 
+        # Weights that are cast on the way can't be trained with afterwards.
+        is_whole = self.scorer is not None and self.layout == "whole"
+        whole = [self.scorer] if is_whole else self._loaded
+        own = whole[0] if whole and engine_dtype(trainer) is None else None
+
         def place(scorer: LabelScorer) -> LabelScorer:
-            module = trainer.precision_plugin.convert_module(scorer)
-            return cast(LabelScorer, module.to(trainer.strategy.root_device))
+            return place_whole(trainer, scorer)
 
         def untrained() -> LabelScorer:
-            assert self.scorer is not None
-            return place(self.scorer.eval())
+            assert own is not None
+            return place(own.eval())
 
         target = ReferenceModel(
             self.pretrained,
             dtype=self.dtype_name,
-            precision=str(trainer.precision),
+            precision=computing_precision(trainer),
             attention=self.attention,
             chunk_size=self.chunk_size,
             template=data.encoder.content_key,
             context=trainer.precision_plugin.forward_context,
             place=place,
-            load=None if self.scorer is None else untrained,
+            load=None if own is None else untrained,
             shows_progress=trainer.progress_bar_callback is not None,
         )
         with target:
@@ -265,12 +346,15 @@ class UnlearningModule(ScoringModule):
                 )
                 for group, signals in self.method.reference_needs.items()
             }
-        if self.scorer is not None:
-            self.scorer.train()
+        if own is not None:
+            own.train()
+        if self._loaded:
+            self._loaded[0].cpu()
 
     def configure_optimizers(self) -> Any:
         """Make the optimiser of what trains, with the learning rate's schedule by steps."""
-        optimizer = self._make_optimizer()
+        assert self.scorer is not None
+        optimizer = self._make_optimizer(self.scorer)
         scale = scale_of(self.schedule, self.warmup, self._num_steps())
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
         return {
@@ -278,10 +362,9 @@ class UnlearningModule(ScoringModule):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
-    def _make_optimizer(self) -> torch.optim.Optimizer:
-        assert self.scorer is not None
+    def _make_optimizer(self, scorer: LabelScorer) -> torch.optim.Optimizer:
         return make_optimizer(
-            self.scorer.named_parameters(),
+            scorer.named_parameters(),
             self.optimizer,
             lr=self.lr,
             betas=self.betas,
@@ -352,7 +435,8 @@ class UnlearningModule(ScoringModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return this micro-batch's share of the effective batch's loss."""
-        groups = self(batch)
+        # Not by a call of this module: ZeRO would let weights go at its end that losses still read.
+        groups = self.forward(batch)
         loss: Any = 0.0
         shares: dict[str, Tensor] = {}
         if self.method.retain is not None:

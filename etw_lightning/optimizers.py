@@ -65,8 +65,8 @@ def make_optimizer(
     weights = [weight for _, weight in params if weight.requires_grad]
     assert weights, "nothing trains"
     groups: list[dict[str, Any]] = [
-        {"params": [weight for weight in weights if weight.dim() >= 2]},
-        {"params": [weight for weight in weights if weight.dim() < 2]},
+        {"params": [weight for weight in weights if _is_matrix(weight)]},
+        {"params": [weight for weight in weights if not _is_matrix(weight)]},
     ]
     if "weight_decay" in given:
         groups[0]["weight_decay"], groups[1]["weight_decay"] = weight_decay, 0.0
@@ -82,6 +82,11 @@ def make_optimizer(
         raise InputError(
             f"model.optimizer{name} is refused by {optimizer}: {reason:.300}."
         ) from error
+
+
+def _is_matrix(weight: nn.Parameter) -> bool:
+    """Tell by its whole shape; what ZeRO-3 leaves of a weight on a process is flat."""
+    return len(getattr(weight, "ds_shape", weight.shape)) >= 2
 
 
 def scale_of(schedule: Schedule, warmup: float, total: int) -> Callable[[int], float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, cast
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
@@ -23,6 +22,7 @@ from etw_lightning.provenance import generating
 from etw_lightning.record_cache import score_model
 from etw_lightning.retain_results import RetainResults
 from etw_lightning.schema import EvalSet, InputError, Record
+from etw_lightning.strategies import computing_precision, place_whole
 
 __all__ = ["OtherModels"]
 
@@ -70,7 +70,7 @@ class OtherModels:
             self.data.eval_batch_size,
             key=f"data.{role}_model",
             dtype=self.dtype,
-            precision=str(self.trainer.precision),
+            precision=computing_precision(self.trainer),
             attention=self.attention,
             context=self.trainer.precision_plugin.forward_context,
             place=self.place,
@@ -87,8 +87,7 @@ class OtherModels:
 
     def place(self, scorer: LabelScorer) -> LabelScorer:
         """Put a model where the run's own is, in the run's precision."""
-        module = self.trainer.precision_plugin.convert_module(scorer)
-        return cast(LabelScorer, cast(Any, module).to(self.trainer.strategy.root_device))
+        return place_whole(self.trainer, scorer)
 
     def need(self, role: Role, needs: Mapping[str, Collection[Part]]) -> None:
         """Make sure that a model's records are there; score it if asked to.
@@ -122,7 +121,7 @@ class OtherModels:
         Raises:
             InputError: If a part that is needed was generated with other settings.
         """
-        numeric = {"dtype": self.dtype, "precision": str(self.trainer.precision)}
+        numeric = {"dtype": self.dtype, "precision": computing_precision(self.trainer)}
         said = f"{results.key}: {results.source}"
         aside = {}
         for name, eval_set in self.data.eval_sets.items():

@@ -52,6 +52,7 @@ class Pairing:
         world_size: Processes.
         anchor: Whose length an epoch has.
         seed: Of the order; the global random state is not used.
+        whole_steps: Fill the last optimiser step of an epoch with micro-batches without rows.
 
     Example:
         >>> one = Pairing(num_forget=8, num_retain=20, batch_size=4)
@@ -67,6 +68,7 @@ class Pairing:
     world_size: int = 1
     anchor: Anchor = "forget"
     seed: int = 0
+    whole_steps: bool = False
 
     @property
     def num_anchor(self) -> int:
@@ -84,6 +86,8 @@ class Pairing:
     def num_batches(self) -> int:
         """Micro-batches of one process in an epoch."""
         full, rest = divmod(self.num_anchor, self.window_size)
+        if self.whole_steps:
+            return (full + bool(rest)) * self.accumulate
         return full * self.accumulate + -(-rest // (self.batch_size * self.world_size))
 
     def step_rows(self, epoch: int, batch: int, rank: int = 0) -> StepRows:

@@ -28,6 +28,7 @@ from etw_lightning.parts import parts_of, with_parts
 from etw_lightning.schema import EvalSet, InputError, Record
 from etw_lightning.scores import is_finite
 from etw_lightning.scoring import Score, build_batches, expected_scores, make_records, score_batch
+from etw_lightning.stored_weights import find_checkpoint, is_checkpoint
 
 __all__ = [
     "Journal",
@@ -44,12 +45,13 @@ __all__ = [
 
 #: Beside the weights, what decides a model's scores and where its generations end.
 _MODEL_FILES = ("config.json", "generation_config.json")
-_WEIGHTS = (".safetensors", ".gguf", ".ckpt")
+_WEIGHTS = (".safetensors", ".gguf", ".ckpt", ".distcp", ".pt")
 #: Modules whose text decides what a record holds.
 _CODE = (
     "adapter_settings",
     "adapters",
     "answers",
+    "stored_weights",
     "checkpoints",
     "distributions",
     "encode",
@@ -86,6 +88,9 @@ def model_identity(pretrained: str, key: str = "model.pretrained") -> str:
     if not path.exists():
         return f"{pretrained}@{getattr(load_config(pretrained, key), '_commit_hash', None)}"
     files = [path] if path.is_file() else sorted(path.glob("*"))
+    if is_checkpoint(pretrained):
+        found = find_checkpoint(pretrained, key)
+        files = [found] if found.is_file() else sorted(found.rglob("*"))
     digest = hashlib.sha256()
     for file in files:
         if file.suffix in _WEIGHTS or file.name in _MODEL_FILES:

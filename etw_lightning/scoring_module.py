@@ -9,11 +9,13 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
+from torch import Tensor
 
 from etw_lightning.adapters import Adapter
 from etw_lightning.data import UnlearningDataModule
 from etw_lightning.entries import Part
 from etw_lightning.evaluation_rows import ScoreWork
+from etw_lightning.fixed_text import text_logps
 from etw_lightning.models import LabelScorer
 from etw_lightning.parts import parts_of, with_parts
 from etw_lightning.record_cache import Journal
@@ -21,7 +23,9 @@ from etw_lightning.retain_results import RetainResults
 from etw_lightning.schema import Record
 from etw_lightning.scores import is_finite, not_finite
 from etw_lightning.scoring import Score, make_records, score_batch
+from etw_lightning.shards import move_buffers, whole_copy
 from etw_lightning.step_seed import seed_batch
+from etw_lightning.strategies import Layout, layout_of, make_ready, settle_shards
 from etw_lightning.training_batches import Batch
 
 __all__ = ["Scores", "ScoringModule"]
@@ -38,6 +42,9 @@ class ScoringModule(LightningModule):
         self.scorer: LabelScorer | None = None
         self.adapter: Adapter | None = None
         self._merging = ExitStack()
+        #: The model whole, while a validation needs it; in a list, so that it is no part of this
+        #: module.
+        self._whole: list[LabelScorer] = []
         self._scores: Scores = defaultdict(list)
         self._records: dict[str, list[Record]] | None = None
         self._due: dict[str, set[Part]] = {}
@@ -54,8 +61,14 @@ class ScoringModule(LightningModule):
         """The run's data."""
         return cast(UnlearningDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
 
+    @property
+    def layout(self) -> Layout:
+        """How the model is laid out."""
+        return layout_of(self._trainer)
+
     def setup(self, stage: str) -> None:
         """Agree on what is known of the model: a process alone must not skip a batch."""
+        make_ready(self.trainer)
         found = (self.known, self.journal_keys)
         self.known, self.journal_keys = self.trainer.strategy.broadcast(found)
 
@@ -84,10 +97,27 @@ class ScoringModule(LightningModule):
         self._records = None
         if self.adapter is not None:
             self._merging.enter_context(self.adapter.merged())
+        due = {(name, part) for name, parts in self._due.items() for part in parts}
+        if self.trainer.sanity_checking:
+            due -= set(self.known)
+        if self.layout != "whole" and any(part != "answers" for _, part in due):
+            self._whole = [self.whole_scorer()]
 
     def on_validation_epoch_end(self) -> None:
         """Go on with the adapter beside the weights; before a callback saves them."""
         self._merging.close()
+        self._whole = []
+
+    def whole_scorer(self) -> LabelScorer:
+        """Return the model, of shards a whole copy; all processes must call it."""
+        assert self.scorer is not None
+        if self.layout == "whole":
+            return self.scorer
+        if self._whole:
+            return self._whole[0]
+        settle_shards(self.trainer)
+        copied: LabelScorer = whole_copy(self.scorer, self.trainer.strategy.root_device)
+        return copied
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Never save merged weights beside their adapter, as after a broken-off validation."""
@@ -100,15 +130,35 @@ class ScoringModule(LightningModule):
         self._due.clear()
         self._close_journals()
 
+    def whole_to_save(self) -> tuple[Any, Tensor | None]:
+        """Return the model whole on the first process; all processes must call it.
+
+        Returns:
+            The ``transformers`` model, None on other processes; of a model in shards a copy on the
+            CPU, and what the shards say of a fixed text, as ``export_model`` compares it.
+        """
+        assert self.scorer is not None
+        first = self.trainer.is_global_zero
+        if self.layout == "whole":
+            return (self.scorer.lm if first else None), None
+        device = self.trainer.strategy.root_device
+        settle_shards(self.trainer)
+        # At the end of a run a strategy may have moved what is not in shards.
+        move_buffers(self.scorer, device)
+        said = text_logps(self.scorer, device)
+        settle_shards(self.trainer)
+        copied = whole_copy(self.scorer, torch.device("cpu"), keep=first)
+        return (copied.lm, said) if first else (None, None)
+
     def validation_step(self, work: ScoreWork, batch_idx: int) -> None:
         """Score one batch of a part of a set, if that is due and not known already."""
         place = (work.dataset, work.part)
         is_known = self.trainer.sanity_checking and place in self.known
         if work.batch is None or is_known or work.part not in self._due.get(work.dataset, ()):
             return
-        assert self.scorer is not None
-        tokenizer = self.datamodule.encoder.tokenizer
-        scores = work.in_set(score_batch(self.scorer, work.batch, tokenizer))
+        scores = work.in_set(self._score(work))
+        if work.is_repeated:
+            return
         if self.trainer.world_size == 1:
             # Several processes find out together, when they gather: one alone would keep the
             # others waiting.
@@ -118,6 +168,24 @@ class ScoringModule(LightningModule):
             if place not in self._journals:
                 self._journals[place] = Journal(self.journal_keys[place])
             self._journals[place].append(scores)
+
+    def _score(self, work: ScoreWork) -> list[Score]:
+        """Run the model on one batch.
+
+        Shards answer by teacher forcing, all processes at once; what takes many passes, or one
+        that differs from row to row, is done with a whole copy.
+        """
+        assert self.scorer is not None
+        assert work.batch is not None
+        scorer = self.scorer
+        if self.layout != "whole" and work.part == "answers":
+            # Found out by all together, whichever of them has a tree first.
+            _ = scorer.takes_trees
+        elif self.layout != "whole":
+            if work.is_repeated:
+                return []
+            scorer = self._whole[0]
+        return score_batch(scorer, work.batch, self.datamodule.encoder.tokenizer)
 
     def _check_finite(self, name: str, scores: Sequence[Score]) -> None:
         """Refuse a broken model at once, not at the end of a long validation."""

@@ -89,10 +89,12 @@ class SecondPasses:
         plan, trainer = self.suite.plan, self.others.trainer
         if not plan.needs & {"generations", "classifier", "depth", "spacy"}:
             return given
-        found = self._run(plan, given) if trainer.is_global_zero else {}
+        # Of shards a copy is made by all processes together.
+        own = self.module.whole_scorer() if "depth" in plan.needs else None
+        found = self._run(plan, given, own) if trainer.is_global_zero else {}
         return replace(given, **trainer.strategy.broadcast(found))
 
-    def _run(self, plan: Plan, given: Given) -> dict[str, Any]:
+    def _run(self, plan: Plan, given: Given, own: LabelScorer | None) -> dict[str, Any]:
         data = self.others.data
         found: dict[str, Any] = {}
         if "generations" in plan.needs:
@@ -107,16 +109,16 @@ class SecondPasses:
             assert self.spacy_model is not None
             found["spacy_spans"] = find_words(plan, data.eval_sets, self.spacy_model)
         if "depth" in plan.needs:
-            rows = self._measure_depth(given)
+            assert own is not None
+            rows = self._measure_depth(given, own)
             self.rows["depth"] = rows
             found["depth"] = tuple(
                 [row[f"{whose}_deltas"] for row in rows] for whose in ("retain", "unlearned")
             )
         return found
 
-    def _measure_depth(self, given: Given) -> list[dict[str, Any]]:
-        data, own = self.others.data, self.module.scorer
-        assert own is not None
+    def _measure_depth(self, given: Given, own: LabelScorer) -> list[dict[str, Any]]:
+        data = self.others.data
         models = (self.others.load("target"), self.others.load("retain"), own.eval())
         with torch.no_grad(), self.others.trainer.precision_plugin.forward_context():
             return depth_rows(

@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from filelock import FileLock, Timeout
 
+from etw_lightning.options import Options
 from etw_lightning.retain_results import write_atomically
 from etw_lightning.run_folder import finished_command, remove_run
 from etw_lightning.run_key import run_key, that_count
@@ -242,16 +243,8 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
         return
 
 
-class _Options(argparse.ArgumentParser):
-    """Options whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise what the command line prints."""
-        raise InputError(f"sweep: {message}; sweep --help lists what there is.")
-
-
 def _options(args: Sequence[str]) -> argparse.Namespace:
-    parser = _Options("python -m etw_lightning sweep", description=__doc__, allow_abbrev=False)
+    parser = Options("sweep", __doc__)
     parser.add_argument(
         "command",
         choices=("plan", "run", "report"),

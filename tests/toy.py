@@ -24,6 +24,20 @@ def write_rows(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def qa_rows(count):
+    """Return TOFU rows with answers of very different lengths, paraphrases and wrong answers."""
+    return [
+        {
+            "question": f"What of {number}?",
+            "answer": text(number, 1 + 5 * number % 11),
+            "paraphrased_question": f"And what of {number}?",
+            "paraphrased_answer": text(number + 1, 1 + 5 * number % 11),
+            "perturbed_answer": [text(number + place, 1 + number % 7) for place in (2, 3)],
+        }
+        for number in range(count)
+    ]
+
+
 class Positionwise(nn.Module):
     """Stands in for a language model: what it says at a position depends on that token alone.
 

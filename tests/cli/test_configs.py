@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from torch.nn.parallel import DistributedDataParallel
 
 from etw_lightning.benchmarks.muse import MUSE
 from etw_lightning.benchmarks.tofu import TOFU
@@ -15,6 +16,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 OVERLAYS = {"budget"}
 COMPLETE = sorted({path.stem for path in CONFIGS.glob("*.yaml")} - OVERLAYS)
 METHODS = sorted(path.stem for path in CONFIGS.glob("method/*.yaml"))
+STRATEGIES = sorted(path.stem for path in CONFIGS.glob("strategy/*.yaml"))
 MODELS = sorted(path.stem for path in CONFIGS.glob("model/*.yaml"))
 #: Runs that push nothing down: one fine-tunes, one is for ``evaluate`` only.
 UNLEARNING = [name for name in COMPLETE if name not in ("tofu_finetune", "wmdp")]
@@ -214,3 +216,44 @@ def test_data_comes_from_the_hub_by_its_published_names():
     assert TOFU().source.hub == "locuslab/TOFU"
     assert MUSE(corpus="news").source.hub == "muse-bench/MUSE-News"
     assert MUSE(corpus="books").source.hub == "muse-bench/MUSE-Books"
+
+
+def test_there_is_a_file_for_each_strategy():
+    offload = "deepspeed_zero3_offload"
+    known = ["ddp", "deepspeed_zero2", "deepspeed_zero3", offload, "fsdp", "single"]
+    assert known == STRATEGIES
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("name", COMPLETE)
+def test_a_strategy_on_top_of_a_run(resolved, name, strategy):
+    """Only parsed: most of them need devices that are not here."""
+    # It says on import what it runs on, which is no part of the configuration.
+    pytest.importorskip("deepspeed")
+    wanted = written(f"strategy/{strategy}")
+    config = resolved(name, f"strategy/{strategy}")
+    trainer = config["trainer"]
+    assert trainer["callbacks"] == resolved(name)["trainer"]["callbacks"]
+    for key, value in wanted["trainer"].items():
+        if isinstance(value, dict):
+            given, taken = given_and_taken(value)
+            if value["class_path"].endswith(".DDPStrategy"):
+                # It hands these on.
+                taken |= set(inspect.signature(DistributedDataParallel).parameters)
+            assert given <= taken
+            assert value["class_path"] == trainer[key]["class_path"]
+            assert value["init_args"].items() <= trainer[key]["init_args"].items()
+        else:
+            assert trainer[key] == value
+    for key, value in wanted.get("model", {}).items():
+        assert config["model"][key] == value
+
+
+def test_only_the_offload_file_moves_weights_to_the_cpu():
+    moved = {
+        name: [key for key, value in arguments.items() if key.startswith("offload") and value]
+        for name in STRATEGIES
+        if isinstance(strategy := written(f"strategy/{name}")["trainer"]["strategy"], dict)
+        and (arguments := strategy["init_args"])
+    }
+    assert [name for name, keys in moved.items() if keys] == ["deepspeed_zero3_offload"]

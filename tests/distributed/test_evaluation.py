@@ -10,7 +10,7 @@ import warnings
 
 import pytest
 import torch
-from toy import text, write_rows
+from toy import qa_rows, write_rows
 
 from etw_lightning import scoring_module
 from etw_lightning.retain_results import load_records
@@ -23,19 +23,6 @@ PARTS = ("probability", "rouge", "mia_gradient_norm")
 @pytest.fixture(autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
-
-
-def qa_rows(count):
-    return [
-        {
-            "question": f"What of {number}?",
-            "answer": text(number, 1 + 5 * number % 11),
-            "paraphrased_question": f"And what of {number}?",
-            "paraphrased_answer": text(number + 1, 1 + 5 * number % 11),
-            "perturbed_answer": [text(number + place, 1 + number % 7) for place in (2, 3)],
-        }
-        for number in range(count)
-    ]
 
 
 @pytest.fixture

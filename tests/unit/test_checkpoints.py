@@ -12,7 +12,7 @@ pytest.importorskip("peft")
 
 from etw_lightning.adapters import add_adapter
 from etw_lightning.checkpoints import check_resume, checkpoint_model, describe_model
-from etw_lightning.export import text_logits
+from etw_lightning.fixed_text import text_logits
 from etw_lightning.label_scorer import LabelScorer
 from etw_lightning.models import load_model
 from etw_lightning.schema import InputError

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from etw_lightning import export
-from etw_lightning.export import ExportError, export_model, text_logits
+from etw_lightning.export import ExportError, export_model
+from etw_lightning.fixed_text import text_logits
 from etw_lightning.models import load_model
 
 LORA = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": "all-linear"}

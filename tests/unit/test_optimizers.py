@@ -165,3 +165,12 @@ def test_without_warm_up_the_first_step_has_the_whole_rate():
     assert [scale_of("cosine", 0.0, 2)(step) for step in (0, 1)] == pytest.approx([1.0, 0.5])
     assert scale_of("linear", 1.0, 4)(4) == 1.0
     assert math.isfinite(scale_of("linear", 0.0, 0)(0))
+
+
+def test_a_partitioned_weight_is_decayed_by_its_whole_shape():
+    """What ZeRO-3 leaves of a matrix on a process has one dimension, or none of its numbers."""
+    matrix, vector = (torch.nn.Parameter(torch.empty(0)) for _ in range(2))
+    matrix.ds_shape, vector.ds_shape = torch.Size([4, 2]), torch.Size([4])
+    made = make_optimizer([("a", vector), ("b", matrix)], lr=0.1, weight_decay=0.5)
+    groups = [(group["params"], group["weight_decay"]) for group in made.param_groups]
+    assert groups == [([matrix], 0.5), ([vector], 0.0)]

@@ -162,3 +162,16 @@ def test_a_single_stream(anchor, stream):
     assert pairing.num_batches == len(steps) == 3
     assert sorted(flat(steps, stream)) == list(range(11))
     assert all(getattr(step, other) == getattr(step, f"all_{other}") == () for step in steps)
+
+
+@pytest.mark.parametrize("rows", [8, 9, 13, 16])
+def test_whole_steps_fill_the_last_one_and_move_no_row(rows):
+    """Where micro-batches are counted, one that is left out would make every later step late."""
+    given = {"num_forget": rows, "num_retain": 40, "batch_size": 2, "accumulate": 4}
+    plain, filled = Pairing(**given), Pairing(**given, whole_steps=True)
+    assert filled.num_batches % 4 == 0
+    assert 0 <= filled.num_batches - plain.num_batches < 4
+    for epoch in range(2):
+        steps = epoch_rows(filled, epoch)
+        assert steps[: plain.num_batches] == epoch_rows(plain, epoch)
+        assert all(step.forget == step.retain == (-1,) for step in steps[plain.num_batches :])

@@ -1,0 +1,29 @@
+"""Options of subcommands that take no configuration of a run."""
+
+from __future__ import annotations
+
+import argparse
+from typing import NoReturn
+
+from etw_lightning.schema import InputError
+
+__all__ = ["Options"]
+
+
+class Options(argparse.ArgumentParser):
+    """Options of one subcommand, none abbreviated, whose errors are one line.
+
+    Args:
+        command: The subcommand.
+        description: What ``--help`` begins with.
+    """
+
+    def __init__(self, command: str, description: str | None) -> None:
+        self.command = command
+        super().__init__(
+            f"python -m etw_lightning {command}", description=description, allow_abbrev=False
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what the command line prints."""
+        raise InputError(f"{self.command}: {message}; {self.command} --help lists what there is.")

@@ -1,0 +1,201 @@
+"""Models in shards: who holds how much, what they answer, and what the commands make of them."""
+
+import contextlib
+import io
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from sharded import build, make_strategy, run_forked, write_texts
+from toy import qa_rows, write_rows
+
+from etw_lightning.models import load_model
+from etw_lightning.retain_results import load_records
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+
+ROOT = Path(__file__).resolve().parents[2]
+#: Options of each kind of shards; that of a test's strategy wins over a file's.
+SHARDS = {
+    "fsdp": [f"--config={ROOT / 'configs/strategy/fsdp.yaml'}"],
+    "zero3": [
+        '--trainer.strategy={"class_path": "sharded.CPUDeepSpeed", "init_args": '
+        '{"stage": 3, "process_group_backend": "gloo"}}'
+    ],
+}
+#: A large model's weights, bytes: far more than what a process allocates besides.
+LARGE = 4 * 6 * (4 * 640 * 640 + 3 * 640 * 1280)
+
+
+@pytest.fixture(autouse=True)
+def _cheap(monkeypatch):
+    torch.set_num_threads(1)
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    # Once here, not in every process that is forked.
+    pytest.importorskip("deepspeed")
+
+
+@pytest.fixture(scope="module")
+def large_model_dir(tmp_path_factory, tiny_tokenizer):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=len(tiny_tokenizer),
+        hidden_size=640,
+        intermediate_size=1280,
+        num_hidden_layers=6,
+        num_attention_heads=8,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+    )
+    folder = tmp_path_factory.mktemp("large")
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+def peak():
+    """Return the most memory this process has held since ``clear_refs``, bytes."""
+    text = Path("/proc/self/status").read_text()
+    return 1024 * int(text.split("VmHWM:")[1].split()[0])
+
+
+def measure_loading(name, model_dir, root):
+    """Return by how much memory rises at most while the model gets to its shards."""
+    trainer, module, data = build(
+        model_dir,
+        root,
+        lr=1e-5,
+        trainer={"strategy": make_strategy(name), "devices": 2, "max_steps": 1},
+    )
+    grown = []
+    configure = module.configure_model
+
+    def measured():
+        Path("/proc/self/clear_refs").write_text("5")
+        before = peak()
+        configure()
+        grown.append(peak() - before)
+
+    module.configure_model = measured
+    trainer.fit(module, datamodule=data)
+    return grown[0]
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is read from /proc")
+@pytest.mark.parametrize("name", SHARDS)
+def test_only_the_first_process_holds_a_whole_model(name, large_model_dir, tmp_path):
+    """The other one holds its half and a layer's worth; the first shows that this is measured."""
+    root = write_texts(tmp_path / "rows")
+    first, second = run_forked(measure_loading, 2, tmp_path / "out", name, large_model_dir, root)
+    assert first > 0.9 * LARGE
+    assert second < 0.75 * LARGE
+
+
+def run_command(arguments, cache):
+    """Run a command in this process, with a cache of its own; return what it printed."""
+    from etw_lightning.cli import main
+
+    os.environ["ETW_CACHE"] = str(cache)
+    out = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(out):
+        sys.argv = ["etw_lightning", *arguments]
+        assert main() == 0
+    return out.getvalue()
+
+
+def assert_alike(found, expected):
+    """Compare what JSON holds: numbers up to rounding, all else exactly."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert_alike(found[name], value)
+    elif isinstance(expected, list | tuple):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert_alike(one, other)
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    else:
+        assert found == expected
+
+
+def records_of(folder):
+    return {name: [row.to_json() for row in rows] for name, rows in load_records(folder).items()}
+
+
+@pytest.mark.parametrize("name", SHARDS)
+def test_records_of_shards_are_those_of_one_process(name, tiny_model_dir, tmp_path):
+    """Thirteen, five, one and three rows: one process has a batch less, or none."""
+    root = tmp_path / "rows"
+    root.mkdir()
+    sizes = {"forget10": 13, "retain": 5, "real_authors": 1, "world_facts": 3}
+    for split, count in sizes.items():
+        write_rows(root / f"{split}_perturbed.jsonl", qa_rows(count))
+    write_rows(root / "holdout10.jsonl", qa_rows(4))
+    command = [
+        "--data.benchmark=tofu",
+        f"--data.root={root}",
+        "--data.max_new_tokens=4",
+        "--data.eval_batch_size=4",
+        f"--model.pretrained={tiny_model_dir}",
+        "--metrics=probability,rouge,truth_ratio,mia_gradient_norm",
+        "--trainer.accelerator=cpu",
+        "--trainer.enable_progress_bar=false",
+    ]
+    for folder, world, options in (("one", 1, []), ("two", 2, SHARDS[name])):
+        given = [f"--trainer.devices={world}", f"--output_dir={tmp_path / folder}"]
+        arguments = ["evaluate", *options, *command, *given]
+        run_forked(run_command, world, tmp_path / "out", arguments, tmp_path / f"cache_{folder}")
+    expected = records_of(tmp_path / "one")
+    assert all(row["generation"] for row in expected["retain"])
+    assert_alike(records_of(tmp_path / "two"), expected)
+
+
+@pytest.mark.parametrize("name", SHARDS)
+def test_fit_in_shards_leaves_what_ddp_leaves(name, tiny_model_dir, tmp_path):
+    """With a cached reference, generations, and a last step that no evaluation has followed."""
+    root = write_texts(tmp_path / "rows")
+    command = [
+        "--data.benchmark=jsonl",
+        f"--data.root={root}",
+        "--data.forget_split=forget",
+        "--data.retain_split=retain",
+        "--data.batch_size=2",
+        "--data.eval_batch_size=4",
+        "--data.max_new_tokens=4",
+        f"--model.pretrained={tiny_model_dir}",
+        f"--config={ROOT / 'configs/method/npo.yaml'}",
+        "--model.lr=1e-3",
+        "--trainer.callbacks+=SetScores",
+        "--trainer.callbacks.every_n_epochs=2",
+        "--trainer.max_epochs=2",
+        "--trainer.max_steps=6",
+        "--trainer.accelerator=cpu",
+        "--trainer.devices=2",
+        "--trainer.enable_progress_bar=false",
+    ]
+    for folder, options in (("ddp", ["--trainer.strategy=ddp"]), (name, SHARDS[name])):
+        arguments = ["fit", *options, *command, f"--output_dir={tmp_path / folder}"]
+        first, second = run_forked(
+            run_command, 2, tmp_path / "out", arguments, tmp_path / f"cache_{folder}"
+        )
+        assert "model: " in first
+        assert "results: " in first
+        assert "results: " not in second
+    metrics = [
+        json.loads((tmp_path / folder / "results.json").read_text())["metrics"]
+        for folder in (name, "ddp")
+    ]
+    assert metrics[0]
+    assert_alike(*metrics)
+    assert_alike(records_of(tmp_path / name), records_of(tmp_path / "ddp"))
+    weights, expected = (
+        load_model(str(tmp_path / folder / "model")).state_dict() for folder in (name, "ddp")
+    )
+    for key, weight in expected.items():
+        torch.testing.assert_close(weights[key], weight, rtol=0, atol=1e-5)

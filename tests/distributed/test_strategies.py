@@ -1,0 +1,151 @@
+"""Each strategy trains as DDP does, goes on from its checkpoints, and its models export."""
+
+import os
+
+import pytest
+import torch
+from sharded import (
+    Rows,
+    assert_near,
+    assert_same_weights,
+    run_forked,
+    save_resume_export,
+    train,
+    write_texts,
+)
+
+from etw_lightning.export_command import export
+from etw_lightning.fixed_text import text_logits
+from etw_lightning.forget import NPO
+from etw_lightning.models import load_model
+from etw_lightning.retain import KL
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+
+SHARDED = ("fsdp", "zero2", "zero3")
+#: Losses of each kind: of label log-probabilities, against the target model's, of distributions.
+CASES = {
+    "etw": {},
+    "npo": {"forget": NPO()},
+    "kl": {"retain": KL(), "reference": "live", "gradient_checkpointing": True},
+}
+
+
+@pytest.fixture(autouse=True)
+def _cheap(monkeypatch, tmp_path_factory):
+    torch.set_num_threads(1)
+    monkeypatch.setenv("ETW_CACHE", str(tmp_path_factory.getbasetemp() / "strategies_cache"))
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    # Once here, not in every process that is forked.
+    pytest.importorskip("deepspeed")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_texts(tmp_path_factory.mktemp("rows"))
+
+
+@pytest.fixture(scope="module")
+def tied_model_dir(tmp_path_factory, tiny_model_dir):
+    """Folder of a random model whose output head is its input embeddings."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("tied")
+    config = AutoConfig.from_pretrained(tiny_model_dir)
+    config.tie_word_embeddings = True
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_model_dir).save_pretrained(folder)
+    return folder
+
+
+def train_cases(name, model_dir, root):
+    """Train each case; return its losses and weights."""
+    return {case: train(name, model_dir, root, **how)[:2] for case, how in CASES.items()}
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_model_dir, root, tmp_path_factory):
+    """What DDP makes of each case; its steps are clipped, some hold no row for a process."""
+    folder = tmp_path_factory.mktemp("ddp")
+    first, _ = run_forked(train_cases, 2, folder, "ddp", tiny_model_dir, root)
+    return first
+
+
+@pytest.mark.parametrize("name", SHARDED)
+def test_losses_and_weights_are_those_of_ddp(expected, name, tiny_model_dir, root, tmp_path):
+    for found in run_forked(train_cases, 2, tmp_path, name, tiny_model_dir, root):
+        for case, (losses, weights) in expected.items():
+            assert_near(found[case][0], losses)
+            assert_same_weights(found[case][1], weights)
+
+
+@pytest.mark.parametrize("name", ["ddp", *SHARDED])
+def test_a_run_goes_on_from_its_checkpoint_and_exports(name, tied_model_dir, root, tmp_path):
+    """The head is tied: it must be one tensor before, in and after the shards."""
+    arguments = (save_resume_export, 2, tmp_path, name, tied_model_dir, root, tmp_path)
+    for straight, weights, again, resumed in run_forked(*arguments):
+        assert len(straight) == 6
+        assert_near(again, straight[3:], 1e-6)
+        assert_same_weights(resumed, weights, 1e-7)
+    saved = load_model(str(tmp_path / "model"))
+    assert saved.lm_head.weight is saved.model.embed_tokens.weight
+    of_lm = {f"lm.{key}": value for key, value in saved.named_parameters()}
+    assert_same_weights(of_lm, weights, 0)
+
+    assert export([f"--checkpoint={tmp_path / 'half.ckpt'}"]) == 0
+    half = load_model(str(tmp_path / "half-model"))
+    assert torch.equal(text_logits(half), text_logits(load_model(str(tmp_path / "half.ckpt"))))
+    start = load_model(str(tied_model_dir)).model.embed_tokens.weight
+    moved = [(one.model.embed_tokens.weight - start).norm().item() for one in (half, saved)]
+    assert 0 < moved[0] < moved[1]
+
+
+#: Processes, rows of a micro-batch, micro-batches of a step: eight rows a step each time.
+SPLITS = {
+    "ddp alone": ("ddp", 1, 8, 1),
+    "accumulated": ("ddp", 1, 4, 2),
+    "ddp": ("ddp", 2, 4, 1),
+    "ddp accumulated": ("ddp", 2, 2, 2),
+    "fsdp accumulated": ("fsdp", 2, 2, 2),
+    "zero2 accumulated": ("zero2", 2, 2, 2),
+    "zero3 accumulated": ("zero3", 2, 2, 2),
+}
+
+
+def train_split(strategy, devices, batch_size, accumulate, model_dir, root):
+    """Return losses of each step and the rows that this process was trained on."""
+    rows = Rows()
+    losses, _, _ = train(
+        strategy,
+        model_dir,
+        root,
+        devices=devices,
+        callbacks=[rows],
+        data={"batch_size": batch_size},
+        trainer={"accumulate_grad_batches": accumulate, "max_epochs": 3},
+    )
+    return losses, rows.steps
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_model_dir, root, tmp_path_factory):
+    """The run of one process with whole batches: three steps an epoch, the last of one row."""
+    folder = tmp_path_factory.mktemp("alone")
+    (found,) = run_forked(train_split, 1, folder, *SPLITS["ddp alone"], tiny_model_dir, root)
+    return found
+
+
+@pytest.mark.parametrize("split", sorted(set(SPLITS) - {"ddp alone"}))
+def test_the_split_changes_no_loss_and_shares_no_row(alone, split, tiny_model_dir, root, tmp_path):
+    losses, steps = alone
+    assert len(losses) == len(steps) == 9
+    arguments = (*SPLITS[split], tiny_model_dir, root)
+    found = run_forked(train_split, SPLITS[split][1], tmp_path, *arguments)
+    for mine, _ in found:
+        assert_near(mine, losses)
+    for step, rows in enumerate(steps):
+        dealt = [row for _, seen in found for row in seen[step]]
+        assert sorted(dealt) == sorted(rows)
+        assert len({tuple(row) for row in dealt}) == len(dealt)
