@@ -57,6 +57,12 @@ class Saved:
     folder: Path
     manifest: Mapping[str, Any]
 
+    @classmethod
+    def of(cls, state: Path) -> Saved | None:
+        """Return the checkpoint that a state belongs to; None of one that lies by itself."""
+        is_saved = state.name == STATE and _NAME.fullmatch(state.parent.name)
+        return cls(state.parent, _read(state.parent)) if is_saved else None
+
     @property
     def step(self) -> int:
         """Optimiser steps made before it was saved."""

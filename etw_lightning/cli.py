@@ -78,6 +78,7 @@ from etw_lightning.run_folder import (
 )
 from etw_lightning.run_key import run_key
 from etw_lightning.run_report import RunReport
+from etw_lightning.safe_files import check_checkpoint, reading_safely
 from etw_lightning.schema import Conventions, InputError
 from etw_lightning.second_passes import SecondPasses, extras_of
 from etw_lightning.spacy_spans import Kind, spacy_spans
@@ -244,6 +245,8 @@ class UnlearningCLI(LightningCLI):
         if found is None or (config.overwrite and not is_same_run(self.plain, found)):
             return
         check_same_run(self.plain, found, " ".join(Parser.typed))
+        if is_first_process():
+            check_checkpoint(found.state, "output_dir")
         self.resumed = found
 
     def _lock(self) -> None:
@@ -328,7 +331,9 @@ class UnlearningCLI(LightningCLI):
         self.trainer.strategy.checkpoint_io = StateFile(
             is_mapped=self.trainer.strategy.root_device.type != "cpu"
         )
-        self.trainer.fit(model, datamodule=datamodule, **arguments)
+        # Strategies that restore by themselves would build whatever a file names.
+        with reading_safely() if arguments["ckpt_path"] else contextlib.nullcontext():
+            self.trainer.fit(model, datamodule=datamodule, **arguments)
 
     def before_check(self) -> None:
         """Verify what ``fit`` would, a line each; nothing is loaded, scored or written."""

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from etw_lightning.checkpoint_folder import FOLDER, STATE, Saved, saved_checkpoints, what_is_wrong
 from etw_lightning.safe_files import check_checkpoint, reading_safely
 from etw_lightning.schema import InputError
 
@@ -19,7 +20,6 @@ __all__ = ["find_checkpoint", "is_checkpoint", "read_description", "read_weights
 
 #: What Lightning calls the folder inside the one that DeepSpeed writes.
 _TAG = "checkpoint"
-_STATE, _STEPS = "state.ckpt", "checkpoints"
 _Kind = Literal["file", "fsdp2", "deepspeed"]
 
 
@@ -48,8 +48,12 @@ def find_checkpoint(pretrained: str, key: str) -> Path:
         what = "holds no checkpoint" if path.is_dir() else "is not there"
         raise InputError(
             f"{key}: checkpoint {pretrained!r} {what}; give a .ckpt file, a folder of shards, or "
-            f"the folder of a run with {_STEPS}/."
+            f"the folder of a run with {FOLDER}/."
         )
+    saved = Saved.of(found)
+    wrong = what_is_wrong(saved, contents=False) if saved is not None else ""
+    if wrong:
+        raise InputError(f"{key}: checkpoint {str(found)!r} is damaged ({wrong}); give another.")
     return found
 
 
@@ -57,11 +61,10 @@ def _find(path: Path) -> Path | None:
     is_file = path.suffix == ".ckpt" and path.is_file()
     if is_file or _kind_of_folder(path) is not None:
         return path
-    if (path / _STATE).exists():
-        return path / _STATE
-    # Names of steps are filled up with zeros, so that the last one is the newest.
-    steps = sorted(step for step in path.glob(f"{_STEPS}/step-*") if (step / _STATE).exists())
-    return steps[-1] / _STATE if steps else None
+    if (path / STATE).exists():
+        return path / STATE
+    steps = [step.state for step in saved_checkpoints(path) if step.state.exists()]
+    return steps[-1] if steps else None
 
 
 def _kind_of_folder(path: Path) -> _Kind | None:
