@@ -1,0 +1,90 @@
+"""Two processes that were broken off end, under each strategy, as if they never had been."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from faults import Fault, left_behind, run_processes
+from sharded import write_texts
+
+ROOT = Path(__file__).resolve().parents[2]
+STEP = "etw_lightning.module:UnlearningModule.training_step"
+SCORING = "etw_lightning.scoring_module:score_batch"
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+
+
+def on_cpu(stage):
+    return [
+        "--trainer.strategy=sharded.CPUDeepSpeed",
+        f"--trainer.strategy.stage={stage}",
+        "--trainer.strategy.process_group_backend=gloo",
+    ]
+
+
+#: Strategy -> options, and where its checkpoints lie: one file, or a folder of shards.
+STRATEGIES = {
+    "ddp": ([f"--config={ROOT / 'configs/strategy/ddp.yaml'}"], False),
+    "fsdp": ([f"--config={ROOT / 'configs/strategy/fsdp.yaml'}"], True),
+    "zero2": (on_cpu(2), True),
+    "zero3": (on_cpu(3), True),
+}
+FAULTS = {
+    "one is killed": (Fault(STEP, 7), -9),
+    "one is asked to stop": (Fault(STEP, 5, signal.SIGTERM), 143),
+    "one is asked to in an evaluation": (Fault(SCORING, 5, signal.SIGTERM), 143),
+}
+
+
+@pytest.fixture(autouse=True)
+def _cheap(monkeypatch, tmp_path_factory):
+    torch.set_num_threads(1)
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    monkeypatch.setenv("ETW_CACHE", str(tmp_path_factory.getbasetemp() / "resume_cache"))
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory, tiny_model_dir):
+    """Two epochs of four optimiser steps of two micro-batches on each process."""
+    root = write_texts(tmp_path_factory.mktemp("texts") / "rows")
+    return [
+        "fit",
+        "--data.benchmark=jsonl",
+        f"--data.root={root}",
+        "--data.forget_split=forget",
+        "--data.retain_split=retain",
+        "--data.batch_size=1",
+        "--data.eval_batch_size=2",
+        "--data.max_new_tokens=4",
+        f"--model.pretrained={tiny_model_dir}",
+        "--model.lr=1e-3",
+        "--trainer.accumulate_grad_batches=2",
+        '--trainer.callbacks=[{"class_path": "SetScores"}]',
+        "--trainer.max_epochs=2",
+        "--trainer.enable_progress_bar=false",
+        "--checkpoints.every_n_steps=1",
+    ]
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_two_processes_go_on_bit_for_bit(words, name, tmp_path):
+    options, is_sharded = STRATEGIES[name]
+    words = ["fit", *options, *words[1:], "--trainer.accelerator=cpu", "--trainer.devices=2"]
+    log = tmp_path / "log"
+    whole = run_processes([*words, f"--output_dir={tmp_path / 'whole'}"], 2, log=log)
+    assert whole == [0, 0], log.read_text()
+    expected = left_behind(tmp_path / "whole")
+    for number, (fault, status) in enumerate(FAULTS.values()):
+        folder = tmp_path / str(number)
+        command = [*words, f"--output_dir={folder}"]
+        statuses = run_processes(command, 2, fault, log)
+        assert statuses[1] == status, log.read_text()
+        assert statuses[0] == (143 if status == 143 else 1), log.read_text()
+        states = sorted((folder / "checkpoints").glob("step-*/state.ckpt"))
+        assert states
+        assert all(state.is_dir() == is_sharded for state in states)
+        assert run_processes(command, 2, log=log) == [0, 0], log.read_text()
+        assert f"going on from {states[-1].parent}" in log.read_text()
+        assert left_behind(folder) == expected, number
