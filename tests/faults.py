@@ -9,11 +9,14 @@ import resource
 import signal
 import socket
 import sys
+import time
 import traceback
 import warnings
 from pathlib import Path
 from typing import NamedTuple
 
+#: Seconds that a process may go on after another one has failed.
+LONELY = 30.0
 #: What of ``results.json`` must not depend on whether a run was broken off.
 COMPARED = ("metrics", "history", "table", "steps", "config_hash", "seed")
 #: Slow to import; a forked process finds them there.
@@ -85,17 +88,35 @@ def run_processes(words, world, fault=None, log=None):
         try:
             if world > 1:
                 os.environ |= torchrun_variables(rank, world, port)
+                # Settled when it is imported, which was before the fork.
+                importlib.import_module("lightning.pytorch.utilities").rank_zero_only.rank = rank
             if fault is not None and rank == world - 1:
                 fault.inject()
             said = contextlib.redirect_stdout(out), contextlib.redirect_stderr(out)
             with warnings.catch_warnings(), said[0], said[1]:
                 status = run_here(words)
         finally:
-            if log is not None and rank == 0:
+            if log is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
-                Path(log).write_text(out.getvalue(), encoding="utf-8")
+                Path(log if rank == 0 else f"{log}{rank}").write_text(out.getvalue(), "utf-8")
             os._exit(status)
-    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    return wait_for(children)
+
+
+def wait_for(children):
+    """Return the exit statuses; as torchrun does, end those that go on without one that failed."""
+    statuses = {}
+    while len(statuses) < len(children):
+        child, status = os.waitpid(-1, os.WNOHANG)
+        if child in children:
+            statuses[child] = os.waitstatus_to_exitcode(status)
+            ends = time.monotonic() + LONELY
+        elif any(statuses.values()) and time.monotonic() > ends:
+            for left in set(children) - set(statuses):
+                os.kill(left, signal.SIGKILL)
+        else:
+            time.sleep(0.01)
+    return [statuses[child] for child in children]
 
 
 def run_here(words):
