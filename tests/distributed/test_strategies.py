@@ -102,6 +102,23 @@ def test_a_run_goes_on_from_its_checkpoint_and_exports(name, tied_model_dir, roo
     assert 0 < moved[0] < moved[1]
 
 
+def train_in_16_bits(model_dir, root):
+    """Return losses under ZeRO-2 and ZeRO-3, and the precision of what is no weight."""
+    how = {"trainer": {"precision": "bf16-mixed"}}
+    whole, _, _ = train("zero2", model_dir, root, **how)
+    shards, weights, (_, module, _) = train("zero3", model_dir, root, **how)
+    kinds = {str(weight.dtype) for weight in weights.values()}
+    return whole, shards, kinds, {str(buffer.dtype) for buffer in module.scorer.buffers()}
+
+
+def test_shards_in_16_bits_keep_their_buffers_wide(tiny_model_dir, root, tmp_path):
+    """Rotary frequencies in bfloat16 would make another model of it."""
+    arguments = (train_in_16_bits, 2, tmp_path, tiny_model_dir, root)
+    for whole, shards, kinds, buffers in run_forked(*arguments):
+        assert_near(shards, whole, 2e-3)
+        assert (kinds, buffers) == ({"torch.bfloat16"}, {"torch.float32"})
+
+
 #: Processes, rows of a micro-batch, micro-batches of a step: eight rows a step each time.
 SPLITS = {
     "ddp alone": ("ddp", 1, 8, 1),
