@@ -39,12 +39,12 @@ def _cheap(monkeypatch):
     pytest.importorskip("deepspeed")
 
 
-@pytest.fixture(scope="module")
-def large_model_dir(tmp_path_factory, tiny_tokenizer):
-    from transformers import LlamaConfig, LlamaForCausalLM
+def save_large(folder, tokenizer_dir):
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
     config = LlamaConfig(
-        vocab_size=len(tiny_tokenizer),
+        vocab_size=len(tokenizer),
         hidden_size=640,
         intermediate_size=1280,
         num_hidden_layers=6,
@@ -52,9 +52,15 @@ def large_model_dir(tmp_path_factory, tiny_tokenizer):
         max_position_embeddings=512,
         tie_word_embeddings=True,
     )
-    folder = tmp_path_factory.mktemp("large")
     LlamaForCausalLM(config).save_pretrained(folder)
-    tiny_tokenizer.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def large_model_dir(tmp_path_factory, tokenizer_dir):
+    """Made by a process of its own: what it lets go of would be used again, and not be counted."""
+    folder = tmp_path_factory.mktemp("large")
+    run_forked(save_large, 1, folder / "out", folder, tokenizer_dir)
     return folder
 
 

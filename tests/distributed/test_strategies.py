@@ -16,18 +16,30 @@ from sharded import (
 
 from etw_lightning.export_command import export
 from etw_lightning.fixed_text import text_logits
-from etw_lightning.forget import NPO
+from etw_lightning.forget import NPO, RMU
 from etw_lightning.models import load_model
-from etw_lightning.retain import KL
+from etw_lightning.retain import KL, EmbedDiff
+from etw_lightning.retain_budget import RetainBudget
+from etw_lightning.weighting import Uniform
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 
 SHARDED = ("fsdp", "zero2", "zero3")
-#: Losses of each kind: of label log-probabilities, against the target model's, of distributions.
+#: Losses of each kind: of label log-probabilities, against the target model's, of distributions at
+#: labels and at all positions, of hidden states; and passes beside the steps.
 CASES = {
-    "etw": {},
-    "npo": {"forget": NPO()},
-    "kl": {"retain": KL(), "reference": "live", "gradient_checkpointing": True},
+    "etw": dict,
+    "npo": lambda: {"forget": NPO()},
+    "kl": lambda: {"retain": KL(), "reference": "live", "gradient_checkpointing": True},
+    "padded": lambda: {"retain": KL(positions="padded"), "reference": "live"},
+    "rmu": lambda: {
+        "weighting": Uniform(),
+        "forget": RMU(layer=0),
+        "retain": EmbedDiff(layer=0),
+        "reference": "live",
+        "train_only": [r".*layers\.0\.mlp.*"],
+    },
+    "budget": lambda: {"callbacks": [RetainBudget(budget=0.05, every_n_steps=1)]},
 }
 
 
@@ -62,7 +74,7 @@ def tied_model_dir(tmp_path_factory, tiny_model_dir):
 
 def train_cases(name, model_dir, root):
     """Train each case; return its losses and weights."""
-    return {case: train(name, model_dir, root, **how)[:2] for case, how in CASES.items()}
+    return {case: train(name, model_dir, root, **how())[:2] for case, how in CASES.items()}
 
 
 @pytest.fixture(scope="module")
