@@ -117,17 +117,18 @@ def _check_saved(stream: BinaryIO, file: Path, key: str) -> None:
 
 
 def _unreadable(file: Path, key: str, error: Exception) -> InputError:
+    reason = " ".join(str(error).split())
     return InputError(
-        f"{key}: checkpoint {str(file)!r} can't be read ({' '.join(str(error).split()):.100}); copy "
-        "it anew, or give another one."
+        f"{key}: checkpoint {str(file)!r} can't be read ({reason:.100}); copy it anew, or give "
+        "another one."
     )
 
 
 def _refuse(named: list[str], file: Path, key: str) -> None:
     if named:
         raise InputError(
-            f"{key}: checkpoint {str(file)!r} holds {named[0]}, more than weights and plain values, "
-            "which is not safe to read; give a checkpoint that a run of this package wrote, or a "
+            f"{key}: checkpoint {str(file)!r} holds {named[0]}, more than weights and plain "
+            "values, which is not safe to read; give a checkpoint that a run of this package wrote, or a "
             "folder in Hugging Face layout."
         )
 
