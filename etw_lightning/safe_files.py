@@ -128,8 +128,8 @@ def _refuse(named: list[str], file: Path, key: str) -> None:
     if named:
         raise InputError(
             f"{key}: checkpoint {str(file)!r} holds {named[0]}, more than weights and plain "
-            "values, which is not safe to read; give a checkpoint that a run of this package wrote, or a "
-            "folder in Hugging Face layout."
+            "values, which is not safe to read; give a checkpoint that a run of this package "
+            "wrote, or a folder in Hugging Face layout."
         )
 
 
