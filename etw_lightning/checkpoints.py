@@ -11,6 +11,7 @@ import torch
 
 from etw_lightning.adapters import add_adapter
 from etw_lightning.foreign_models import NO_CODE, check_attention
+from etw_lightning.safe_files import check_checkpoint
 from etw_lightning.schema import InputError
 from etw_lightning.stored_weights import (
     find_checkpoint,
@@ -75,6 +76,8 @@ def check_resume(path: str, settings: Mapping[str, str], names: Collection[str])
         InputError: Names the first setting that differs, or that the weights do.
     """
     content = _described(path, "ckpt_path")
+    # A strategy reads the shards by loaders of its own.
+    check_checkpoint(find_checkpoint(path, "ckpt_path"), "ckpt_path")
     for key, was in json.loads(content[_ENTRY].get("settings", "{}")).items():
         if settings.get(key) != was:
             raise InputError(

@@ -528,10 +528,12 @@ class UnlearningCLI(LightningCLI):
 
     def after_evaluate(self) -> None:
         """Write records and results, print the table."""
-        records, tasks = self.model.gather_records(), self._lm_eval()
+        records = self.model.gather_records()
+        if self.trainer.is_global_zero:
+            self.evaluation.save(records)
+        tasks = self._lm_eval()
         if not self.trainer.is_global_zero:
             return
-        self.evaluation.save(records)
         details = {**self.suite.details, **self.passes.rows}
         for name in ("tokens", "depth"):
             rows = details.pop(name, None)

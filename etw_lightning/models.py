@@ -44,8 +44,8 @@ def load_model(
     """Load a causal language model.
 
     Args:
-        pretrained: Hub name, folder in Hugging Face layout, ``.gguf`` file, or ``.ckpt`` file of
-            a run of ours.
+        pretrained: Hub name, folder in Hugging Face layout, ``.gguf`` file, or a checkpoint of a
+            run of ours, as ``stored_weights.find_checkpoint`` takes it.
         dtype: Precision of the weights, whatever the file holds.
         attention: ``sdpa``, ``eager``, ``flash_attention_2``; None lets the library choose.
         key: Configuration key that errors name.

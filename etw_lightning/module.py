@@ -56,7 +56,8 @@ class UnlearningModule(ScoringModule):
 
     Args:
         pretrained: The target model, or the one to evaluate: hub name, folder in Hugging Face
-            layout, ``.gguf`` file or ``.ckpt`` file of a run.
+            layout, ``.gguf`` file, or checkpoint of a run: a ``.ckpt`` file, a folder of shards, or
+            the run's folder, of which the newest is taken.
         weighting: Weight of each forget token.
         forget: Forget objective; null trains on the retain stream alone (fine-tuning).
         retain: Retain objective; null for none.

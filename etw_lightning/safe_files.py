@@ -111,20 +111,25 @@ def _check_saved(stream: BinaryIO, file: Path, key: str) -> None:
     try:
         named = set(torch.serialization.get_unsafe_globals_in_checkpoint(stream))
     except (ValueError, RuntimeError, pickle.UnpicklingError) as error:
-        raise InputError(
-            f"{key}: {str(file)!r} can't be read ({' '.join(str(error).split()):.100}); copy the "
-            "checkpoint anew, or give another one."
-        ) from error
+        raise _unreadable(file, key, error) from error
     known = {f"{module}.{name}" for module, names in _DEEPSPEED.items() for name in names}
     _refuse(sorted(named - known), file, key)
+
+
+def _unreadable(file: Path, key: str, error: Exception) -> InputError:
+    reason = " ".join(str(error).split())
+    return InputError(
+        f"{key}: checkpoint {str(file)!r} can't be read ({reason:.100}); copy it anew, or give "
+        "another one."
+    )
 
 
 def _refuse(named: list[str], file: Path, key: str) -> None:
     if named:
         raise InputError(
-            f"{key}: {str(file)!r} holds {named[0]}, more than weights and plain values, which is "
-            "not safe to read; give a checkpoint that a run of this package wrote, or a folder in "
-            "Hugging Face layout."
+            f"{key}: checkpoint {str(file)!r} holds {named[0]}, more than weights and plain "
+            "values, which is not safe to read; give a checkpoint that a run of this package "
+            "wrote, or a folder in Hugging Face layout."
         )
 
 
@@ -158,20 +163,19 @@ def _check_index(file: Path, key: str) -> None:
         ]
         names = {found.relative_path for found in index.storage_data.values()}
     except (pickle.UnpicklingError, EOFError, AttributeError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{key}: {str(file)!r} can't be read ({' '.join(str(error).split()):.100}); copy the "
-            "checkpoint anew, or give another one."
-        ) from error
+        raise _unreadable(file, key, error) from error
     for name in names:
         if Path(name).name != name:
             raise InputError(
-                f"{key}: {str(file)!r} names a file outside its folder, {name!r}; give a "
-                "checkpoint that a run of this package wrote."
+                f"{key}: checkpoint {str(file)!r} names a file outside its folder, {name!r}; give "
+                "a checkpoint that a run of this package wrote."
             )
     for found in pickled:
         shard = file.parent / found.relative_path
         if not shard.is_file():
-            raise InputError(f"{key}: {str(shard)!r} is not there; copy the checkpoint anew.")
+            raise InputError(
+                f"{key}: checkpoint {str(shard)!r} is not there; copy the checkpoint anew."
+            )
         with shard.open("rb") as stream:
             stream.seek(found.offset)
             _check_saved(io.BytesIO(stream.read(found.length)), shard, key)
@@ -182,6 +186,6 @@ def _check_tag(file: Path, key: str) -> None:
     name = file.read_text(encoding="utf-8").strip()
     if Path(name).name != name:
         raise InputError(
-            f"{key}: {str(file)!r} names a folder outside its own, {name!r}; give a checkpoint "
-            "that a run of this package wrote."
+            f"{key}: checkpoint {str(file)!r} names a folder outside its own, {name!r}; give a "
+            "checkpoint that a run of this package wrote."
         )

@@ -62,7 +62,7 @@ def spread(
         scorer.lm.generation_config = plan["generation_config"]
         _conform(scorer, plan["weights"])
         prepare(scorer)
-    _fill_buffers(scorer, source, device)
+        _fill_buffers(scorer, source, device)
     if sharding == "fsdp2":
         _shard_fully(scorer, source, device)
     else:
@@ -126,7 +126,10 @@ def _put(scorer: nn.Module, old: nn.Parameter, new: nn.Parameter) -> None:
 
 
 def _fill_buffers(scorer: LabelScorer, source: LabelScorer | None, device: torch.device) -> None:
-    """Take buffers (rotary frequencies are no part of the saved weights) from the first process."""
+    """Take buffers from the first process, as they are.
+
+    Rotary frequencies are no part of the saved weights, and must stay wide.
+    """
     for name, empty in list(scorer.named_buffers(remove_duplicate=False)):
         given = None if source is None else source.get_buffer(name)
         shape, dtype = _agree(None if given is None else (given.shape, given.dtype))
@@ -190,6 +193,7 @@ def _partition(
             if weight is None or not weight.is_meta:
                 continue
             name = names[id(weight)]
+            # In the precision that the engine will compute in: here new tensors have no other.
             filled = weight.new_empty(weight.shape, device=device)
             if source is not None:
                 filled.copy_(given[name].detach())

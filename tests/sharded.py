@@ -41,7 +41,9 @@ class CPUDeepSpeed(DeepSpeedStrategy):
 
 
 def make_strategy(name, *, on_cpu=True):
-    """Return a strategy by its file's name in ``configs/strategy``."""
+    """Return a strategy: ``single``, ``ddp``, ``fsdp``, ``zero2`` or ``zero3``."""
+    if name == "single":
+        return "auto"
     backend = {"process_group_backend": "gloo"} if on_cpu else {}
     if name == "ddp":
         return DDPStrategy(timeout=SECONDS, **backend)

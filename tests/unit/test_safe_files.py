@@ -101,7 +101,7 @@ def test_deepspeed_is_led_to_no_other_folder(tmp_path):
 @pytest.mark.parametrize("name", ["state.ckpt", ".metadata"])
 def test_a_cut_file_is_one_line(name, shards):
     (shards / name).write_bytes(b"PK\x03\x04 cut")
-    with pytest.raises(InputError, match=r"can't be read .* copy the checkpoint anew"):
+    with pytest.raises(InputError, match=r"can't be read .* copy it anew"):
         check_checkpoint(shards, "ckpt_path")
 
 

@@ -16,18 +16,30 @@ from sharded import (
 
 from etw_lightning.export_command import export
 from etw_lightning.fixed_text import text_logits
-from etw_lightning.forget import NPO
+from etw_lightning.forget import NPO, RMU
 from etw_lightning.models import load_model
-from etw_lightning.retain import KL
+from etw_lightning.retain import KL, EmbedDiff
+from etw_lightning.retain_budget import RetainBudget
+from etw_lightning.weighting import Uniform
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 
 SHARDED = ("fsdp", "zero2", "zero3")
-#: Losses of each kind: of label log-probabilities, against the target model's, of distributions.
+#: Losses of each kind: of label log-probabilities, against the target model's, of distributions at
+#: labels and at all positions, of hidden states; and passes beside the steps.
 CASES = {
-    "etw": {},
-    "npo": {"forget": NPO()},
-    "kl": {"retain": KL(), "reference": "live", "gradient_checkpointing": True},
+    "etw": dict,
+    "npo": lambda: {"forget": NPO()},
+    "kl": lambda: {"retain": KL(), "reference": "live", "gradient_checkpointing": True},
+    "padded": lambda: {"retain": KL(positions="padded"), "reference": "live"},
+    "rmu": lambda: {
+        "weighting": Uniform(),
+        "forget": RMU(layer=0),
+        "retain": EmbedDiff(layer=0),
+        "reference": "live",
+        "train_only": [r".*layers\.0\.mlp.*"],
+    },
+    "budget": lambda: {"callbacks": [RetainBudget(budget=0.05, every_n_steps=1)]},
 }
 
 
@@ -62,7 +74,7 @@ def tied_model_dir(tmp_path_factory, tiny_model_dir):
 
 def train_cases(name, model_dir, root):
     """Train each case; return its losses and weights."""
-    return {case: train(name, model_dir, root, **how)[:2] for case, how in CASES.items()}
+    return {case: train(name, model_dir, root, **how())[:2] for case, how in CASES.items()}
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +112,23 @@ def test_a_run_goes_on_from_its_checkpoint_and_exports(name, tied_model_dir, roo
     start = load_model(str(tied_model_dir)).model.embed_tokens.weight
     moved = [(one.model.embed_tokens.weight - start).norm().item() for one in (half, saved)]
     assert 0 < moved[0] < moved[1]
+
+
+def train_in_16_bits(model_dir, root):
+    """Return losses under ZeRO-2 and ZeRO-3, and the precision of what is no weight."""
+    how = {"trainer": {"precision": "bf16-mixed"}}
+    whole, _, _ = train("zero2", model_dir, root, **how)
+    shards, weights, (_, module, _) = train("zero3", model_dir, root, **how)
+    kinds = {str(weight.dtype) for weight in weights.values()}
+    return whole, shards, kinds, {str(buffer.dtype) for buffer in module.scorer.buffers()}
+
+
+def test_shards_in_16_bits_keep_their_buffers_wide(tiny_model_dir, root, tmp_path):
+    """Rotary frequencies in bfloat16 would make another model of it."""
+    arguments = (train_in_16_bits, 2, tmp_path, tiny_model_dir, root)
+    for whole, shards, kinds, buffers in run_forked(*arguments):
+        assert_near(shards, whole, 2e-3)
+        assert (kinds, buffers) == ({"torch.bfloat16"}, {"torch.float32"})
 
 
 #: Processes, rows of a micro-batch, micro-batches of a step: eight rows a step each time.

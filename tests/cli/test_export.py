@@ -1,0 +1,105 @@
+"""``export`` turns any checkpoint into a folder, and says in one line what it can't use."""
+
+import os
+
+import pytest
+import torch
+
+from etw_lightning.checkpoints import describe_model
+from etw_lightning.fixed_text import text_logits
+from etw_lightning.models import load_model
+
+
+@pytest.fixture
+def run(tiny_model_dir, tmp_path):
+    """A run's folder with a checkpoint of two steps; the second holds other weights."""
+    lm = load_model(str(tiny_model_dir))
+    for step in (3, 10):
+        weights = {f"scorer.lm.{name}": value * step for name, value in lm.state_dict().items()}
+        folder = tmp_path / "run" / "checkpoints" / f"step-{step:07d}"
+        folder.mkdir(parents=True)
+        content = {"state_dict": weights, **describe_model(lm, str(tiny_model_dir))}
+        torch.save(content, folder / "state.ckpt")
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    ("given", "step"),
+    [("", 10), ("checkpoints/step-0000003", 3), ("checkpoints/step-0000003/state.ckpt", 3)],
+)
+def test_a_checkpoint_becomes_a_folder(command, run, given, step):
+    result = command("export", f"--checkpoint={run / given}")
+    folder = run / "exported" / f"step-{step:07d}"
+    assert (result.status, result.err) == (0, "")
+    assert result.out.endswith(f"model: {folder}\n")
+    checkpoint = run / "checkpoints" / f"step-{step:07d}" / "state.ckpt"
+    saved = load_model(str(folder))
+    assert torch.equal(text_logits(saved), text_logits(load_model(str(checkpoint))))
+
+
+def test_weights_are_saved_in_the_precision_that_is_asked_for(command, run, tmp_path):
+    folder = tmp_path / "narrow"
+    words = ("--dtype=bfloat16", f"--output_dir={folder}")
+    assert command("export", f"--checkpoint={run}", *words).status == 0
+    assert load_model(str(folder), "bfloat16").dtype == torch.bfloat16
+    assert (folder / "model.safetensors").stat().st_size < 0.6 * (
+        run / "checkpoints" / "step-0000010" / "state.ckpt"
+    ).stat().st_size
+
+
+def test_a_folder_is_replaced_only_if_asked(command, run):
+    assert command("export", f"--checkpoint={run}").status == 0
+    again = command("export", f"--checkpoint={run}")
+    assert (again.status, again.out) == (2, "")
+    assert "output_dir" in again.err
+    assert "--overwrite" in again.err
+    assert command("export", f"--checkpoint={run}", "--overwrite").status == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "export: the following arguments are required: --checkpoint"),
+        (["--checkpoint=gone.ckpt"], "checkpoint: checkpoint 'gone.ckpt' is not there"),
+        (["--checkpoint=."], "checkpoint: checkpoint '.' holds no checkpoint"),
+        (["--checkpoint=x", "--out=y"], "export: unrecognized arguments: --out=y"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line(command, tmp_path, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    result = command("export", *words)
+    assert (result.status, result.out) == (2, "")
+    assert result.err.startswith(f"error: {said}")
+    assert result.err.count("\n") == 1
+
+
+class Act:
+    """A pickle of this runs something when it is read."""
+
+    def __reduce__(self):
+        return (os.mkdir, ("was_run",))
+
+
+def test_nothing_in_a_checkpoint_is_run(command, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = run / "checkpoints" / "step-0000010" / "state.ckpt"
+    torch.save({**torch.load(path, weights_only=True), "more": Act()}, path)
+    result = command("export", f"--checkpoint={run}")
+    assert result.status == 2
+    assert "holds posix.mkdir, more than weights and plain values" in result.err
+    assert not (tmp_path / "was_run").exists()
+
+
+def test_an_adapter_in_shards_is_refused_before_anything_is_read(command, configs, tmp_path):
+    result = command(
+        "fit",
+        f"--config={configs / 'quickstart.yaml'}",
+        f"--config={configs / 'strategy' / 'fsdp.yaml'}",
+        "--model.pretrained=gone/away",
+        "--model.peft={peft_type: LORA, r: 4, target_modules: all-linear}",
+        "--trainer.accelerator=cpu",
+        f"--output_dir={tmp_path / 'run'}",
+    )
+    assert result.status == 2
+    assert result.err.startswith("error: model.peft must be null with trainer.strategy ModelPara")
+    assert not (tmp_path / "run").exists()
