@@ -24,17 +24,24 @@ def on_cpu(stage):
     ]
 
 
-#: Strategy -> options, and where its checkpoints lie: one file, or a folder of shards.
+KILLED = (Fault(STEP, 7), -9)
+STOPPED = (Fault(STEP, 5, signal.SIGTERM), 143)
+STOPPED_IN_EVALUATION = (Fault(SCORING, 5, signal.SIGTERM), 143)
+#: Strategy -> options; whether its checkpoints are folders of shards; what happens to the second
+#: process, and the exit status it has then.
 STRATEGIES = {
-    "ddp": ([f"--config={ROOT / 'configs/strategy/ddp.yaml'}"], False),
-    "fsdp": ([f"--config={ROOT / 'configs/strategy/fsdp.yaml'}"], True),
-    "zero2": (on_cpu(2), True),
-    "zero3": (on_cpu(3), True),
-}
-FAULTS = {
-    "one is killed": (Fault(STEP, 7), -9),
-    "one is asked to stop": (Fault(STEP, 5, signal.SIGTERM), 143),
-    "one is asked to in an evaluation": (Fault(SCORING, 5, signal.SIGTERM), 143),
+    "ddp": (
+        [f"--config={ROOT / 'configs/strategy/ddp.yaml'}"],
+        False,
+        (KILLED, STOPPED, STOPPED_IN_EVALUATION),
+    ),
+    "fsdp": (
+        [f"--config={ROOT / 'configs/strategy/fsdp.yaml'}"],
+        True,
+        (KILLED, STOPPED_IN_EVALUATION),
+    ),
+    "zero2": (on_cpu(2), True, (STOPPED,)),
+    "zero3": (on_cpu(3), True, (KILLED,)),
 }
 
 
@@ -70,13 +77,13 @@ def words(tmp_path_factory, tiny_model_dir):
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_two_processes_go_on_bit_for_bit(words, name, tmp_path):
-    options, is_sharded = STRATEGIES[name]
+    options, is_sharded, faults = STRATEGIES[name]
     words = ["fit", *options, *words[1:], "--trainer.accelerator=cpu", "--trainer.devices=2"]
     log = tmp_path / "log"
     whole = run_processes([*words, f"--output_dir={tmp_path / 'whole'}"], 2, log=log)
     assert whole == [0, 0], log.read_text()
     expected = left_behind(tmp_path / "whole")
-    for number, (fault, status) in enumerate(FAULTS.values()):
+    for number, (fault, status) in enumerate(faults):
         folder = tmp_path / str(number)
         command = [*words, f"--output_dir={folder}"]
         statuses = run_processes(command, 2, fault, log)
