@@ -698,6 +698,10 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=".*Checkpoint directory.*exists and is not empty.*")
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # DeepSpeed, where it is installed, tells everybody without a GPU that there is none.
+    logging.getLogger("DeepSpeed").addFilter(
+        lambda record: "Setting accelerator to CPU" not in record.getMessage()
+    )
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()

@@ -205,6 +205,14 @@ class _Layout:
         return self.strategy.endswith("offload")
 
     @property
+    def _has_buckets(self) -> bool:
+        """Whether gradients lie in buckets that are there all the time (``configs/strategy/ddp``).
+
+        Without ``gradient_as_bucket_view`` there would be as many bytes beside them once more.
+        """
+        return self.strategy == "ddp"
+
+    @property
     def _parts(self) -> int:
         """Over how many devices gradients and optimiser state are split."""
         return 1 if self.strategy in ("single", "ddp") else self.num
@@ -232,9 +240,6 @@ class _Layout:
         """Return the bytes of what is whole for a while, and of buffers."""
         needs = self.needs
         size = needs.weights // needs.num_weights
-        if self.strategy == "ddp":
-            # Buckets as large as all gradients, beside these.
-            return needs.trained
         if self.strategy == "fsdp":
             # The layer that runs and the next one, and what is outside of layers all the time;
             # gradients of the same before they are split.
@@ -255,7 +260,7 @@ class _Layout:
         yield replace(static, working=needs.forward)
         for moment in needs.moments:
             gradients = static.gradients
-            if not needs.accumulates:
+            if not needs.accumulates and not self._has_buckets:
                 gradients = min(gradients, _share(moment.gradients, self._parts))
             yield replace(static, gradients=gradients, working=moment.working)
 
@@ -272,15 +277,13 @@ class _Layout:
             working = needs.trained
         else:
             working = 2 * needs.largest
-        buffers = static.gathered if self.strategy == "ddp" else 0
-        return replace(static, moment="update", working=working, gathered=buffers)
+        return replace(static, moment="update", working=working, gathered=0)
 
     def evaluation(self) -> Footprint:
         """Return what is there while a model is scored; under shards it generates from a copy."""
         needs, static = self.needs, self._static()
         whole = needs.weights if self._shards_weights and needs.evaluation else 0
-        buffers = static.gathered if self.strategy == "ddp" else whole
-        return replace(static, moment="evaluation", working=needs.evaluation, gathered=buffers)
+        return replace(static, moment="evaluation", working=needs.evaluation, gathered=whole)
 
 
 def _share(size: int, parts: int) -> int:

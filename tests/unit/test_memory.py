@@ -52,9 +52,11 @@ def test_on_gpus_all_tensors_are_updated_at_a_time():
     assert total(on_cuda=True) == 4000 + 4000 + 8000 + 4000 + RESERVED
 
 
-def test_ddp_has_buckets_beside_gradients():
-    assert total("ddp", 2) == total() + 4000
+def test_ddp_keeps_its_gradients_in_buckets():
+    """They are there in the forward pass too, where one device has let them go."""
+    assert total("ddp", 2) == 4000 + 4000 + 8000 + 500
     assert total("ddp", 2) == total("ddp", 64)
+    assert total("ddp", 2, moments=[Moment(9000, 0)]) == 4000 + 4000 + 8000 + 9000
 
 
 def test_fsdp_splits_all_but_what_is_gathered():
