@@ -38,6 +38,14 @@ def qa_rows(count):
     ]
 
 
+def write_manifest(folder):
+    """Write what a run says of the files of one of its checkpoints."""
+    (folder / "manifest.json").unlink(missing_ok=True)
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    sizes = {str(path.relative_to(folder)): [path.stat().st_size, 0] for path in files}
+    (folder / "manifest.json").write_text(json.dumps({"files": sizes}))
+
+
 class Positionwise(nn.Module):
     """Stands in for a language model: what it says at a position depends on that token alone.
 

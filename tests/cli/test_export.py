@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from toy import write_manifest
 
 from etw_lightning.checkpoints import describe_model
 from etw_lightning.fixed_text import text_logits
@@ -16,23 +17,24 @@ def run(tiny_model_dir, tmp_path):
     lm = load_model(str(tiny_model_dir))
     for step in (3, 10):
         weights = {f"scorer.lm.{name}": value * step for name, value in lm.state_dict().items()}
-        folder = tmp_path / "run" / "checkpoints" / f"step-{step:07d}"
+        folder = tmp_path / "run" / "checkpoints" / f"step-{step:08d}"
         folder.mkdir(parents=True)
         content = {"state_dict": weights, **describe_model(lm, str(tiny_model_dir))}
         torch.save(content, folder / "state.ckpt")
+        write_manifest(folder)
     return tmp_path / "run"
 
 
 @pytest.mark.parametrize(
     ("given", "step"),
-    [("", 10), ("checkpoints/step-0000003", 3), ("checkpoints/step-0000003/state.ckpt", 3)],
+    [("", 10), ("checkpoints/step-00000003", 3), ("checkpoints/step-00000003/state.ckpt", 3)],
 )
 def test_a_checkpoint_becomes_a_folder(command, run, given, step):
     result = command("export", f"--checkpoint={run / given}")
-    folder = run / "exported" / f"step-{step:07d}"
+    folder = run / "exported" / f"step-{step:08d}"
     assert (result.status, result.err) == (0, "")
     assert result.out.endswith(f"model: {folder}\n")
-    checkpoint = run / "checkpoints" / f"step-{step:07d}" / "state.ckpt"
+    checkpoint = run / "checkpoints" / f"step-{step:08d}" / "state.ckpt"
     saved = load_model(str(folder))
     assert torch.equal(text_logits(saved), text_logits(load_model(str(checkpoint))))
 
@@ -43,7 +45,7 @@ def test_weights_are_saved_in_the_precision_that_is_asked_for(command, run, tmp_
     assert command("export", f"--checkpoint={run}", *words).status == 0
     assert load_model(str(folder), "bfloat16").dtype == torch.bfloat16
     assert (folder / "model.safetensors").stat().st_size < 0.6 * (
-        run / "checkpoints" / "step-0000010" / "state.ckpt"
+        run / "checkpoints" / "step-00000010" / "state.ckpt"
     ).stat().st_size
 
 
@@ -82,8 +84,9 @@ class Act:
 
 def test_nothing_in_a_checkpoint_is_run(command, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    path = run / "checkpoints" / "step-0000010" / "state.ckpt"
+    path = run / "checkpoints" / "step-00000010" / "state.ckpt"
     torch.save({**torch.load(path, weights_only=True), "more": Act()}, path)
+    write_manifest(path.parent)
     result = command("export", f"--checkpoint={run}")
     assert result.status == 2
     assert "holds posix.mkdir, more than weights and plain values" in result.err

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from toy import write_manifest
 
 from etw_lightning.schema import InputError
 from etw_lightning.stored_weights import find_checkpoint, is_checkpoint, read_description
@@ -11,14 +12,14 @@ from etw_lightning.stored_weights import find_checkpoint, is_checkpoint, read_de
 def run(tmp_path):
     """A run's folder with two steps: a file and a folder of shards."""
     for step in (4, 12):
-        folder = tmp_path / "checkpoints" / f"step-{step:07d}"
-        folder.mkdir(parents=True)
-        (folder / "manifest.json").write_text("{}")
-    torch.save({"state_dict": {}}, tmp_path / "checkpoints" / "step-0000004" / "state.ckpt")
-    shards = tmp_path / "checkpoints" / "step-0000012" / "state.ckpt"
+        (tmp_path / "checkpoints" / f"step-{step:08d}").mkdir(parents=True)
+    torch.save({"state_dict": {}}, tmp_path / "checkpoints" / "step-00000004" / "state.ckpt")
+    shards = tmp_path / "checkpoints" / "step-00000012" / "state.ckpt"
     (shards / "checkpoint").mkdir(parents=True)
     name = "zero_pp_rank_0_mp_rank_00_model_states.pt"
     torch.save({"epoch": 3}, shards / "checkpoint" / name)
+    for folder in (tmp_path / "checkpoints").iterdir():
+        write_manifest(folder)
     return tmp_path
 
 
@@ -26,21 +27,21 @@ def run(tmp_path):
     ("given", "step"),
     [
         ("", 12),
-        ("checkpoints/step-0000012", 12),
-        ("checkpoints/step-0000012/state.ckpt", 12),
-        ("checkpoints/step-0000004", 4),
-        ("checkpoints/step-0000004/state.ckpt", 4),
+        ("checkpoints/step-00000012", 12),
+        ("checkpoints/step-00000012/state.ckpt", 12),
+        ("checkpoints/step-00000004", 4),
+        ("checkpoints/step-00000004/state.ckpt", 4),
     ],
 )
 def test_a_path_is_a_file_shards_a_step_or_a_run(run, given, step):
     assert is_checkpoint(str(run / given))
     found = find_checkpoint(str(run / given), "checkpoint")
-    assert found == run / "checkpoints" / f"step-{step:07d}" / "state.ckpt"
+    assert found == run / "checkpoints" / f"step-{step:08d}" / "state.ckpt"
 
 
 def test_a_step_that_was_broken_off_is_passed_over(run):
-    (run / "checkpoints" / "step-0000016").mkdir()
-    assert find_checkpoint(str(run), "checkpoint").parent.name == "step-0000012"
+    (run / "checkpoints" / "step-00000016").mkdir()
+    assert find_checkpoint(str(run), "checkpoint").parent.name == "step-00000012"
 
 
 def test_shards_are_described_without_their_weights(run):
