@@ -85,6 +85,11 @@ def newest(folder):
     return sorted((folder / "checkpoints").glob("step-*"))[-1]
 
 
+def is_finished(folder):
+    results = folder / "results.json"
+    return results.exists() and json.loads(results.read_text())["finished"]
+
+
 def in_training(draw, number=signal.SIGKILL, first=1):
     return Fault(STEP, draw.randint(first, MICRO_BATCHES), number)
 
@@ -135,12 +140,12 @@ def try_once(name, expected, place):
     command, log = [*words(world), f"--output_dir={folder}"], place / "log"
     struck = 0
     for _ in range(in_a_row):
-        if not (folder / "results.json").exists():
+        if not is_finished(folder):
             struck += any(run_processes(command, world, make(draw), log))
     if spoil is not None:
         spoil(folder, draw)
     statuses = [0]
-    if not (folder / "results.json").exists():
+    if not is_finished(folder):
         statuses = run_processes(command, world, log=log)
     if any(statuses):
         sys.stderr.write(f"{name}, {place.name}: {statuses}\n{log.read_text()[-2000:]}\n")
