@@ -5,12 +5,17 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 from faults import Fault, left_behind, run_forked
 from filelock import FileLock
 
 from etw_lightning import resume
+from etw_lightning.checkpoint_folder import saved_checkpoints, what_is_wrong
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 
@@ -157,6 +162,31 @@ def test_a_run_that_is_asked_to_stop_does_so_where_it_can_go_on(
     status, said = run()
     assert status == 0, said
     assert left_behind(run.folder) == expected
+
+
+def test_a_signal_from_outside_reaches_the_program(words, tmp_path):
+    """As a scheduler sends it: to ``python -m etw_lightning``, at a moment of its own."""
+    folder = tmp_path / "run"
+    score = {"class_path": "ForgetQuality", "init_args": {"every_n_epochs": 500}}
+    more = ["--trainer.max_epochs=500", f"--trainer.callbacks={json.dumps([score])}"]
+    more += ["--checkpoints.every_n_steps=1", f"--output_dir={folder}"]
+    command = [sys.executable, "-m", "etw_lightning", *words, *more]
+    root = Path(__file__).resolve().parents[2]
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            waited = time.monotonic() + 120
+            while len(names(folder)) < 2 and process.poll() is None:
+                assert time.monotonic() < waited
+                time.sleep(0.01)
+            process.send_signal(signal.SIGTERM)
+            said, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 143
+    (newest,) = saved_checkpoints(folder)[-1:]
+    assert what_is_wrong(newest) == ""
+    assert f"stopped by SIGTERM after step {newest.step}; the same command goes on from" in said
+    assert not list((folder / "checkpoints").glob(".*"))
 
 
 def test_slurm_is_not_asked_to_requeue_from_inside(run, expected, monkeypatch, tmp_path):
