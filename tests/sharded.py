@@ -1,12 +1,12 @@
 """Runs under each strategy, in forked processes: what their tests have in common."""
 
 import os
-import socket
 import sys
 import traceback
 from datetime import timedelta
 
 import torch
+from faults import free_port, torchrun_variables, wait_for
 from lightning.fabric.utilities.seed import reset_seed
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, ModelParallelStrategy
@@ -56,12 +56,6 @@ def make_strategy(name, *, on_cpu=True):
     return strategy
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def run_forked(function, world, folder, *arguments):
     """Call a function in forked processes that can meet; return what each returned.
 
@@ -80,17 +74,7 @@ def run_forked(function, world, folder, *arguments):
             continue
         status = 1
         try:
-            os.environ |= {
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "GROUP_RANK": "0",
-                "WORLD_SIZE": str(world),
-                "LOCAL_WORLD_SIZE": str(world),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-                "TORCHELASTIC_RUN_ID": "test",
-                "DS_ACCELERATOR": "cpu",
-            }
+            os.environ |= {**torchrun_variables(rank, world, port), "DS_ACCELERATOR": "cpu"}
             torch.save(function(*arguments), folder / f"result{rank}.pt")
             status = 0
         finally:
@@ -99,8 +83,7 @@ def run_forked(function, world, folder, *arguments):
                 traceback.print_exc()
             sys.stderr.flush()
             os._exit(status)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    assert codes == [0] * world
+    assert wait_for(children) == [0] * world
     return [torch.load(folder / f"result{rank}.pt", weights_only=True) for rank in range(world)]
 
 

@@ -102,17 +102,9 @@ def test_a_collapse_can_stop_the_run_in_good_order(run):
 
 @pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint.*")
 def test_a_resumed_run_knows_what_was_found(run, home, recwarn):
-    saves = {
-        "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
-        "init_args": {
-            "dirpath": str(home.parent / "saved"),
-            "every_n_train_steps": 1,
-            "save_top_k": -1,
-        },
-    }
-    saving = (f"--trainer.callbacks+={json.dumps(saves)}", "--trainer.enable_checkpointing=true")
+    saving = ("--checkpoints.every_n_steps=1", "--checkpoints.keep=9")
     whole = run(*WRECKS, *saving, name="whole")[2]
-    path = home.parent / "saved" / "epoch=1-step=3.ckpt"
+    path = home.parent / "whole" / "checkpoints" / "step-00000003" / "state.ckpt"
     recwarn.clear()
     resumed, _, results = run(*WRECKS, f"--ckpt_path={path}")
     assert resumed.status == 0

@@ -4,12 +4,12 @@ import contextlib
 import io
 import json
 import os
-import socket
 import sys
 import warnings
 
 import pytest
 import torch
+from faults import free_port, torchrun_variables, wait_for
 from toy import qa_rows, write_rows
 
 from etw_lightning import scoring_module
@@ -57,12 +57,6 @@ def run_here(arguments, folder, cache, out):
         return main()
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def run_forked(arguments, folder, cache, world, tmp_path):
     """Run the command in forked processes; return what each printed and how much it scored."""
     port, children = free_port(), []
@@ -74,16 +68,7 @@ def run_forked(arguments, folder, cache, world, tmp_path):
         status = 1
         try:
             if world > 1:
-                os.environ |= {
-                    "RANK": str(rank),
-                    "LOCAL_RANK": str(rank),
-                    "GROUP_RANK": "0",
-                    "WORLD_SIZE": str(world),
-                    "LOCAL_WORLD_SIZE": str(world),
-                    "MASTER_ADDR": "127.0.0.1",
-                    "MASTER_PORT": str(port),
-                    "TORCHELASTIC_RUN_ID": "test",
-                }
+                os.environ |= torchrun_variables(rank, world, port)
             batches, original = [], scoring_module.score_batch
 
             def note(scorer, batch, *rest, batches=batches, original=original):
@@ -99,7 +84,7 @@ def run_forked(arguments, folder, cache, world, tmp_path):
             (tmp_path / f"rank{rank}.json").write_text(json.dumps(report))
         finally:
             os._exit(status)
-    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * world
+    assert wait_for(children) == [0] * world
     return [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(world)]
 
 
