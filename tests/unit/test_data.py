@@ -58,6 +58,7 @@ def pretend(data, rank=0, accumulate=1, world=1):
     """Let the data module believe that it is one process of a run."""
     progress = SimpleNamespace(current=SimpleNamespace(processed=0))
     data.trainer = SimpleNamespace(
+        strategy=None,
         accumulate_grad_batches=accumulate,
         world_size=world,
         global_rank=rank,

@@ -50,7 +50,8 @@ def test_a_slice_is_the_same_positions(parts):
     hidden, weight, bias, _ = parts
     every = HeadDistributions(hidden, weight, bias)
     assert len(every[2:5]) == 3
-    assert torch.equal(every[2:5].log_probs(), every.log_probs()[2:5])
+    # How a product of matrices is summed may depend on its number of rows, by the processor.
+    torch.testing.assert_close(every[2:5].log_probs(), every.log_probs()[2:5], rtol=0, atol=1e-12)
     given = GivenDistributions(every.log_probs())
     assert torch.equal(given[2:5].log_probs(), every.log_probs()[2:5])
 

@@ -63,14 +63,15 @@ def test_the_pickles_are_hostile(marker, tmp_path, write):
 
 @pytest.mark.parametrize(
     ("write", "said"),
-    [(hostile.pickled, "can't be read"), (hostile.saved, "holds more than weights")],
+    [(hostile.pickled, "can't be read"), (hostile.saved, "more than weights and plain values")],
 )
 def test_a_hostile_checkpoint_is_refused(refused, marker, tmp_path, write, said):
     path = str(write(marker, tmp_path / "evil.ckpt"))
     for load in (load_model, load_config, load_tokenizer):
         text = refused(load, path)
-        assert text.startswith(f"model.pretrained: checkpoint {path!r} {said}")
-    assert refused(check_resume, path, {}, ()).startswith(f"ckpt_path: checkpoint {path!r} {said}")
+        assert text.startswith(f"model.pretrained: checkpoint {path!r} ")
+        assert said in text
+    assert said in refused(check_resume, path, {}, ())
 
 
 def test_pickled_weights_are_refused_with_the_way_to_convert_them(refused, marker, tiny_model_dir):
