@@ -58,6 +58,20 @@ def test_a_folder_is_replaced_only_if_asked(command, run):
     assert command("export", f"--checkpoint={run}", "--overwrite").status == 0
 
 
+@pytest.mark.parametrize("place", ["", "checkpoints", "notes", "config.yaml"])
+def test_only_a_model_is_replaced(command, run, place):
+    (run / "notes").mkdir()
+    (run / "notes" / "diary.txt").write_text("kept")
+    (run / "config.yaml").write_text("kept")
+    before = sorted(run.rglob("*"))
+    words = (f"--checkpoint={run}", f"--output_dir={run / place}", "--overwrite")
+    result = command("export", *words)
+    assert (result.status, result.out) == (2, "")
+    assert result.err.startswith(f"error: output_dir {str(run / place)!r} is no saved model")
+    assert result.err.count("\n") == 1
+    assert sorted(run.rglob("*")) == before
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
