@@ -105,8 +105,9 @@ def test_a_full_disk_is_refused(checked, monkeypatch):
     outcome = checked()
     assert outcome.status == 2
     assert "output_dir" in outcome.err
-    assert "0.0 MiB are free there. Give a folder on another disk" in outcome.err
-    assert checked("--no_save_model").status == 0
+    assert "0.0 MiB are free there: make room, " in outcome.err
+    # Another machine may have room: what it needs to compute is told.
+    assert outcome.out.splitlines()[-1].startswith("the first that fits is ")
 
 
 def test_fit_refuses_a_full_disk_before_it_writes(command, check_args, home, monkeypatch):
