@@ -197,7 +197,14 @@ class UnlearningCLI(LightningCLI):
             trainer = super().instantiate_trainer(**{**kwargs, **settings})
         except (ValueError, RuntimeError, MisconfigurationException) as error:
             # Lightning names its arguments in backticks, some of them.
-            reason = re.sub("^`(\\w+)`", r"trainer.\1", " ".join(str(error).split()))
+            reason = " ".join(str(error).split())
+            if reason.startswith("`CUDAAccelerator` can not run"):
+                raise InputError(
+                    "trainer.accelerator: there is no CUDA device; give --trainer.accelerator cpu "
+                    "with --config configs/strategy/single.yaml, ddp.yaml or fsdp.yaml, or run "
+                    "where there is one."
+                ) from error
+            reason = re.sub("^`(\\w+)`", r"trainer.\1", reason)
             is_named = reason.startswith("trainer.")
             raise InputError(reason if is_named else f"trainer: {reason}") from error
         callbacks = cast(Any, trainer).callbacks

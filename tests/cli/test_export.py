@@ -78,11 +78,13 @@ def test_only_a_model_is_replaced(command, run, place):
         ([], "export: the following arguments are required: --checkpoint"),
         (["--checkpoint=gone.ckpt"], "checkpoint: checkpoint 'gone.ckpt' is not there"),
         (["--checkpoint=."], "checkpoint: checkpoint '.' holds no checkpoint"),
+        (["--checkpoint=weights.bin"], "checkpoint: checkpoint 'weights.bin' is no .ckpt file; "),
         (["--checkpoint=x", "--out=y"], "export: unrecognized arguments: --out=y"),
     ],
 )
 def test_what_cannot_be_used_is_one_line(command, tmp_path, monkeypatch, words, said):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights.bin").touch()
     result = command("export", *words)
     assert (result.status, result.out) == (2, "")
     assert result.err.startswith(f"error: {said}")
