@@ -59,7 +59,12 @@ def check_devices(trainer: Trainer) -> str:
 
 
 def check_disk(
-    folder: Path, sizes: Sizes | None, num_checkpoints: int, *, saves_model: bool
+    folder: Path,
+    sizes: Sizes | None,
+    num_checkpoints: int,
+    *,
+    saves_model: bool,
+    keeps_best: bool = True,
 ) -> str:
     """Refuse a folder on a disk without room for what a run leaves there.
 
@@ -67,9 +72,10 @@ def check_disk(
         folder: The run's; it need not exist. What an earlier run left there counts as free, since
             it is replaced.
         sizes: Of the model; None if they are not known.
-        num_checkpoints: Last checkpoints that are kept, beside the best one and the one that is
-            being written; 0 for a run that writes none.
+        num_checkpoints: Last checkpoints that are kept, beside the one that is being written; 0
+            for a run that writes none.
         saves_model: Whether the model is exported.
+        keeps_best: Whether the best one is kept too.
 
     Returns:
         What is needed and free, for the user.
@@ -79,7 +85,7 @@ def check_disk(
     """
     if sizes is None:
         return "disk: not verified, for the model's size is not known without its weights"
-    count = num_checkpoints + 2 if num_checkpoints else 0
+    count = num_checkpoints + keeps_best + 1 if num_checkpoints else 0
     needed = count * sizes.checkpoint + (sizes.model if saves_model else 0)
     if not needed:
         return "disk: nothing large is written"
@@ -95,10 +101,13 @@ def check_disk(
     parts += [f"the model of {in_gib(sizes.model)}"] if saves_model else []
     what = f"{in_gib(needed)} ({' and '.join(parts)})"
     if needed > free:
-        less = "--checkpoints.keep with a lower number" if count else "--no_save_model"
+        ways = ["make room"]
+        ways += ["--checkpoints.keep with a lower number"] if num_checkpoints > 1 else []
+        ways += ["--checkpoints.best null"] if count and keeps_best else []
+        ways += ["--no_save_model"] if saves_model else []
         raise InputError(
-            f"output_dir {str(folder)!r} needs up to {what}; {in_gib(free)} are free there. "
-            f"Give a folder on another disk, make room, or {less}."
+            f"output_dir {str(folder)!r} needs up to {what}; {in_gib(free)} are free there: "
+            f"{', '.join(ways)} or give a folder on another disk."
         )
     return f"disk: up to {what}, {in_gib(free)} free in {place}"
 

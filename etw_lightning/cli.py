@@ -197,7 +197,14 @@ class UnlearningCLI(LightningCLI):
             trainer = super().instantiate_trainer(**{**kwargs, **settings})
         except (ValueError, RuntimeError, MisconfigurationException) as error:
             # Lightning names its arguments in backticks, some of them.
-            reason = re.sub("^`(\\w+)`", r"trainer.\1", " ".join(str(error).split()))
+            reason = " ".join(str(error).split())
+            if reason.startswith("`CUDAAccelerator` can not run"):
+                raise InputError(
+                    "trainer.accelerator: there is no CUDA device; give --trainer.accelerator cpu "
+                    "with --config configs/strategy/single.yaml, ddp.yaml or fsdp.yaml, or run "
+                    "where there is one."
+                ) from error
+            reason = re.sub("^`(\\w+)`", r"trainer.\1", reason)
             is_named = reason.startswith("trainer.")
             raise InputError(reason if is_named else f"trainer: {reason}") from error
         callbacks = cast(Any, trainer).callbacks
@@ -295,7 +302,8 @@ class UnlearningCLI(LightningCLI):
         model, data = self.model, self.datamodule
         self._check_settings()
         if is_first_process():
-            self._check_room()
+            check_layers(model, load_config(model.pretrained))
+            self._check_disk()
             warning = warning_of_memory(model, data, self.trainer)
             if warning is not None:
                 rank_zero_warn(warning)
@@ -343,7 +351,14 @@ class UnlearningCLI(LightningCLI):
         self._check_settings()
         config = load_config(model.pretrained)
         lines = describe_input(data, config)
-        room = self._check_room()
+        check_layers(model, config)
+        room = [check_devices(self.trainer)]
+        self._no_room: InputError | None = None
+        try:
+            room.append(self._check_disk())
+        except InputError as error:
+            # Memory is predicted all the same: the run may be meant for another machine.
+            self._no_room = error
         check_training(model, config, run_shape(model, data, self.trainer))
         others, needs = self._others_needed()
         for role in get_args(Role):
@@ -352,8 +367,10 @@ class UnlearningCLI(LightningCLI):
             _say(line)
 
     def after_check(self) -> None:
-        """Remove what stood for a model that is not trained yet."""
+        """Remove what stood for a model that is not trained yet; refuse a full disk."""
         self._untrained.cleanup()
+        if self._no_room is not None:
+            raise self._no_room
 
     def _check_settings(self) -> None:
         """Check the input as far as no weight is needed for it."""
@@ -369,14 +386,16 @@ class UnlearningCLI(LightningCLI):
         data.starts_from_target = data.uses_forget and not has_target
         self._check_input(whole=True)
 
-    def _check_room(self) -> list[str]:
-        """Check layers, devices and disk; return what was found, a line each."""
+    def _check_disk(self) -> str:
+        """Check the room for checkpoints and the model; return what was found."""
         config = self.config[self.subcommand]
-        check_layers(self.model, load_config(self.model.pretrained))
-        kept = config.get("checkpoints.keep") or 0
-        sizes = sizes_of(self.model, self.datamodule, self.trainer)
-        disk = check_disk(self.folder, sizes, kept, saves_model=config.save_model)
-        return [check_devices(self.trainer), disk]
+        return check_disk(
+            self.folder,
+            sizes_of(self.model, self.datamodule, self.trainer),
+            config.get("checkpoints.keep") or 0,
+            saves_model=config.save_model,
+            keeps_best=config.get("checkpoints.best") is not None,
+        )
 
     def before_evaluate(self) -> None:
         """Check the input, without what only training reads."""

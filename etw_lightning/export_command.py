@@ -35,11 +35,7 @@ def export(args: Sequence[str]) -> int:
     options = _options(args)
     found = find_checkpoint(options.checkpoint, _KEY)
     folder = Path(options.output_dir).expanduser() if options.output_dir else _beside(found)
-    if folder.exists() and not options.overwrite:
-        raise InputError(
-            f"output_dir {str(folder)!r} is there already; give another folder, or --overwrite to "
-            "replace it."
-        )
+    _check_place(folder, may_replace=options.overwrite)
     place = str(found)
     key = "tokenizer" if options.tokenizer else _KEY
     tokenizer = load_tokenizer(options.tokenizer or place, key)
@@ -47,6 +43,24 @@ def export(args: Sequence[str]) -> int:
     folder.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.write(f"model: {export_model(lm, tokenizer, folder)}\n")
     return 0
+
+
+def _check_place(folder: Path, *, may_replace: bool) -> None:
+    """Refuse a place that is taken; what is no saved model is not replaced either."""
+    if not folder.exists():
+        return
+    if not may_replace:
+        raise InputError(
+            f"output_dir {str(folder)!r} is there already; give another folder, or --overwrite to "
+            "replace it."
+        )
+    held = list(folder.iterdir()) if folder.is_dir() else [folder]
+    is_model = (folder / "config.json").is_file() and not any(path.is_dir() for path in held)
+    if held and not is_model:
+        raise InputError(
+            f"output_dir {str(folder)!r} is no saved model, so --overwrite does not replace it; "
+            "give another folder."
+        )
 
 
 def _beside(found: Path) -> Path:
@@ -80,5 +94,5 @@ def _options(args: Sequence[str]) -> argparse.Namespace:
         choices=("float32", "bfloat16", "float16"),
         help="precision of the saved weights; by default the run's",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace the folder")
+    parser.add_argument("--overwrite", action="store_true", help="replace a model in the folder")
     return parser.parse_args(list(args))

@@ -475,8 +475,10 @@ class UnlearningModule(ScoringModule):
     def _note_weights(self, signals: TokenSignals, weights: Tensor) -> None:
         """Keep what is logged of the token weights.
 
-        A process without forget tokens notes the same names: what is summed over processes must
-        be logged by all of them.
+        The mean entropy and the largest weight are those of the effective batch. The share of the
+        top decile is a mean over micro-batches, each with a decile of its own, so it depends on
+        their size. A process without forget tokens notes the same names: what is summed over
+        processes must be logged by all of them.
         """
         top = largest = entropy = 0.0
         if len(weights):
@@ -484,8 +486,9 @@ class UnlearningModule(ScoringModule):
             total = weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
             top = (weights.topk(max(1, len(weights) // 10)).values.sum() / total).item()
             largest = weights.max().item()
-            entropy = 0.0 if signals.entropies is None else signals.entropies.mean().item()
+            entropy = 0.0 if signals.entropies is None else signals.entropies.sum().item()
         self._window["weights/batches"] += len(weights) > 0
+        self._window["weights/tokens"] += len(weights)
         self._window["weights/top_decile_share"] += top
         self._window["weights/max"] = max(self._window["weights/max"], largest)
         if signals.entropies is not None:
@@ -496,8 +499,9 @@ class UnlearningModule(ScoringModule):
         is_last = batch_idx + 1 == self.trainer.num_training_batches
         if (batch_idx + 1) % self.trainer.accumulate_grad_batches and not is_last:
             return
-        batches = torch.tensor(self._window.pop("weights/batches", 0.0), device=self.device)
-        batches = self.trainer.strategy.reduce(batches, reduce_op="sum").clamp(min=1)
+        names = ("weights/batches", "weights/tokens")
+        counts = torch.tensor([self._window.pop(name, 0.0) for name in names], device=self.device)
+        batches, tokens = self.trainer.strategy.reduce(counts, reduce_op="sum").clamp(min=1)
         for name, value in self._window.items():
             kind = name.split("/")[0]
             if kind == "loss":
@@ -507,7 +511,8 @@ class UnlearningModule(ScoringModule):
             elif name == "weights/max":
                 self.log(name, value, sync_dist=True, reduce_fx="max")
             else:
-                self.log(name, value / batches, sync_dist=True, reduce_fx="sum")
+                count = tokens if name == "weights/mean_entropy" else batches
+                self.log(name, value / count, sync_dist=True, reduce_fx="sum")
         self._window.clear()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

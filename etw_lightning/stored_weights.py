@@ -45,7 +45,8 @@ def find_checkpoint(pretrained: str, key: str) -> Path:
     path = Path(pretrained).expanduser()
     found = _find(path)
     if found is None:
-        what = "holds no checkpoint" if path.is_dir() else "is not there"
+        what = "is no .ckpt file" if path.is_file() else "is not there"
+        what = "holds no checkpoint" if path.is_dir() else what
         raise InputError(
             f"{key}: checkpoint {pretrained!r} {what}; give a .ckpt file, a folder of shards, or "
             f"the folder of a run with {FOLDER}/."

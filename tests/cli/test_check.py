@@ -63,6 +63,7 @@ def test_memory_of_a_gpu_can_be_given(checked):
     [
         (["--trainer.strategy=deepspeed_stage_2"], "deepspeed_zero2 runs on CUDA GPUs only"),
         (["--memory_per_gpu=-1"], "memory_per_gpu"),
+        (["--trainer.accelerator=cuda"], "trainer.accelerator: there is no CUDA device; give "),
         (["--data.retain_model=null"], "data.retain_results"),
         (["--data.retain_model=no/such/folder"], "data.retain_model: there is no folder"),
         (["--model.optimizer_args={alpha: 1}"], "model.optimizer_args.alpha"),
@@ -105,7 +106,9 @@ def test_a_full_disk_is_refused(checked, monkeypatch):
     outcome = checked()
     assert outcome.status == 2
     assert "output_dir" in outcome.err
-    assert "0.0 MiB are free there. Give a folder on another disk" in outcome.err
+    assert "0.0 MiB are free there: make room, " in outcome.err
+    # Another machine may have room: what it needs to compute is told.
+    assert outcome.out.splitlines()[-1].startswith("the first that fits is ")
     # Without a model there are still the checkpoints, until the run is finished.
     assert "the model of" not in checked("--no_save_model").err
 
@@ -138,3 +141,9 @@ def test_the_quickstart_is_checked_before_its_models_are_there(command, configs,
 
 def test_help_lists_it(command):
     assert "check               Verify what fit would verify" in command("--help").out
+
+
+def test_what_is_missing_is_named_as_it_is_typed(command):
+    outcome = command("check")
+    assert outcome.status == 2
+    assert outcome.err.startswith("error: model.pretrained, data.benchmark must be given; begin")

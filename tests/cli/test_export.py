@@ -58,17 +58,33 @@ def test_a_folder_is_replaced_only_if_asked(command, run):
     assert command("export", f"--checkpoint={run}", "--overwrite").status == 0
 
 
+@pytest.mark.parametrize("place", ["", "checkpoints", "notes", "config.yaml"])
+def test_only_a_model_is_replaced(command, run, place):
+    (run / "notes").mkdir()
+    (run / "notes" / "diary.txt").write_text("kept")
+    (run / "config.yaml").write_text("kept")
+    before = sorted(run.rglob("*"))
+    words = (f"--checkpoint={run}", f"--output_dir={run / place}", "--overwrite")
+    result = command("export", *words)
+    assert (result.status, result.out) == (2, "")
+    assert result.err.startswith(f"error: output_dir {str(run / place)!r} is no saved model")
+    assert result.err.count("\n") == 1
+    assert sorted(run.rglob("*")) == before
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         ([], "export: the following arguments are required: --checkpoint"),
         (["--checkpoint=gone.ckpt"], "checkpoint: checkpoint 'gone.ckpt' is not there"),
         (["--checkpoint=."], "checkpoint: checkpoint '.' holds no checkpoint"),
+        (["--checkpoint=weights.bin"], "checkpoint: checkpoint 'weights.bin' is no .ckpt file; "),
         (["--checkpoint=x", "--out=y"], "export: unrecognized arguments: --out=y"),
     ],
 )
 def test_what_cannot_be_used_is_one_line(command, tmp_path, monkeypatch, words, said):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights.bin").touch()
     result = command("export", *words)
     assert (result.status, result.out) == (2, "")
     assert result.err.startswith(f"error: {said}")

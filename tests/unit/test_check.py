@@ -1,5 +1,6 @@
 """What is verified of devices and disk: which layout a trainer has, and what room a run needs."""
 
+import re
 from collections import namedtuple
 from types import SimpleNamespace
 
@@ -62,9 +63,27 @@ def test_checkpoints_need_room_for_the_best_and_the_one_that_is_written(disk, tm
         f"in {tmp_path}"
     )
     disk(12.9)
-    with pytest.raises(InputError, match=r"or --checkpoints\.keep with a lower number"):
+    with pytest.raises(InputError, match=r"--checkpoints\.keep with a lower number"):
         check_disk(tmp_path, SIZES, 2, saves_model=True)
     assert check_disk(tmp_path, SIZES, 2, saves_model=False).startswith("disk: up to 12.0 GiB")
+
+
+@pytest.mark.parametrize(
+    ("kept", "best", "saves", "ways"),
+    [
+        (2, True, True, ["checkpoints.keep", "checkpoints.best", "no_save_model"]),
+        (1, False, False, []),
+    ],
+)
+def test_only_ways_out_that_help_are_told(disk, tmp_path, kept, best, saves, ways):
+    disk(1)
+    with pytest.raises(InputError) as caught:
+        check_disk(tmp_path, SIZES, kept, saves_model=saves, keeps_best=best)
+    assert re.findall(r"--([\w.]+)", str(caught.value)) == ways
+    assert str(caught.value).endswith(" or give a folder on another disk.")
+    disk(100)
+    said = check_disk(tmp_path, SIZES, kept, saves_model=saves, keeps_best=best)
+    assert f"{kept + best + 1} checkpoints" in said
 
 
 def test_what_an_earlier_run_left_is_replaced(disk, tmp_path):
