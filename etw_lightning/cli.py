@@ -39,6 +39,7 @@ from etw_lightning.checkpoint_folder import Saved, remove_checkpoints, saved_che
 from etw_lightning.checkpointing import Checkpoints, StateFile
 from etw_lightning.checkpoints import check_resume
 from etw_lightning.collapse import Collapse
+from etw_lightning.companions import end_with_first, start_companions
 from etw_lightning.data import Role, UnlearningDataModule
 from etw_lightning.entries import Part
 from etw_lightning.evaluate import Evaluation, UnlearningTrainer, find_known
@@ -200,6 +201,7 @@ class UnlearningCLI(LightningCLI):
             reason = re.sub("^`(\\w+)`", r"trainer.\1", " ".join(str(error).split()))
             is_named = reason.startswith("trainer.")
             raise InputError(reason if is_named else f"trainer: {reason}") from error
+        start_companions()
         callbacks = cast(Any, trainer).callbacks
         if evaluates:
             # The file's own choice is for training.
@@ -737,6 +739,7 @@ def main(args: list[str] | None = None) -> int:
         training could not go on.
     """
     typed = list(sys.argv[1:] if args is None else args)
+    end_with_first()
     try:
         if typed[:1] == ["explain"]:
             return _explain(typed[1:])
