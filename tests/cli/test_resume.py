@@ -159,6 +159,32 @@ def test_a_run_that_is_asked_to_stop_does_so_where_it_can_go_on(
     assert left_behind(run.folder) == expected
 
 
+#: Evaluations within epochs of four micro-batches, the fault, and the status that it leads to.
+WITHIN = {
+    "killed behind one": ("--trainer.val_check_interval=2", (STEP, 4), -9),
+    "stopped in one": ("--trainer.val_check_interval=2", (SCORING, 10, signal.SIGTERM), 143),
+    "stopped before one": ("--trainer.val_check_interval=2", (STEP, 6, signal.SIGTERM), 143),
+    "stopped in one within a step": (
+        "--trainer.val_check_interval=3",
+        ("etw_lightning.callbacks:ForgetQuality.compute", 2, signal.SIGTERM),
+        143,
+    ),
+    "stopped in the last step": ("--trainer.max_steps=3", (STEP, 6, signal.SIGTERM), 143),
+}
+
+
+@pytest.mark.parametrize(("flag", "fault", "ends"), WITHIN.values(), ids=WITHIN)
+def test_an_evaluation_within_an_epoch_is_not_lost(run, words, tmp_path, flag, fault, ends):
+    more, log = [flag, "--checkpoints.every_n_steps=1"], tmp_path / "other"
+    whole = [*words, *more, f"--output_dir={tmp_path / 'whole'}"]
+    assert run_forked(whole, log=log) == 0, log.read_text()
+    assert run(*more, fault=Fault(*fault))[0] == ends
+    status, said = run(*more)
+    assert status == 0, said
+    assert "going on from" in said
+    assert left_behind(run.folder) == left_behind(tmp_path / "whole")
+
+
 def test_slurm_is_not_asked_to_requeue_from_inside(run, expected, monkeypatch, tmp_path):
     """Lightning would save in its signal handler, call scontrol and go on training."""
     fake = tmp_path / "bin" / "scontrol"
