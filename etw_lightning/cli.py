@@ -201,7 +201,7 @@ class UnlearningCLI(LightningCLI):
             reason = re.sub("^`(\\w+)`", r"trainer.\1", " ".join(str(error).split()))
             is_named = reason.startswith("trainer.")
             raise InputError(reason if is_named else f"trainer: {reason}") from error
-        start_companions()
+        start_companions(trainer)
         callbacks = cast(Any, trainer).callbacks
         if evaluates:
             # The file's own choice is for training.

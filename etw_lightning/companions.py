@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+from lightning.pytorch import Trainer
 from lightning.pytorch.strategies.launchers import subprocess_script
 
 from etw_lightning.preemption import EXIT_STATUS
@@ -27,10 +28,15 @@ _FIRST = "ETW_FIRST_PROCESS"
 _PERIOD, _PATIENCE = 0.2, 5.0
 
 
-def start_companions() -> None:
+def start_companions(trainer: Trainer) -> None:
     """Have the processes that the trainer will start watched, and watch this one."""
-    os.environ[_FIRST] = str(os.getpid())
-    cast(Any, subprocess_script)._launch_process_observer = end_with_companions
+    launcher = trainer.strategy.launcher
+    if (
+        isinstance(launcher, subprocess_script._SubprocessScriptLauncher)
+        and not launcher.cluster_environment.creates_processes_externally
+    ):
+        os.environ[_FIRST] = str(os.getpid())
+        cast(Any, subprocess_script)._launch_process_observer = end_with_companions
 
 
 def end_with_companions(processes: Sequence[subprocess.Popen[bytes]]) -> None:
@@ -45,9 +51,9 @@ def end_with_companions(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def end_with_first() -> None:
-    """End this process with the one that has started it, if that is the first of a run."""
-    first = os.getppid()
-    if os.environ.get(_FIRST) == str(first):
+    """End this process with the first of its run, if that has started it; at once if it is gone."""
+    if _FIRST in os.environ and os.environ.get("LOCAL_RANK", "0") != "0":
+        first = int(os.environ[_FIRST])
         _start(lambda: _watch_first(first))
 
 
