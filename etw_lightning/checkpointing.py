@@ -24,6 +24,7 @@ from etw_lightning.checkpoint_folder import (
     folder_of,
     publish,
     remove,
+    remove_drafts,
     saved_checkpoints,
 )
 from etw_lightning.findings import Finding, TrainingStoppedError
@@ -248,6 +249,8 @@ class Checkpoints(Callback):
         try:
             self._write(trainer)
         except (OSError, UnwrittenError) as error:
+            if trainer.is_global_zero:
+                remove_drafts(self._run)
             found = saved_checkpoints(self._run)
             last = found[-1].folder.name if found else "the start"
             reason = (

@@ -56,7 +56,7 @@ from etw_lightning.module import UnlearningModule
 from etw_lightning.other_models import OtherModels
 from etw_lightning.parser import Parser
 from etw_lightning.places import check_written
-from etw_lightning.preemption import StopSignals
+from etw_lightning.preemption import Preempted, StopSignals
 from etw_lightning.provenance import describe
 from etw_lightning.record_cache import Journal, model_identity, precision_name, score_keys
 from etw_lightning.resume import (
@@ -335,7 +335,13 @@ class UnlearningCLI(LightningCLI):
         )
         # Strategies that restore by themselves would build whatever a file names.
         with reading_safely() if arguments["ckpt_path"] else contextlib.nullcontext():
-            self.trainer.fit(model, datamodule=datamodule, **arguments)
+            try:
+                self.trainer.fit(model, datamodule=datamodule, **arguments)
+            except SystemExit as end:
+                # The trainer makes a silent error of it.
+                if isinstance(end.__context__, KeyboardInterrupt):
+                    raise KeyboardInterrupt from end
+                raise
 
     def before_check(self) -> None:
         """Verify what ``fit`` would, a line each; nothing is loaded, scored or written."""
@@ -616,6 +622,8 @@ class UnlearningCLI(LightningCLI):
 
 
 _STARTED = time.monotonic()
+#: What is said of a run of fit that has ended where no checkpoint is made.
+_WHAT_IS_KEPT = "the same command goes on from the newest checkpoint, or starts again without one"
 _SETTINGS: Mapping[str, Any] = {
     "model_class": UnlearningModule,
     "datamodule_class": UnlearningDataModule,
@@ -760,8 +768,14 @@ def main(args: list[str] | None = None) -> int:
             sys.stderr.write(f"error: {stopped}\n")
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; what was scored is kept\n")
+        if is_first_process():
+            what = "what was scored is kept" if typed[:1] != ["fit"] else _WHAT_IS_KEPT
+            sys.stderr.write(f"interrupted; {what}\n")
         return 128 + signal.SIGINT
+    except Preempted as end:
+        if end.name and is_first_process():
+            sys.stderr.write(f"stopped by {end.name}; {_WHAT_IS_KEPT}\n")
+        raise
     finally:
         while UnlearningCLI.held:
             UnlearningCLI.held.pop().release()

@@ -185,6 +185,24 @@ def test_an_evaluation_within_an_epoch_is_not_lost(run, words, tmp_path, flag, f
     assert left_behind(run.folder) == left_behind(tmp_path / "whole")
 
 
+@pytest.mark.parametrize(
+    ("place", "count"), [(STEP, 5), (SCORING, 1), ("etw_lightning.export:text_logits", 1)]
+)
+def test_an_interrupted_run_says_so_and_goes_on(run, expected, place, count):
+    every = "--checkpoints.every_n_steps=1"
+    status, said = run(every, fault=Fault(place, count, signal.SIGINT))
+    assert status == 130, said
+    assert said.splitlines()[-1].startswith("interrupted; the same command goes on from")
+    assert run(every)[0] == 0
+    assert left_behind(run.folder) == expected
+
+
+def test_a_stop_where_no_checkpoint_is_made_is_told(run):
+    status, said = run(fault=Fault("etw_lightning.cli:warning_of_memory", 1, signal.SIGTERM))
+    assert status == 143
+    assert said.splitlines()[-1].startswith("stopped by SIGTERM; the same command goes on from")
+
+
 def test_slurm_is_not_asked_to_requeue_from_inside(run, expected, monkeypatch, tmp_path):
     """Lightning would save in its signal handler, call scontrol and go on training."""
     fake = tmp_path / "bin" / "scontrol"
