@@ -62,10 +62,13 @@ from etw_lightning.record_cache import Journal, model_identity, precision_name, 
 from etw_lightning.resume import (
     check_processes,
     check_same_run,
+    check_unchanged,
+    has_lock,
     is_same_run,
     lock_run,
     manifest_of,
     newest_checkpoint,
+    traces_of,
     unfinished_run,
 )
 from etw_lightning.retain_budget import RetainBudget
@@ -178,6 +181,9 @@ class UnlearningCLI(LightningCLI):
         config = self.config[self.subcommand]
         evaluates = self.subcommand == "evaluate"
         check_run(config, self.folder)
+        if self.subcommand == "fit" and is_first_process() and has_lock(self.folder):
+            # Waits for a run that is about to end, before its traces are read.
+            self._lock()
         self._check_finished(config.overwrite)
         settings: dict[str, Any] = {"default_root_dir": str(self.folder)}
         if SLURMEnvironment.detect() and not config.trainer.plugins:
@@ -186,6 +192,7 @@ class UnlearningCLI(LightningCLI):
         self.resumed: Saved | None = None
         if self.subcommand == "fit":
             self._find_checkpoint()
+            self.traces = traces_of(self.folder)
         if self.subcommand != "fit":
             settings["logger"] = False
         elif config.trainer.logger in (None, True):
@@ -316,6 +323,7 @@ class UnlearningCLI(LightningCLI):
         model.make_references(data, self.trainer)
         if is_first_process():
             self._lock()
+            check_unchanged(self.folder, self.traces)
             overwrites = self.config["fit"].overwrite and self.resumed is None
             if finished_command(self.folder) is not None or overwrites:
                 remove_run(self.folder)

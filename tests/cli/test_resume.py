@@ -326,6 +326,41 @@ def test_two_runs_do_not_share_a_folder(stopped, monkeypatch):
     assert "is in use by another run" in said
 
 
+def test_a_run_that_waited_for_another_takes_nothing_from_it(run, stopped, monkeypatch):
+    """The other one, killed by now, has made its first checkpoints in the meantime."""
+    place, aside = run.folder / "checkpoints", run.folder.parent / "aside"
+    place.rename(aside)
+    (run.folder / ".lock").unlink()
+    original = resume.lock_run
+
+    def wait(folder):
+        aside.rename(place)
+        return original(folder)
+
+    monkeypatch.setattr("etw_lightning.cli.lock_run", wait)
+    status, said = run("--checkpoints.every_n_steps=1")
+    assert status == 2, said
+    assert "has just been written to by another run" in said.splitlines()[-1]
+    assert names(run.folder) == SAVED, "nothing is lost"
+
+
+def test_a_run_goes_on_from_what_it_waited_for(run, stopped, monkeypatch, expected):
+    """A job that is requeued while the one before still writes its checkpoint."""
+    place, aside = run.folder / "checkpoints", run.folder.parent / "aside"
+    place.rename(aside)
+    original = resume.lock_run
+
+    def wait(folder):
+        aside.rename(place)
+        return original(folder)
+
+    monkeypatch.setattr("etw_lightning.cli.lock_run", wait)
+    status, said = run("--checkpoints.every_n_steps=1")
+    assert status == 0, said
+    assert "going on from" in said
+    assert left_behind(run.folder) == expected
+
+
 def test_without_a_folder_the_same_command_finds_its_own(words, tmp_path, monkeypatch, expected):
     monkeypatch.delenv("ETW_RUN_STAMP", raising=False)
     every, log = "--checkpoints.every_n_steps=1", tmp_path / "log"
