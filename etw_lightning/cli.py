@@ -231,8 +231,7 @@ class UnlearningCLI(LightningCLI):
 
     def _unfinished(self, parent: Path) -> Path | None:
         """Find a run of this command that was broken off, if this one is to go on with it."""
-        config = self.config[self.subcommand]
-        if self.subcommand != "fit" or config.ckpt_path:
+        if self.subcommand != "fit":
             return None
         return unfinished_run(parent, run_key(self.plain))
 
@@ -242,17 +241,17 @@ class UnlearningCLI(LightningCLI):
         is_finished = finished_command(self.folder) is not None
         if is_finished or not saved_checkpoints(self.folder):
             return
-        if config.ckpt_path and not config.overwrite:
-            raise InputError(
-                f"ckpt_path {str(config.ckpt_path)!r} can't be given: output_dir "
-                f"{str(self.folder)!r} has checkpoints of its own, which this command goes on "
-                "from. Leave it out, or give another output_dir."
-            )
         if is_first_process():
             self._lock()
         found = newest_checkpoint(self.folder, is_first=is_first_process())
         if found is None or (config.overwrite and not is_same_run(self.plain, found)):
             return
+        if config.ckpt_path and not is_same_run(self.plain, found):
+            raise InputError(
+                f"ckpt_path {str(config.ckpt_path)!r} can't be given: output_dir "
+                f"{str(self.folder)!r} has checkpoints of its own, of a run with other settings. "
+                "Leave it out, or give another output_dir."
+            )
         check_same_run(self.plain, found, " ".join(Parser.typed))
         if is_first_process():
             check_checkpoint(found.state, "output_dir")
@@ -313,7 +312,7 @@ class UnlearningCLI(LightningCLI):
         model.load_ahead(self.trainer)
         model.check_optimizer()
         ckpt_path = self.config["fit"].ckpt_path
-        if ckpt_path:
+        if ckpt_path and self.resumed is None:
             self._check_resume(ckpt_path)
         if ckpt_path or self.resumed is not None:
             # What is known is known of the model before training.

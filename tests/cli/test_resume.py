@@ -282,6 +282,18 @@ def test_ckpt_path_and_checkpoints_of_its_own_contradict(stopped):
     assert "has checkpoints of its own" in said
 
 
+def test_a_run_from_another_ones_checkpoint_goes_on_from_its_own(stopped, words, tmp_path):
+    path = stopped.folder / "checkpoints" / "step-00000002" / "state.ckpt"
+    log = tmp_path / "other"
+    more = [*words, "--checkpoints.every_n_steps=1", f"--ckpt_path={path}"]
+    broken, whole = tmp_path / "broken", tmp_path / "whole"
+    assert run_forked([*more, f"--output_dir={broken}"], Fault(STEP, 5), log) == -9
+    assert run_forked([*more, f"--output_dir={broken}"], log=log) == 0, log.read_text()
+    assert f"going on from {broken / 'checkpoints' / 'step-00000004'}" in log.read_text()
+    assert run_forked([*more, f"--output_dir={whole}"], log=log) == 0, log.read_text()
+    assert left_behind(broken) == left_behind(whole)
+
+
 def cut(folder):
     state = folder / "state.ckpt"
     state.write_bytes(state.read_bytes()[:-100])
