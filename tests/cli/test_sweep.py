@@ -251,7 +251,7 @@ def test_two_sweeps_do_not_share_a_folder(place, command):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_stops_the_runs_and_leaves_nothing_half(place, number):
+def test_an_interrupt_stops_the_runs_where_they_go_on_from(place, number):
     folder = place / f"stopped{number}/etw_seed0"
     words = "sweep run --config sweep.yaml --set trainer.max_epochs=100000 --output_dir"
     process = subprocess.Popen(
@@ -270,11 +270,13 @@ def test_an_interrupt_stops_the_runs_and_leaves_nothing_half(place, number):
     assert process.returncode == 128 + signal.SIGINT
     assert out == (
         f"start etw_seed0 (log {folder}/log.txt)\n"
-        "stopped etw_seed0: the same command runs it again\n"
+        "stopped etw_seed0: the same command goes on with it\n"
     )
     assert err.count("\n") == 1
     assert not Path(f"/proc/{child}").exists()
-    assert [path.name for path in folder.iterdir()] == ["log.txt"]
+    (saved,) = (folder / "checkpoints").iterdir()
+    assert saved.name.startswith("step-")
+    assert "the same command goes on from" in (folder / "log.txt").read_text()
 
 
 def children(pid):
