@@ -24,6 +24,7 @@ from etw_lightning.checkpoint_folder import (
     folder_of,
     publish,
     remove,
+    remove_drafts,
     saved_checkpoints,
 )
 from etw_lightning.findings import Finding, TrainingStoppedError
@@ -49,8 +50,8 @@ class Checkpoints(Callback):
         every_n_steps: Optimiser steps between checkpoints; null for none by steps.
         every_n_minutes: Minutes between checkpoints; null for none by time.
         keep: The last so many are kept.
-        best: Metric by which one more is kept, of those at the ends of epochs; null for none. Runs
-            that do not compute it keep none.
+        best: Metric by which one more is kept, of those at evaluations; null for none. Runs that do
+            not compute it keep none.
         utility: Metric that must not have fallen too far for an epoch to be the best.
         utility_floor: Share of its value before training that ``utility`` must have, >= 0; null for
             no floor. An epoch in which it is not computed can't be the best.
@@ -80,6 +81,8 @@ class Checkpoints(Callback):
         self._saved_at = time.monotonic()
         self._is_due = self._is_best = self._repeats_validation = False
         self._common = 0
+        #: Whether the batch that has just been had is the epoch's last.
+        self._is_last = False
 
     def begin(self, run: Path, manifest: Mapping[str, Any], signals: StopSignals) -> None:
         """Say where checkpoints go and what their manifests hold beside their own.
@@ -118,18 +121,25 @@ class Checkpoints(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save, and stop if that is asked for, once the optimiser has stepped."""
+        self._is_last = batch_idx + 1 == trainer.num_training_batches
         if trainer.global_step == self._seen:
             return
         self._seen = trainer.global_step
         by_steps = self.every_n_steps is not None and self._seen % self.every_n_steps == 0
         must_stop, by_time = self._agree(trainer, self._is_time)
         self._is_due = self._is_due or by_steps or by_time
-        if batch_idx + 1 == trainer.num_training_batches:
-            return  # what follows the epoch's last step belongs to it
+        if self._is_last or self._is_evaluated_next(trainer):
+            return  # what follows the step belongs to it
         if self._is_due or must_stop:
             self._save(trainer)
         if must_stop:
             self._stop(trainer)
+
+    @staticmethod
+    def _is_evaluated_next(trainer: Trainer) -> bool:
+        """Tell whether an evaluation within the epoch follows the batch that has just been had."""
+        loop = cast(Any, trainer.fit_loop)
+        return bool(loop.epoch_loop._should_check_val_fx(loop._data_fetcher))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop before a validation, if that is asked for; it is made when the run goes on."""
@@ -156,6 +166,8 @@ class Checkpoints(Callback):
             self._stop_in_validation(trainer)
 
     def _stop_in_validation(self, trainer: Trainer) -> None:
+        if not trainer.sanity_checking and self._is_within_step(trainer):
+            return
         must_stop, _ = self._agree(trainer, False)
         if not must_stop:
             return
@@ -164,8 +176,19 @@ class Checkpoints(Callback):
             self._save(trainer)
         self._stop(trainer)
 
+    @staticmethod
+    def _is_within_step(trainer: Trainer) -> bool:
+        """Tell whether gradients are held of micro-batches, which no checkpoint has."""
+        return bool(cast(Any, trainer.fit_loop.epoch_loop)._should_accumulate())
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """See whether this is the best epoch so far."""
+        """See whether this is the best evaluation so far; save what was due at its step."""
+        self._rate(trainer)
+        is_training = trainer.state.fn == "fit" and not trainer.sanity_checking
+        if is_training and not self._is_last and not self._is_within_step(trainer):
+            self._end_step(trainer)
+
+    def _rate(self, trainer: Trainer) -> None:
         callbacks = cast(list[Any], trainer.callbacks)  # type: ignore[attr-defined]
         found: dict[str, Metric] = {}
         for one in callbacks:
@@ -193,6 +216,9 @@ class Checkpoints(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save what was due at the epoch's last step, and the best epoch."""
+        self._end_step(trainer)
+
+    def _end_step(self, trainer: Trainer) -> None:
         must_stop, by_time = self._agree(trainer, self._is_time)
         if self._is_best:
             self.best_step = trainer.global_step
@@ -223,6 +249,8 @@ class Checkpoints(Callback):
         try:
             self._write(trainer)
         except (OSError, UnwrittenError) as error:
+            if trainer.is_global_zero:
+                remove_drafts(self._run)
             found = saved_checkpoints(self._run)
             last = found[-1].folder.name if found else "the start"
             reason = (

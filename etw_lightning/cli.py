@@ -39,6 +39,7 @@ from etw_lightning.checkpoint_folder import Saved, remove_checkpoints, saved_che
 from etw_lightning.checkpointing import Checkpoints, StateFile
 from etw_lightning.checkpoints import check_resume
 from etw_lightning.collapse import Collapse
+from etw_lightning.companions import end_with_first, start_companions
 from etw_lightning.data import Role, UnlearningDataModule
 from etw_lightning.entries import Part
 from etw_lightning.evaluate import Evaluation, UnlearningTrainer, find_known
@@ -55,16 +56,19 @@ from etw_lightning.module import UnlearningModule
 from etw_lightning.other_models import OtherModels
 from etw_lightning.parser import Parser
 from etw_lightning.places import check_written
-from etw_lightning.preemption import StopSignals
+from etw_lightning.preemption import Preempted, StopSignals
 from etw_lightning.provenance import describe
 from etw_lightning.record_cache import Journal, model_identity, precision_name, score_keys
 from etw_lightning.resume import (
     check_processes,
     check_same_run,
+    check_unchanged,
+    has_lock,
     is_same_run,
     lock_run,
     manifest_of,
     newest_checkpoint,
+    traces_of,
     unfinished_run,
 )
 from etw_lightning.retain_budget import RetainBudget
@@ -177,6 +181,9 @@ class UnlearningCLI(LightningCLI):
         config = self.config[self.subcommand]
         evaluates = self.subcommand == "evaluate"
         check_run(config, self.folder)
+        if self.subcommand == "fit" and is_first_process() and has_lock(self.folder):
+            # Waits for a run that is about to end, before its traces are read.
+            self._lock()
         self._check_finished(config.overwrite)
         settings: dict[str, Any] = {"default_root_dir": str(self.folder)}
         if SLURMEnvironment.detect() and not config.trainer.plugins:
@@ -185,6 +192,7 @@ class UnlearningCLI(LightningCLI):
         self.resumed: Saved | None = None
         if self.subcommand == "fit":
             self._find_checkpoint()
+            self.traces = traces_of(self.folder)
         if self.subcommand != "fit":
             settings["logger"] = False
         elif config.trainer.logger in (None, True):
@@ -207,6 +215,7 @@ class UnlearningCLI(LightningCLI):
             reason = re.sub("^`(\\w+)`", r"trainer.\1", reason)
             is_named = reason.startswith("trainer.")
             raise InputError(reason if is_named else f"trainer: {reason}") from error
+        start_companions(trainer)
         callbacks = cast(Any, trainer).callbacks
         if evaluates:
             # The file's own choice is for training.
@@ -229,8 +238,7 @@ class UnlearningCLI(LightningCLI):
 
     def _unfinished(self, parent: Path) -> Path | None:
         """Find a run of this command that was broken off, if this one is to go on with it."""
-        config = self.config[self.subcommand]
-        if self.subcommand != "fit" or config.ckpt_path:
+        if self.subcommand != "fit":
             return None
         return unfinished_run(parent, run_key(self.plain))
 
@@ -240,17 +248,17 @@ class UnlearningCLI(LightningCLI):
         is_finished = finished_command(self.folder) is not None
         if is_finished or not saved_checkpoints(self.folder):
             return
-        if config.ckpt_path and not config.overwrite:
-            raise InputError(
-                f"ckpt_path {str(config.ckpt_path)!r} can't be given: output_dir "
-                f"{str(self.folder)!r} has checkpoints of its own, which this command goes on "
-                "from. Leave it out, or give another output_dir."
-            )
         if is_first_process():
             self._lock()
         found = newest_checkpoint(self.folder, is_first=is_first_process())
         if found is None or (config.overwrite and not is_same_run(self.plain, found)):
             return
+        if config.ckpt_path and not is_same_run(self.plain, found):
+            raise InputError(
+                f"ckpt_path {str(config.ckpt_path)!r} can't be given: output_dir "
+                f"{str(self.folder)!r} has checkpoints of its own, of a run with other settings. "
+                "Leave it out, or give another output_dir."
+            )
         check_same_run(self.plain, found, " ".join(Parser.typed))
         if is_first_process():
             check_checkpoint(found.state, "output_dir")
@@ -312,7 +320,7 @@ class UnlearningCLI(LightningCLI):
         model.load_ahead(self.trainer)
         model.check_optimizer()
         ckpt_path = self.config["fit"].ckpt_path
-        if ckpt_path:
+        if ckpt_path and self.resumed is None:
             self._check_resume(ckpt_path)
         if ckpt_path or self.resumed is not None:
             # What is known is known of the model before training.
@@ -322,6 +330,7 @@ class UnlearningCLI(LightningCLI):
         model.make_references(data, self.trainer)
         if is_first_process():
             self._lock()
+            check_unchanged(self.folder, self.traces)
             overwrites = self.config["fit"].overwrite and self.resumed is None
             if finished_command(self.folder) is not None or overwrites:
                 remove_run(self.folder)
@@ -341,7 +350,13 @@ class UnlearningCLI(LightningCLI):
         )
         # Strategies that restore by themselves would build whatever a file names.
         with reading_safely() if arguments["ckpt_path"] else contextlib.nullcontext():
-            self.trainer.fit(model, datamodule=datamodule, **arguments)
+            try:
+                self.trainer.fit(model, datamodule=datamodule, **arguments)
+            except SystemExit as end:
+                # The trainer makes a silent error of it.
+                if isinstance(end.__context__, KeyboardInterrupt):
+                    raise KeyboardInterrupt from end
+                raise
 
     def before_check(self) -> None:
         """Verify what ``fit`` would, a line each; nothing is loaded, scored or written."""
@@ -633,6 +648,8 @@ class UnlearningCLI(LightningCLI):
 
 
 _STARTED = time.monotonic()
+#: What is said of a run of fit that has ended where no checkpoint is made.
+_WHAT_IS_KEPT = "the same command goes on from the newest checkpoint, or starts again without one"
 _SETTINGS: Mapping[str, Any] = {
     "model_class": UnlearningModule,
     "datamodule_class": UnlearningDataModule,
@@ -756,6 +773,7 @@ def main(args: list[str] | None = None) -> int:
         training could not go on.
     """
     typed = list(sys.argv[1:] if args is None else args)
+    end_with_first()
     try:
         if typed[:1] == ["explain"]:
             return _explain(typed[1:])
@@ -776,8 +794,14 @@ def main(args: list[str] | None = None) -> int:
             sys.stderr.write(f"error: {stopped}\n")
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; what was scored is kept\n")
+        if is_first_process():
+            what = "what was scored is kept" if typed[:1] != ["fit"] else _WHAT_IS_KEPT
+            sys.stderr.write(f"interrupted; {what}\n")
         return 128 + signal.SIGINT
+    except Preempted as end:
+        if end.name and is_first_process():
+            sys.stderr.write(f"stopped by {end.name}; {_WHAT_IS_KEPT}\n")
+        raise
     finally:
         while UnlearningCLI.held:
             UnlearningCLI.held.pop().release()

@@ -16,10 +16,15 @@ EXIT_STATUS = 128 + signal.SIGTERM
 
 
 class Preempted(SystemExit):
-    """The end of a run that was asked to stop; its exit status is ``EXIT_STATUS``."""
+    """The end of a run that was asked to stop; its exit status is ``EXIT_STATUS``.
 
-    def __init__(self) -> None:
+    Args:
+        name: Signal that has not been told of yet; empty if it has.
+    """
+
+    def __init__(self, name: str = "") -> None:
         super().__init__(EXIT_STATUS)
+        self.name = name
 
 
 class StopSignals:
@@ -43,4 +48,4 @@ class StopSignals:
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.received = self.received or signal.Signals(number).name
         if not self.is_watched:
-            raise Preempted
+            raise Preempted(self.received)

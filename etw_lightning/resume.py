@@ -26,10 +26,13 @@ from etw_lightning.schema import InputError
 __all__ = [
     "check_processes",
     "check_same_run",
+    "check_unchanged",
+    "has_lock",
     "is_same_run",
     "lock_run",
     "manifest_of",
     "newest_checkpoint",
+    "traces_of",
     "unfinished_run",
 ]
 
@@ -162,6 +165,33 @@ def lock_run(run: Path) -> FileLock | None:
         warn_first(f"{run} can't be locked: see that no second run writes to it.")
         return None
     return lock
+
+
+def has_lock(run: Path) -> bool:
+    """Tell whether a run has been, or is, in a folder."""
+    return (run / ".lock").exists()
+
+
+def traces_of(run: Path) -> tuple[str | None, list[tuple[int, int]]]:
+    """Return by what a folder tells how far its run has come: its results and its checkpoints."""
+    return finished_command(run), [one.order for one in saved_checkpoints(run)]
+
+
+def check_unchanged(run: Path, before: tuple[str | None, list[tuple[int, int]]]) -> None:
+    """Refuse a folder that another run has written to since this one looked at it.
+
+    Args:
+        run: The run's folder, locked.
+        before: What ``traces_of`` it was then.
+
+    Raises:
+        InputError: If it is not what it was.
+    """
+    if traces_of(run) != before:
+        raise InputError(
+            f"output_dir {str(run)!r} has just been written to by another run; give another "
+            "folder, or the same command again to go on from there."
+        )
 
 
 def _is_free(run: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -70,9 +71,7 @@ class RunReport(Callback):
         if trainer.sanity_checking:
             self.target = records
         self.unlearned, self.metrics = {**self.unlearned, **records}, {**self.metrics, **latest}
-        # Inside fit the running epoch is not counted yet; after it, it is.
-        epoch = trainer.current_epoch + (trainer.state.fn == "fit")
-        epoch = 0 if trainer.sanity_checking else epoch
+        epoch = 0 if trainer.sanity_checking else _running_epoch(trainer)
         # A run that goes on behind its last step scores the same model again.
         self.history = [one for one in self.history if one["step"] != trainer.global_step]
         self.history.append(
@@ -220,6 +219,16 @@ class RunReport(Callback):
                     "seconds": round(self.seconds, 1),
                 },
             )
+
+
+def _running_epoch(trainer: Trainer) -> int:
+    """Return the epoch that the last batch belongs to, from 1.
+
+    Lightning's own count differs inside and after ``fit``, and where a run went on behind its last
+    step.
+    """
+    batches = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+    return math.ceil(batches / trainer.num_training_batches)
 
 
 def _found(trainer: Trainer) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from etw_lightning.checkpoint_folder import saved_checkpoints
 from etw_lightning.options import Options
 from etw_lightning.retain_results import write_atomically
 from etw_lightning.run_folder import finished_command, remove_run
@@ -190,8 +191,9 @@ def _num_cores() -> int:
 
 
 def _start(run: Run, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    # What an earlier try left would stand beside the new curves.
-    remove_run(run.folder)
+    if not _goes_on(run):
+        # What an earlier try left would stand beside the new curves.
+        remove_run(run.folder)
     run.folder.mkdir(parents=True, exist_ok=True)
     _say(f"start {run.name} (log {run.folder / LOG})")
     with (run.folder / LOG).open("wb") as log:
@@ -232,8 +234,16 @@ def _stop(working: Sequence[tuple[Run, subprocess.Popen[bytes]]]) -> None:
             _kill_group(process)
         process.wait()
         if finished_command(run.folder) is None:
-            remove_run(run.folder)
-            _say(f"stopped {run.name}: the same command runs it again")
+            goes_on = _goes_on(run)
+            if not goes_on:
+                remove_run(run.folder)
+            what = "goes on with it" if goes_on else "runs it again"
+            _say(f"stopped {run.name}: the same command {what}")
+
+
+def _goes_on(run: Run) -> bool:
+    """Tell whether a run's folder holds checkpoints that its command goes on from."""
+    return any(one.manifest.get("key") == run.key for one in saved_checkpoints(run.folder))
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:

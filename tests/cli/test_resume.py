@@ -189,6 +189,50 @@ def test_a_signal_from_outside_reaches_the_program(words, tmp_path):
     assert not list((folder / "checkpoints").glob(".*"))
 
 
+#: Evaluations within epochs of four micro-batches, the fault, and the status that it leads to.
+WITHIN = {
+    "killed behind one": ("--trainer.val_check_interval=2", (STEP, 4), -9),
+    "stopped in one": ("--trainer.val_check_interval=2", (SCORING, 10, signal.SIGTERM), 143),
+    "stopped before one": ("--trainer.val_check_interval=2", (STEP, 6, signal.SIGTERM), 143),
+    "stopped in one within a step": (
+        "--trainer.val_check_interval=3",
+        ("etw_lightning.callbacks:ForgetQuality.compute", 2, signal.SIGTERM),
+        143,
+    ),
+    "stopped in the last step": ("--trainer.max_steps=3", (STEP, 6, signal.SIGTERM), 143),
+}
+
+
+@pytest.mark.parametrize(("flag", "fault", "ends"), WITHIN.values(), ids=WITHIN)
+def test_an_evaluation_within_an_epoch_is_not_lost(run, words, tmp_path, flag, fault, ends):
+    more, log = [flag, "--checkpoints.every_n_steps=1"], tmp_path / "other"
+    whole = [*words, *more, f"--output_dir={tmp_path / 'whole'}"]
+    assert run_forked(whole, log=log) == 0, log.read_text()
+    assert run(*more, fault=Fault(*fault))[0] == ends
+    status, said = run(*more)
+    assert status == 0, said
+    assert "going on from" in said
+    assert left_behind(run.folder) == left_behind(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("place", "count"), [(STEP, 5), (SCORING, 1), ("etw_lightning.export:text_logits", 1)]
+)
+def test_an_interrupted_run_says_so_and_goes_on(run, expected, place, count):
+    every = "--checkpoints.every_n_steps=1"
+    status, said = run(every, fault=Fault(place, count, signal.SIGINT))
+    assert status == 130, said
+    assert said.splitlines()[-1].startswith("interrupted; the same command goes on from")
+    assert run(every)[0] == 0
+    assert left_behind(run.folder) == expected
+
+
+def test_a_stop_where_no_checkpoint_is_made_is_told(run):
+    status, said = run(fault=Fault("etw_lightning.cli:warning_of_memory", 1, signal.SIGTERM))
+    assert status == 143
+    assert said.splitlines()[-1].startswith("stopped by SIGTERM; the same command goes on from")
+
+
 def test_slurm_is_not_asked_to_requeue_from_inside(run, expected, monkeypatch, tmp_path):
     """Lightning would save in its signal handler, call scontrol and go on training."""
     fake = tmp_path / "bin" / "scontrol"
@@ -268,6 +312,18 @@ def test_ckpt_path_and_checkpoints_of_its_own_contradict(stopped):
     assert "has checkpoints of its own" in said
 
 
+def test_a_run_from_another_ones_checkpoint_goes_on_from_its_own(stopped, words, tmp_path):
+    path = stopped.folder / "checkpoints" / "step-00000002" / "state.ckpt"
+    log = tmp_path / "other"
+    more = [*words, "--checkpoints.every_n_steps=1", f"--ckpt_path={path}"]
+    broken, whole = tmp_path / "broken", tmp_path / "whole"
+    assert run_forked([*more, f"--output_dir={broken}"], Fault(STEP, 5), log) == -9
+    assert run_forked([*more, f"--output_dir={broken}"], log=log) == 0, log.read_text()
+    assert f"going on from {broken / 'checkpoints' / 'step-00000004'}" in log.read_text()
+    assert run_forked([*more, f"--output_dir={whole}"], log=log) == 0, log.read_text()
+    assert left_behind(broken) == left_behind(whole)
+
+
 def cut(folder):
     state = folder / "state.ckpt"
     state.write_bytes(state.read_bytes()[:-100])
@@ -310,6 +366,41 @@ def test_two_runs_do_not_share_a_folder(stopped, monkeypatch):
         status, said = stopped()
     assert status == 2
     assert "is in use by another run" in said
+
+
+def test_a_run_that_waited_for_another_takes_nothing_from_it(run, stopped, monkeypatch):
+    """The other one, killed by now, has made its first checkpoints in the meantime."""
+    place, aside = run.folder / "checkpoints", run.folder.parent / "aside"
+    place.rename(aside)
+    (run.folder / ".lock").unlink()
+    original = resume.lock_run
+
+    def wait(folder):
+        aside.rename(place)
+        return original(folder)
+
+    monkeypatch.setattr("etw_lightning.cli.lock_run", wait)
+    status, said = run("--checkpoints.every_n_steps=1")
+    assert status == 2, said
+    assert "has just been written to by another run" in said.splitlines()[-1]
+    assert names(run.folder) == SAVED, "nothing is lost"
+
+
+def test_a_run_goes_on_from_what_it_waited_for(run, stopped, monkeypatch, expected):
+    """A job that is requeued while the one before still writes its checkpoint."""
+    place, aside = run.folder / "checkpoints", run.folder.parent / "aside"
+    place.rename(aside)
+    original = resume.lock_run
+
+    def wait(folder):
+        aside.rename(place)
+        return original(folder)
+
+    monkeypatch.setattr("etw_lightning.cli.lock_run", wait)
+    status, said = run("--checkpoints.every_n_steps=1")
+    assert status == 0, said
+    assert "going on from" in said
+    assert left_behind(run.folder) == expected
 
 
 def test_without_a_folder_the_same_command_finds_its_own(words, tmp_path, monkeypatch, expected):

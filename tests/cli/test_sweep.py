@@ -251,9 +251,10 @@ def test_two_sweeps_do_not_share_a_folder(place, command):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_stops_the_runs_and_leaves_nothing_half(place, number):
+def test_an_interrupt_stops_the_runs_where_they_go_on_from(place, number):
     folder = place / f"stopped{number}/etw_seed0"
-    words = "sweep run --config sweep.yaml --set trainer.max_epochs=100000 --output_dir"
+    words = "sweep run --config sweep.yaml --set trainer.max_epochs=100000"
+    words += " --set checkpoints.every_n_steps=1 --output_dir"
     process = subprocess.Popen(
         [sys.executable, "-m", "etw_lightning", *words.split(), str(folder.parent)],
         stdout=subprocess.PIPE,
@@ -261,8 +262,7 @@ def test_an_interrupt_stops_the_runs_and_leaves_nothing_half(place, number):
         text=True,
     )
     end = time.monotonic() + 120
-    # Its first curve: by then it trains.
-    while not list(folder.glob("events.*")) and time.monotonic() < end:
+    while not list(folder.glob("checkpoints/step-*")) and time.monotonic() < end:
         time.sleep(0.1)
     (child,) = children(process.pid)
     process.send_signal(number)
@@ -270,11 +270,13 @@ def test_an_interrupt_stops_the_runs_and_leaves_nothing_half(place, number):
     assert process.returncode == 128 + signal.SIGINT
     assert out == (
         f"start etw_seed0 (log {folder}/log.txt)\n"
-        "stopped etw_seed0: the same command runs it again\n"
+        "stopped etw_seed0: the same command goes on with it\n"
     )
     assert err.count("\n") == 1
     assert not Path(f"/proc/{child}").exists()
-    assert [path.name for path in folder.iterdir()] == ["log.txt"]
+    saved = [path.name for path in (folder / "checkpoints").iterdir()]
+    assert saved == [name for name in saved if name.startswith("step-")] != []
+    assert "the same command goes on from" in (folder / "log.txt").read_text()
 
 
 def children(pid):

@@ -6,6 +6,7 @@ import shlex
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import yaml
 
 from etw_lightning.run_key import run_key
 from etw_lightning.schema import InputError
-from etw_lightning.sweep import _ranges, plan, sweep, with_keys
+from etw_lightning.sweep import _ranges, _start, plan, sweep, with_keys
 from etw_lightning.sweep_choice import choose, gather, rule
 from etw_lightning.sweep_grid import Bound, Select, load_sweep
 from etw_lightning.sweep_report import check_metrics, report
@@ -738,3 +739,16 @@ def test_nothing_to_report_is_said_with_the_way_to_run_it(write, capsys):
         "--set model.lr=1 runs what there is\n"
     )
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(("key", "is_kept"), [("its own", True), ("of other settings", False)])
+def test_a_run_that_was_broken_off_keeps_the_checkpoints_it_goes_on_from(
+    write, monkeypatch, key, is_kept
+):
+    run = replace(runs_of(write())[0], key="its own")
+    saved = run.folder / "checkpoints" / "step-00000003"
+    saved.mkdir(parents=True)
+    (saved / "manifest.json").write_text(json.dumps({"key": key}))
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: None)
+    _start(run, {})
+    assert saved.exists() == is_kept
