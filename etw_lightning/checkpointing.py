@@ -11,9 +11,9 @@ from typing import Any, cast
 
 import torch
 from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
-from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from etw_lightning.best_evaluation import BestEvaluation
 from etw_lightning.callbacks import EvaluationCallback
 from etw_lightning.checkpoint_folder import (
     FOLDER,
@@ -31,9 +31,9 @@ from etw_lightning.findings import Finding, TrainingStoppedError
 from etw_lightning.metrics import Metric
 from etw_lightning.preemption import Preempted, StopSignals
 from etw_lightning.schema import InputError
-from etw_lightning.suite import explain
+from etw_lightning.state_file import UnwrittenError
 
-__all__ = ["Checkpoints", "StateFile", "UnwrittenError"]
+__all__ = ["Checkpoints"]
 
 #: What says that the validation behind an epoch's last step was begun and is to be made anew.
 _BEGUN = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
@@ -68,12 +68,8 @@ class Checkpoints(Callback):
     ) -> None:
         self.every_n_steps = every_n_steps
         self.every_n_minutes = every_n_minutes
-        self.keep, self.best = keep, best
-        self.utility, self.utility_floor = utility, utility_floor
-        #: Step and value of the best epoch that is kept.
-        self.best_step: int | None = None
-        self.best_value: float | None = None
-        self.start_utility: float | None = None
+        self.keep = keep
+        self.rating = BestEvaluation(best, utility, utility_floor)
         self.signals = StopSignals()
         self._run: Path | None = None
         self._manifest: Mapping[str, Any] = {}
@@ -102,6 +98,13 @@ class Checkpoints(Callback):
         """Start counting; of a resumed run, from the checkpoint."""
         self._watch()
         self._seen, self._saved_at = trainer.global_step, time.monotonic()
+        ends = torch.tensor([-1.0, 1.0], device=trainer.strategy.root_device) * self._seen
+        least, most = trainer.strategy.reduce(ends, reduce_op="max").tolist()
+        if -least != most:
+            raise InputError(
+                f"output_dir {str(self._run)!r}: processes went on from different checkpoints, as "
+                "one was damaged; give the same command again."
+            )
 
     def _watch(self) -> None:
         self.signals.install()
@@ -194,25 +197,10 @@ class Checkpoints(Callback):
         for one in callbacks:
             if isinstance(one, EvaluationCallback):
                 found |= one.latest
-        if trainer.sanity_checking and self.utility in found:
-            self.start_utility = found[self.utility].value
-        if trainer.sanity_checking or self.best is None or self.best not in found:
-            return
-        metric = found[self.best]
-        value = {"up": metric.value, "down": -metric.value}.get(
-            metric.direction, -abs(metric.value)
-        )
-        is_better = self.best_value is None or value > self.best_value
-        if is_better and self._is_useful(found):
-            self._is_best, self.best_value = True, value
-
-    def _is_useful(self, found: Mapping[str, Metric]) -> bool:
-        """Tell whether the utility has kept to its floor."""
-        if self.utility_floor is None:
-            return True
-        if self.utility not in found or self.start_utility is None:
-            return False
-        return found[self.utility].value >= self.utility_floor * self.start_utility
+        if trainer.sanity_checking:
+            self.rating.begin(found)
+        elif self.rating.improves(found):
+            self._is_best = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save what was due at the epoch's last step, and the best epoch."""
@@ -221,7 +209,7 @@ class Checkpoints(Callback):
     def _end_step(self, trainer: Trainer) -> None:
         must_stop, by_time = self._agree(trainer, self._is_time)
         if self._is_best:
-            self.best_step = trainer.global_step
+            self.rating.step = trainer.global_step
         if self._is_due or self._is_best or by_time or must_stop:
             self._save(trainer)
         self._is_best = False
@@ -294,9 +282,9 @@ class Checkpoints(Callback):
         assert self._run is not None
         found = saved_checkpoints(self._run)
         of_step = {one.step: one for one in found}
-        others = [step for step in of_step if step != self.best_step]
+        others = [step for step in of_step if step != self.rating.step]
         kept = [of_step[step].folder for step in others[-self.keep :]]
-        kept += [one.folder for step, one in of_step.items() if step == self.best_step]
+        kept += [one.folder for step, one in of_step.items() if step == self.rating.step]
         for one in found:
             if one.folder not in kept:
                 remove(one.folder)
@@ -327,76 +315,18 @@ class Checkpoints(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run goes on with; plain numbers."""
-        return {
-            "best_step": self.best_step,
-            "best_value": self.best_value,
-            "start_utility": self.start_utility,
-        }
+        return self.rating.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from ``state_dict``."""
-        self.best_step, self.best_value = state_dict["best_step"], state_dict["best_value"]
-        self.start_utility = state_dict["start_utility"]
+        self.rating.load_state_dict(state_dict)
 
     def kept(self) -> dict[str, Any]:
         """Return what ``results.json`` says of the checkpoints there are."""
         assert self._run is not None
         found = saved_checkpoints(self._run)
         names = [one.folder.relative_to(self._run).as_posix() for one in found]
-        best = [name for name, one in zip(names, found, strict=True) if one.step == self.best_step]
+        best = [
+            name for name, one in zip(names, found, strict=True) if one.step == self.rating.step
+        ]
         return {"kept": names, "best": best[-1] if best else None}
-
-    def check(self) -> None:
-        """Refuse metrics that there are none of.
-
-        Raises:
-            InputError: Names the key.
-        """
-        for key, name in (("best", self.best), ("utility", self.utility)):
-            if name is None:
-                continue
-            try:
-                explain(name)
-            except InputError as error:
-                raise InputError(
-                    f"checkpoints.{key} must be a number of a metric, as 'explain' lists them; got "
-                    f"{name!r}."
-                ) from error
-
-
-class UnwrittenError(RuntimeError):
-    """A file could not be written to its end."""
-
-
-class StateFile(TorchCheckpointIO):
-    """Reads and writes the trainer's state without a second copy of it in memory.
-
-    Reading takes weights and plain values only.
-
-    Args:
-        is_mapped: Map the file into memory instead of reading it; for weights that go on to a
-            device.
-    """
-
-    def __init__(self, *, is_mapped: bool = False) -> None:
-        self.is_mapped = is_mapped
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
-    ) -> None:
-        """Write a checkpoint straight to its file; whoever asks for it renames it."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.save(checkpoint, path)
-        except RuntimeError as error:
-            # What the library's writer makes of a full disk.
-            raise UnwrittenError(" ".join(str(error).split())[:120]) from error
-
-    def load_checkpoint(
-        self, path: Any, map_location: Any = None, weights_only: bool | None = True
-    ) -> dict[str, Any]:
-        """Read a checkpoint."""
-        content: dict[str, Any] = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=self.is_mapped
-        )
-        return content

@@ -36,7 +36,7 @@ from etw_lightning.check import (
 )
 from etw_lightning.check_memory import run_shape, sizes_of, warning_of_memory
 from etw_lightning.checkpoint_folder import Saved, remove_checkpoints, saved_checkpoints
-from etw_lightning.checkpointing import Checkpoints, StateFile
+from etw_lightning.checkpointing import Checkpoints
 from etw_lightning.checkpoints import check_resume
 from etw_lightning.collapse import Collapse
 from etw_lightning.companions import end_with_first, start_companions
@@ -86,6 +86,7 @@ from etw_lightning.safe_files import check_checkpoint, reading_safely
 from etw_lightning.schema import Conventions, InputError
 from etw_lightning.second_passes import SecondPasses, extras_of
 from etw_lightning.spacy_spans import Kind, spacy_spans
+from etw_lightning.state_file import StateFile
 from etw_lightning.strategies import check_layout, computing_precision, is_first_process
 from etw_lightning.suite import explain
 from etw_lightning.sweep import sweep
@@ -391,7 +392,7 @@ class UnlearningCLI(LightningCLI):
         """Check the input as far as no weight is needed for it."""
         model, data = self.model, self.datamodule
         check_devices(self.trainer)
-        self.checkpoints.check()
+        self.checkpoints.rating.check()
         check_layout(self.trainer, has_adapter=model.peft is not None)
         data.follow(model.method)
         for callback in self._callbacks():

@@ -36,7 +36,7 @@ Fault, left_behind, run_processes = (
 STEP = "etw_lightning.module:UnlearningModule.training_step"
 SCORING = "etw_lightning.scoring_module:score_batch"
 WRITING = (
-    "etw_lightning.checkpointing:StateFile.save_checkpoint",
+    "etw_lightning.state_file:StateFile.save_checkpoint",
     "etw_lightning.checkpointing:describe_files",
     "etw_lightning.checkpointing:publish",
     "etw_lightning.checkpoint_folder:_sync_folder",

@@ -95,7 +95,9 @@ LAYERS = {
     3: {
         "check",
         "check_memory",
+        "best_evaluation",
         "checkpointing",
+        "state_file",
         "collapse",
         "companions",
         "memory_table",
@@ -125,6 +127,7 @@ LAYERS = {
 #: Formulas: of ours they import layer 0 only.
 PURE = {"kernels", "weighting", "forget", "retain", "metrics"}
 LIGHTNING = {
+    "state_file",
     "check",
     "check_memory",
     "checkpointing",
