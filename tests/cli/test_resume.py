@@ -228,7 +228,9 @@ def test_an_interrupted_run_says_so_and_goes_on(run, expected, place, count):
 
 
 def test_a_stop_where_no_checkpoint_is_made_is_told(run):
-    status, said = run(fault=Fault("etw_lightning.cli:warning_of_memory", 1, signal.SIGTERM))
+    status, said = run(
+        fault=Fault("etw_lightning.fit_command:warning_of_memory", 1, signal.SIGTERM)
+    )
     assert status == 143
     assert said.splitlines()[-1].startswith("stopped by SIGTERM; the same command goes on from")
 
@@ -379,7 +381,7 @@ def test_a_run_that_waited_for_another_takes_nothing_from_it(run, stopped, monke
         aside.rename(place)
         return original(folder)
 
-    monkeypatch.setattr("etw_lightning.cli.lock_run", wait)
+    monkeypatch.setattr("etw_lightning.fit_command.lock_run", wait)
     status, said = run("--checkpoints.every_n_steps=1")
     assert status == 2, said
     assert "has just been written to by another run" in said.splitlines()[-1]
@@ -396,7 +398,7 @@ def test_a_run_goes_on_from_what_it_waited_for(run, stopped, monkeypatch, expect
         aside.rename(place)
         return original(folder)
 
-    monkeypatch.setattr("etw_lightning.cli.lock_run", wait)
+    monkeypatch.setattr("etw_lightning.fit_command.lock_run", wait)
     status, said = run("--checkpoints.every_n_steps=1")
     assert status == 0, said
     assert "going on from" in said

@@ -122,13 +122,25 @@ LAYERS = {
         "other_models",
         "second_passes",
     },
-    4: {"messages", "refused_values", "parser", "cli", "__main__"},
+    4: {
+        "__main__",
+        "check_command",
+        "cli",
+        "evaluate_command",
+        "fit_command",
+        "messages",
+        "parser",
+        "refused_values",
+        "run_checks",
+    },
 }
 #: Formulas: of ours they import layer 0 only.
 PURE = {"kernels", "weighting", "forget", "retain", "metrics"}
 LIGHTNING = {
     "state_file",
     "check",
+    "fit_command",
+    "run_checks",
     "check_memory",
     "checkpointing",
     "other_models",
