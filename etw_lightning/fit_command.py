@@ -38,6 +38,7 @@ from etw_lightning.run_key import run_key
 from etw_lightning.safe_files import check_checkpoint, reading_safely
 from etw_lightning.schema import InputError
 from etw_lightning.state_file import StateFile
+from etw_lightning.stored_weights import find_checkpoint
 from etw_lightning.strategies import is_first_process
 
 __all__ = ["FitCommand"]
@@ -115,6 +116,8 @@ class FitCommand(RunChecks):
         if self.resumed is not None:
             say(f"going on from {self.resumed.folder}")
             arguments["ckpt_path"] = str(self.resumed.state)
+        elif arguments["ckpt_path"]:
+            arguments["ckpt_path"] = str(find_checkpoint(arguments["ckpt_path"], "ckpt_path"))
         if arguments["ckpt_path"]:
             # The target model was scored when the run began.
             cast(Any, self.trainer).num_sanity_val_steps = 0
@@ -153,9 +156,10 @@ class FitCommand(RunChecks):
         saved = self._save_model() if self.config["fit"].save_model else None
         if not self.trainer.is_global_zero:
             return
-        if saved is None:
-            remove_checkpoints(self.folder)
         self.report.write(self.trainer, self.model, self._provenance(saved))
+        if saved is None:
+            # Not before: without them, a run that is killed here would start from zero.
+            remove_checkpoints(self.folder)
         sys.stdout.write(f"results: {self.folder / 'results.json'}\n")
 
     def _save_model(self) -> str | None:

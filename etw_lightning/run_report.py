@@ -143,7 +143,8 @@ class RunReport(Callback):
         suites = [one for one in callbacks if isinstance(one, Suite)]
         left_out = {name: reason for one in suites for name, reason in one.left_out.items()}
         budgets = [one for one in callbacks if isinstance(one, RetainBudget)]
-        saving = [one for one in callbacks if isinstance(one, Checkpoints)]
+        keeps = self.config.get("save_model", True)
+        saving = [one for one in callbacks if isinstance(one, Checkpoints) and keeps]
         found = _found(trainer)
         save_records(self.folder, self.unlearned)
         save_provenance(self.folder, provenance)

@@ -315,7 +315,8 @@ def test_ckpt_path_and_checkpoints_of_its_own_contradict(stopped):
 
 
 def test_a_run_from_another_ones_checkpoint_goes_on_from_its_own(stopped, words, tmp_path):
-    path = stopped.folder / "checkpoints" / "step-00000002" / "state.ckpt"
+    # A step of the other run is named by its folder.
+    path = stopped.folder / "checkpoints" / "step-00000002"
     log = tmp_path / "other"
     more = [*words, "--checkpoints.every_n_steps=1", f"--ckpt_path={path}"]
     broken, whole = tmp_path / "broken", tmp_path / "whole"
@@ -444,9 +445,13 @@ def test_the_last_and_the_best_are_kept(run):
 
 
 def test_a_run_that_saves_no_model_keeps_no_checkpoint(run):
-    status, said = run("--checkpoints.every_n_steps=1", "--no_save_model")
+    flags = ("--checkpoints.every_n_steps=1", "--no_save_model")
+    assert run(*flags, fault=Fault("etw_lightning.run_report:write_results", 1))[0] == -9
+    assert names(run.folder)[-1] == "step-00000006", "until it is finished"
+    status, said = run(*flags)
     assert status == 0, said
     assert names(run.folder) == []
+    assert "checkpoints" not in json.loads((run.folder / "results.json").read_text())
 
 
 def test_a_checkpoint_by_the_clock(run):
