@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -48,9 +49,16 @@ def run_folder(
     if _STAMP not in os.environ:
         _refuse_strangers()
         found = unfinished(parent) if unfinished is not None else None
-        os.environ[_STAMP] = found.name if found else prefix + time.strftime("%Y%m%d-%H%M%S")
+        os.environ[_STAMP] = found.name if found else _new_name(parent, prefix)
         return parent / os.environ[_STAMP]
     return parent / f"{prefix}{os.environ[_STAMP].removeprefix(prefix)}"
+
+
+def _new_name(parent: Path, prefix: str) -> str:
+    """Return a name of the time that no folder has, also if two runs begin in one second."""
+    stamp = prefix + time.strftime("%Y%m%d-%H%M%S")
+    names = itertools.chain([stamp], (f"{stamp}-{number}" for number in itertools.count(1)))
+    return next(name for name in names if not (parent / name).exists())
 
 
 #: Where the processes that a run starts find the name of its folder.
