@@ -8,6 +8,7 @@ name was once whole, and the manifest tells whether it still is.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -177,8 +178,12 @@ def remove(folder: Path) -> None:
 
 
 def remove_checkpoints(run: Path) -> None:
-    """Remove all checkpoints of a run."""
-    shutil.rmtree(run / FOLDER, ignore_errors=True)
+    """Remove all checkpoints of a run; what others have put beside them stays."""
+    for saved in saved_checkpoints(run):
+        remove(saved.folder)
+    remove_drafts(run)
+    with contextlib.suppress(OSError):  # not there, or not empty
+        (run / FOLDER).rmdir()
 
 
 def remove_drafts(run: Path) -> None:

@@ -183,7 +183,14 @@ def is_of_fit(folder: Path) -> bool:
 
 #: What each command writes.
 _OF_EVALUATE = ("results.json", "records", "config.yaml", "tokens.jsonl.gz", "depth.jsonl.gz")
-_OF_FIT = ("model", "model.part", "checkpoints", "hparams.yaml", "events.*")
+_OF_FIT = (
+    "model",
+    "model.part",
+    "checkpoints/step-*",
+    "checkpoints/.step-*",
+    "hparams.yaml",
+    "events.*",
+)
 
 
 def remove_run(folder: Path, command: str = "fit") -> None:

@@ -13,6 +13,7 @@ from etw_lightning.checkpoint_folder import (
     folder_of,
     publish,
     remove,
+    remove_checkpoints,
     remove_drafts,
     saved_checkpoints,
     set_aside,
@@ -117,3 +118,15 @@ def test_what_is_removed_is_gone_at_once(tmp_path):
     folder = save(tmp_path, 1)
     remove(folder)
     assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_what_others_have_put_there_stays(tmp_path):
+    save(tmp_path, 1)
+    remove_checkpoints(tmp_path)
+    assert not (tmp_path / "checkpoints").exists()
+    save(tmp_path, 2)
+    draft_of(folder_of(tmp_path, 3)).mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").write_bytes(b"of another callback")
+    remove_checkpoints(tmp_path)
+    assert [one.name for one in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
+    remove_checkpoints(tmp_path / "nowhere")
