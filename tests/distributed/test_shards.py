@@ -112,7 +112,8 @@ def test_only_the_first_process_holds_a_whole_model(
     models = (tiny_model_dir, large_model_dir)
     first, second = run_forked(measure_both, 2, tmp_path / "out", name, models, root)
     assert first > LARGE
-    assert second < 0.6 * LARGE
+    # Its half, a layer of six, and pages shared with the process it was forked from.
+    assert second < 0.75 * LARGE
 
 
 def run_command(arguments, cache):
