@@ -389,6 +389,9 @@ class UnlearningDataModule(LightningDataModule):
         """Return the paired loader of this process."""
         pairing, trainer = self.pairing(), cast(Any, self.trainer)
         scale = float(pairing.accumulate * pairing.world_size)
+        if steps_by_count(trainer):
+            # DeepSpeed divides by the micro-batches of a step, and the trainer has done so before.
+            scale *= pairing.accumulate
         rows = PairedRows(
             self._streams, scale, self.encoder.pad_id, self.references, self.skipped_tokens
         )

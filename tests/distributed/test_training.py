@@ -25,10 +25,20 @@ from etw_lightning.weighting import Uniform
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 
 SHARDED = ("fsdp", "zero2", "zero3")
+#: One step that changes each weight by its gradient: Adam's, clipped, would hide a wrong scale.
+GRADIENT = {
+    "optimizer": "torch.optim.SGD",
+    "lr": 1.0,
+    "weight_decay": 0.0,
+    "schedule": "constant",
+    "trainer": {"max_steps": 1, "gradient_clip_val": None, "accumulate_grad_batches": 2},
+}
 #: Losses of each kind: of label log-probabilities, against the target model's, of distributions at
 #: labels and at all positions, of hidden states; and passes beside the steps.
 CASES = {
     "etw": dict,
+    "gradient": lambda: dict(GRADIENT),
+    "gradient of kl": lambda: {**GRADIENT, "retain": KL(), "reference": "live"},
     "npo": lambda: {"forget": NPO()},
     "kl": lambda: {"retain": KL(), "reference": "live", "gradient_checkpointing": True},
     "padded": lambda: {"retain": KL(positions="padded"), "reference": "live"},
@@ -83,6 +93,14 @@ def expected(tiny_model_dir, root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ddp")
     first, _ = run_forked(train_cases, 2, folder, "ddp", tiny_model_dir, root)
     return first
+
+
+def test_the_gradient_is_what_one_step_changes(expected, tiny_model_dir):
+    before = load_model(str(tiny_model_dir)).state_dict()
+    after = expected["gradient"][1]
+    moved = torch.stack([(after[f"lm.{name}"] - weight).norm() for name, weight in before.items()])
+    assert moved.min() > 1e-3
+    assert moved.norm() > 1, "else a share of 1e-5 would not show"
 
 
 @pytest.mark.parametrize("name", SHARDED)
