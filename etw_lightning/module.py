@@ -518,9 +518,14 @@ class UnlearningModule(ScoringModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store what makes the checkpoint a model that ``model.pretrained`` takes."""
         super().on_save_checkpoint(checkpoint)
+        checkpoint["weighs_any"] = self._weighs_any
         if self.scorer is not None:
             tokenizer = self.datamodule.tokenizer_name or self.pretrained
             checkpoint.update(describe_model(self.scorer.lm, tokenizer, self.peft, self.settings))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Know of the epoch so far whether any token had weight."""
+        self._weighs_any = bool(checkpoint.get("weighs_any", False))
 
 
 def _with_values(signals: TokenSignals, values: Mapping[str, Tensor]) -> TokenSignals:
