@@ -94,6 +94,8 @@ def run_processes(words, world, fault=None, log=None):
                 fault.inject()
             said = contextlib.redirect_stdout(out), contextlib.redirect_stderr(out)
             with warnings.catch_warnings(), said[0], said[1]:
+                # Said where the program says it; the test's own process would keep them.
+                warnings.showwarning = show_warning
                 status = run_here(words)
         finally:
             if log is not None:
@@ -101,6 +103,10 @@ def run_processes(words, world, fault=None, log=None):
                 Path(log if rank == 0 else f"{log}{rank}").write_text(out.getvalue(), "utf-8")
             os._exit(status)
     return wait_for(children)
+
+
+def show_warning(message, *_):
+    sys.stderr.write(f"warning: {' '.join(str(message).split())}\n")
 
 
 def wait_for(children):

@@ -161,6 +161,7 @@ def test_a_run_that_is_asked_to_stop_does_so_where_it_can_go_on(
         assert f"stopped by {name} after step {step}; the same command goes on from" in said
     status, said = run()
     assert status == 0, said
+    assert "nothing is pushed down" not in said
     assert left_behind(run.folder) == expected
 
 
@@ -349,6 +350,7 @@ def test_of_a_torn_checkpoint_the_one_before_is_used(stopped, expected, damage):
     status, said = stopped()
     assert status == 0, said
     assert (place / "step-00000003.damaged").is_dir()
+    assert f"warning: checkpoint {place / 'step-00000003'} is damaged" in said
     assert f"going on from {place / 'step-00000002'}" in said
     assert left_behind(stopped.folder) == expected
 
