@@ -373,11 +373,11 @@ def test_two_runs_do_not_share_a_folder(stopped, monkeypatch):
     assert "is in use by another run" in said
 
 
-def test_a_run_that_waited_for_another_takes_nothing_from_it(run, stopped, monkeypatch):
-    """The other one, killed by now, has made its first checkpoints in the meantime."""
+@pytest.fixture
+def appearing(run, stopped, monkeypatch):
+    """A run whose checkpoints are there once another command has waited for its folder."""
     place, aside = run.folder / "checkpoints", run.folder.parent / "aside"
     place.rename(aside)
-    (run.folder / ".lock").unlink()
     original = resume.lock_run
 
     def wait(folder):
@@ -385,27 +385,24 @@ def test_a_run_that_waited_for_another_takes_nothing_from_it(run, stopped, monke
         return original(folder)
 
     monkeypatch.setattr("etw_lightning.fit_command.lock_run", wait)
-    status, said = run("--checkpoints.every_n_steps=1")
+    return run
+
+
+def test_a_run_that_waited_for_another_takes_nothing_from_it(appearing):
+    """The other one, killed by now, has made its first checkpoints in the meantime."""
+    (appearing.folder / ".lock").unlink()
+    status, said = appearing("--checkpoints.every_n_steps=1")
     assert status == 2, said
     assert "has just been written to by another run" in said.splitlines()[-1]
-    assert names(run.folder) == SAVED, "nothing is lost"
+    assert names(appearing.folder) == SAVED, "nothing is lost"
 
 
-def test_a_run_goes_on_from_what_it_waited_for(run, stopped, monkeypatch, expected):
+def test_a_run_goes_on_from_what_it_waited_for(appearing, expected):
     """A job that is requeued while the one before still writes its checkpoint."""
-    place, aside = run.folder / "checkpoints", run.folder.parent / "aside"
-    place.rename(aside)
-    original = resume.lock_run
-
-    def wait(folder):
-        aside.rename(place)
-        return original(folder)
-
-    monkeypatch.setattr("etw_lightning.fit_command.lock_run", wait)
-    status, said = run("--checkpoints.every_n_steps=1")
+    status, said = appearing("--checkpoints.every_n_steps=1")
     assert status == 0, said
     assert "going on from" in said
-    assert left_behind(run.folder) == expected
+    assert left_behind(appearing.folder) == expected
 
 
 def test_without_a_folder_the_same_command_finds_its_own(words, tmp_path, monkeypatch, expected):
