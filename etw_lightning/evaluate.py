@@ -59,6 +59,35 @@ class LmEval:
 class UnlearningTrainer(Trainer):
     """Lightning's trainer, which can also evaluate a model without training it."""
 
+    def fit(  # type: ignore[override]  # the command line gives no other path than a string
+        self,
+        model: Any,
+        train_dataloaders: Any = None,
+        val_dataloaders: Any = None,
+        datamodule: Any = None,
+        ckpt_path: str | None = None,
+        weights_only: bool | None = None,
+    ) -> None:
+        """Train, and evaluate epoch by epoch; given again, the command goes on where it was.
+
+        Args:
+            model: Holds the model.
+            train_dataloaders: Left to ``datamodule``.
+            val_dataloaders: Left to ``datamodule``.
+            datamodule: Holds the rows.
+            ckpt_path: Checkpoint of another run to begin from: a file, a folder of shards, a
+                step's folder, or a run's, whose newest step is taken.
+            weights_only: Checkpoints are read as plain values whatever this says; false is refused.
+        """
+        super().fit(
+            model,
+            train_dataloaders,
+            val_dataloaders,
+            datamodule,
+            ckpt_path=ckpt_path,
+            weights_only=weights_only,
+        )
+
     def evaluate(
         self,
         model: UnlearningModule,

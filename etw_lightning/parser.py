@@ -20,9 +20,10 @@ __all__ = ["Parser"]
 
 _DESCRIPTION = (
     "Machine unlearning of language models: train one to forget some rows and keep others (fit), "
-    "score one (evaluate), verify a run and predict its memory (check). Two more commands: "
-    "'sweep plan|run|report --config FILE' trains with several settings and picks one; 'explain "
-    "NAME' says what a metric or a number of results.json is."
+    "score one (evaluate), verify a run and predict its memory (check). Three more commands: "
+    "'sweep plan|run|report --config FILE' trains with several settings and picks one; 'export "
+    "--checkpoint PATH' makes a model's folder of a checkpoint; 'explain NAME' says what a metric "
+    "or a number of results.json is."
 )
 #: The paper calls the weight of the forget term lambda, which is no name in Python.
 _LAMBDA = ("--model.lambda", "--model.forget_weight")
