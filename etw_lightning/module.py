@@ -4,50 +4,34 @@ from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from jsonargparse import lazy_instance
 from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
-from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from etw_lightning.adapters import add_adapter
 from etw_lightning.checkpoints import describe_model
-from etw_lightning.data import UnlearningDataModule
 from etw_lightning.distributions import TopLogps
 from etw_lightning.forget import GA, ForgetObjective
 from etw_lightning.method import Method, Reference
-from etw_lightning.models import DType, LabelScorer, load_model
+from etw_lightning.models import DType, LabelScorer
 from etw_lightning.optimizers import Schedule, make_optimizer, scale_of
-from etw_lightning.reference_model import ReferenceModel, Wanted
-from etw_lightning.reference_values import reference_values
+from etw_lightning.prepared_module import PreparedModule
 from etw_lightning.retain import NLL, RetainObjective
 from etw_lightning.schema import IGNORE_INDEX, InputError
-from etw_lightning.scoring_module import ScoringModule
-from etw_lightning.shards import Sharding, plain_modules, read_outside, spread
 from etw_lightning.signals import Reduction, Signal, TokenSignals
-from etw_lightning.strategies import (
-    check_layout,
-    computing_precision,
-    engine_dtype,
-    is_first_process,
-    layout_of,
-    place_whole,
-)
-from etw_lightning.trainable import choose_trained
+from etw_lightning.step_log import StepLog
 from etw_lightning.training_batches import Batch
 from etw_lightning.weighting import ETW, TokenWeighting
 
 __all__ = ["UnlearningModule"]
 
 
-class UnlearningModule(ScoringModule):
+class UnlearningModule(PreparedModule):
     """A model that forgets one stream of rows and keeps another.
 
     The loss of an optimiser step is ``retain_weight * retain + lambda * forget``, each a mean over
@@ -157,16 +141,10 @@ class UnlearningModule(ScoringModule):
         self.dtype_name: DType = dtype
         self.attention, self.chunk_size = attention, chunk_size
         self.gradient_checkpointing = gradient_checkpointing
-        self.reference_model: LabelScorer | None = None
         #: Share of the last micro-batch in the effective batch's losses, by term.
         self.losses: dict[str, float] = {}
-        #: The model as the first process has loaded it, until it is dealt out to shards; in a
-        #: list, so that it is no part of this module.
-        self._loaded: list[LabelScorer] = []
-        self._window: dict[str, float] = defaultdict(float)
+        self._log = StepLog()
         self._weighs_any = False
-        #: Whether the run trains; one that does not needs no reference and no adapter.
-        self.trains = True
 
     @property
     def needs(self) -> frozenset[Signal]:
@@ -174,110 +152,6 @@ class UnlearningModule(ScoringModule):
         # Entropies are logged beside the weights of every weighting, so that runs compare.
         logged: frozenset[Signal] = frozenset({"entropies"} if self.method.forget else ())
         return self.method.needs | logged
-
-    def load_ahead(self, trainer: Trainer) -> None:
-        """Find what is wrong with the model before the processes of a run meet.
-
-        A model that will be in shards is loaded by the first process alone, which keeps it for
-        ``configure_model``.
-
-        Args:
-            trainer: Of the run that is to come.
-
-        Raises:
-            InputError: If the model can't be loaded, or not be trained as asked.
-        """
-        if layout_of(trainer) == "whole":
-            self.configure_model()
-        elif is_first_process():
-            self._loaded = [self._load()]
-
-    def configure_model(self) -> None:
-        """Load the target model, and make ready what trains and what is compared with."""
-        if self.scorer is not None:
-            return
-        if self._trainer is not None:
-            check_layout(self._trainer, has_adapter=self.trains and self.peft is not None)
-        if self.layout != "whole":
-            self._spread()
-            return
-        scorer = self._load()
-        if self.trains and self._compares_live:
-            self.reference_model = scorer.frozen_copy()
-        if self.trains and self.gradient_checkpointing:
-            scorer.lm.activation_checkpointing_enable({"use_reentrant": False})
-        self.scorer = scorer.train()
-
-    @property
-    def _compares_live(self) -> bool:
-        return self.reference == "live" and bool(self.method.reference_needs)
-
-    def _load(self) -> LabelScorer:
-        """Return the model whole, with what trains in it."""
-        lm = load_model(self.pretrained, self.dtype_name, self.attention)
-        scorer = LabelScorer(lm, self.chunk_size)
-        scorer.check_head()
-        if self.method.layers:
-            self.method.check_layers(len(scorer.layer_stack))
-        if self.trains:
-            if self.peft is not None:
-                self.adapter = add_adapter(lm, self.peft)
-            self._choose(scorer)
-        return scorer
-
-    def _choose(self, scorer: LabelScorer) -> None:
-        """Freeze what does not train."""
-        choose_trained(scorer.lm, self.train_only, freeze=self.freeze_embeddings)
-        if self.method.layers:
-            self.check_reach(scorer)
-
-    def _spread(self) -> None:
-        """Lay the model out in shards, and with it the frozen one that it is compared with."""
-        if not self._loaded and is_first_process():
-            with plain_modules(cast(Sharding, self.layout)):
-                self._loaded = [self._load()]
-        source = self._loaded.pop() if self._loaded else None
-        how = (cast(Sharding, self.layout), self.trainer.strategy.root_device)
-        if self.trains and self._compares_live:
-            frozen = spread(source, *how, lambda scorer: scorer.requires_grad_(False), keep=True)
-            self.reference_model = frozen.eval()
-        self.scorer = spread(source, *how, self._prepare_shards)
-        for scorer in filter(None, (self.scorer, self.reference_model)):
-            if self.layout == "zero3":
-                # A step's forward is this module's: there objectives read the head's weights.
-                read_outside(self, scorer)
-                read_outside(scorer, scorer)
-
-    def _prepare_shards(self, scorer: LabelScorer) -> None:
-        if not self.trains:
-            return
-        if self.gradient_checkpointing:
-            scorer.lm.activation_checkpointing_enable({"use_reentrant": False})
-        self._choose(scorer)
-
-    def check_reach(self, scorer: LabelScorer) -> None:
-        """Refuse to train only what the layers that are read can't feel.
-
-        Args:
-            scorer: With the weights chosen that train.
-
-        Raises:
-            InputError: Names the key.
-        """
-        if any(
-            part is not None and not part.layers
-            for part in (self.method.forget, self.method.retain)
-        ):
-            return
-        last = self.method.layers[-1]
-        above = {id(p) for layer in scorer.layer_stack[last + 1 :] for p in layer.parameters()}
-        above |= {id(p) for p in scorer.head.parameters()}
-        above -= {id(p) for p in scorer.lm.get_input_embeddings().parameters()}
-        if all(id(p) in above for p in scorer.lm.parameters() if p.requires_grad):
-            raise InputError(
-                f"model.train_only {self.train_only} trains nothing at or below layer {last}, "
-                "whose states model.forget reads; name weights of layers up to it."
-            )
 
     def check_optimizer(self) -> None:
         """Make the optimiser once, to find what it refuses before anything is scored.
@@ -294,63 +168,6 @@ class UnlearningModule(ScoringModule):
         super().setup(stage)
         if stage == "fit":
             self.make_references(self.datamodule, self.trainer)
-
-    def make_references(self, data: UnlearningDataModule, trainer: Any) -> None:
-        """Read the target model's values of the training rows, or compute and keep them.
-
-        Before the processes of a run meet, whichever of a machine's comes first computes them and
-        the others wait for its file.
-
-        Args:
-            data: Loaded; its batches hold the values from now on.
-            trainer: Whose device and precision they are computed in.
-
-        Raises:
-            InputError: As ``reference_values``.
-        """
-        if self.reference != "cache" or data.references or not self.method.reference_needs:
-            return
-
-        # Weights that are cast on the way can't be trained with afterwards.
-        is_whole = self.scorer is not None and self.layout == "whole"
-        whole = [self.scorer] if is_whole else self._loaded
-        own = whole[0] if whole and engine_dtype(trainer) is None else None
-
-        def place(scorer: LabelScorer) -> LabelScorer:
-            return place_whole(trainer, scorer)
-
-        def untrained() -> LabelScorer:
-            assert own is not None
-            return place(own.eval())
-
-        target = ReferenceModel(
-            self.pretrained,
-            dtype=self.dtype_name,
-            precision=computing_precision(trainer),
-            attention=self.attention,
-            chunk_size=self.chunk_size,
-            template=data.encoder.content_key,
-            context=trainer.precision_plugin.forward_context,
-            place=place,
-            load=None if own is None else untrained,
-            shows_progress=trainer.progress_bar_callback is not None,
-        )
-        with target:
-            data.references = {
-                group: reference_values(
-                    data.streams[group],
-                    Wanted(signals, self.method.temperature, self.reference_top_k),
-                    target,
-                    group=group,
-                    batch_size=data.eval_batch_size,
-                    folder=self.reference_cache,
-                )
-                for group, signals in self.method.reference_needs.items()
-            }
-        if own is not None:
-            own.train()
-        if self._loaded:
-            self._loaded[0].cpu()
 
     def configure_optimizers(self) -> Any:
         """Make the optimiser of what trains, with the learning rate's schedule by steps."""
@@ -407,33 +224,6 @@ class UnlearningModule(ScoringModule):
             groups["forget"] = replace(groups["forget"], alternative=groups.pop("alternative"))
         return groups
 
-    @torch.no_grad()
-    def _with_reference(self, signals: TokenSignals, batch: Batch) -> TokenSignals:
-        """Add what the target model says of the same tokens."""
-        wanted = frozenset().union(*self.method.reference_needs.values())
-        names = [name.removeprefix("reference_") for name in wanted]
-        with self._reference_scorer() as scorer:
-            said = scorer(
-                batch["input_ids"],
-                batch["attention_mask"],
-                batch["labels"],
-                names,
-                self.method.temperature,
-                self.method.layers,
-            )
-            return replace(signals, **{f"reference_{name}": getattr(said, name) for name in names})
-
-    @contextmanager
-    def _reference_scorer(self) -> Iterator[LabelScorer]:
-        """Give the target model: the frozen copy, or the model without its adapter."""
-        if self.reference_model is not None:
-            yield self.reference_model
-            return
-        assert self.scorer is not None
-        assert self.adapter is not None
-        with self.adapter.switched_off():
-            yield self.scorer
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return this micro-batch's share of the effective batch's loss."""
         # Not by a call of this module: ZeRO would let weights go at its end that losses still read.
@@ -453,13 +243,13 @@ class UnlearningModule(ScoringModule):
             shares["forget"] = share.value
             loss = loss + self.forget_weight * share.value
             if share.weights is not None:
-                self._note_weights(groups["forget"], share.weights)
+                self._log.note_weights(groups["forget"], share.weights)
                 self._weighs_any = self._weighs_any or bool(share.weights.any())
         self.losses = {name: value.item() for name, value in shares.items()}
         self.losses["total"] = loss.item()
         for name, value in self.losses.items():
-            self._window[f"loss/{name}"] += value
-        self._log_window(batch_idx)
+            self._log.note_loss(name, value)
+        self._log.log(self, batch_idx)
         # Lightning divides by the micro-batches of a step, DDP by the processes; shares add up.
         return cast(Tensor, loss * batch["scale"])
 
@@ -471,49 +261,6 @@ class UnlearningModule(ScoringModule):
                 f"model.weighting {type(self.method.weighting).__name__} has given no token any "
                 "weight in this epoch: nothing is pushed down."
             )
-
-    def _note_weights(self, signals: TokenSignals, weights: Tensor) -> None:
-        """Keep what is logged of the token weights.
-
-        The mean entropy and the largest weight are those of the effective batch. The share of the
-        top decile is a mean over micro-batches, each with a decile of its own, so it depends on
-        their size. A process without forget tokens notes the same names: what is summed over
-        processes must be logged by all of them.
-        """
-        top = largest = entropy = 0.0
-        if len(weights):
-            # Of weights that are all 0, no share is any token's.
-            total = weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
-            top = (weights.topk(max(1, len(weights) // 10)).values.sum() / total).item()
-            largest = weights.max().item()
-            entropy = 0.0 if signals.entropies is None else signals.entropies.sum().item()
-        self._window["weights/batches"] += len(weights) > 0
-        self._window["weights/tokens"] += len(weights)
-        self._window["weights/top_decile_share"] += top
-        self._window["weights/max"] = max(self._window["weights/max"], largest)
-        if signals.entropies is not None:
-            self._window["weights/mean_entropy"] += entropy
-
-    def _log_window(self, batch_idx: int) -> None:
-        """Log an optimiser step's losses and weight statistics once its last part is done."""
-        is_last = batch_idx + 1 == self.trainer.num_training_batches
-        if (batch_idx + 1) % self.trainer.accumulate_grad_batches and not is_last:
-            return
-        names = ("weights/batches", "weights/tokens")
-        counts = torch.tensor([self._window.pop(name, 0.0) for name in names], device=self.device)
-        batches, tokens = self.trainer.strategy.reduce(counts, reduce_op="sum").clamp(min=1)
-        for name, value in self._window.items():
-            kind = name.split("/")[0]
-            if kind == "loss":
-                self.log(
-                    name, value, sync_dist=True, reduce_fx="sum", prog_bar=name != "loss/total"
-                )
-            elif name == "weights/max":
-                self.log(name, value, sync_dist=True, reduce_fx="max")
-            else:
-                count = tokens if name == "weights/mean_entropy" else batches
-                self.log(name, value / count, sync_dist=True, reduce_fx="sum")
-        self._window.clear()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store what makes the checkpoint a model that ``model.pretrained`` takes."""
