@@ -260,8 +260,10 @@ class Checkpoints(Callback):
             draft.mkdir(parents=True)
         trainer.strategy.barrier("checkpoint")
         trainer.save_checkpoint(draft / STATE, weights_only=False)
-        mine = files_below(draft)[trainer.global_rank :: trainer.world_size]
-        files = describe_files(draft, mine)
+        # As the first process sees them: a file that another does not see yet is an error.
+        written = trainer.strategy.broadcast([str(path) for path in files_below(draft)])
+        mine = written[trainer.global_rank :: trainer.world_size]
+        files = describe_files(draft, map(Path, mine))
         if trainer.world_size > 1:
             shares: list[Any] = [None] * trainer.world_size
             torch.distributed.all_gather_object(shares, files)
