@@ -286,15 +286,50 @@ def _plain(value: Any) -> Any:
 
 
 @contextmanager
-def _locked(key: str) -> Iterator[None]:
-    """Let one process score while the others of this machine wait for its result."""
-    from filelock import FileLock
+def _locked(key: str, *, waits: bool) -> Iterator[bool]:
+    """Let one process score while the others of this machine do something else, or wait.
+
+    Args:
+        key: One of ``score_keys``.
+        waits: Wait for a process that has it; else tell whether there was none.
+    """
+    from filelock import FileLock, Timeout
 
     folder = cache_dir() / "locks"
     with _writing():
         folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f"{key}.lock"):
-        yield
+    lock = FileLock(folder / f"{key}.lock")
+    try:
+        lock.acquire(timeout=-1 if waits else 0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def _share_out(
+    todo: Mapping[tuple[str, Part], str], work: Callable[[tuple[str, Part]], list[Score]]
+) -> dict[tuple[str, Part], list[Score]]:
+    """Do the work for each part of a set, one process at a time for each.
+
+    Processes that were started together share the parts out: each takes what no other is at, and
+    waits in the end for what it then only reads.
+
+    Args:
+        todo: Parts to their keys.
+        work: Scores what is not known of a part.
+    """
+    done: dict[tuple[str, Part], list[Score]] = {}
+    for waits in (False, True):
+        for place, key in todo.items():
+            if place not in done:
+                with _locked(key, waits=waits) as is_mine:
+                    if is_mine:
+                        done[place] = work(place)
+    return done
 
 
 def score_model(
@@ -332,33 +367,48 @@ def score_model(
 
     computed_in = precision_name(dtype, precision, attention)
     identity = model_identity(pretrained, key)
-    found: dict[str, list[Record]] = {}
     scorer: LabelScorer | None = None
+
+    def loaded() -> LabelScorer:
+        nonlocal scorer
+        if scorer is None:
+            scorer = LabelScorer(load_model(pretrained, dtype, attention, key)).eval()
+            scorer.check_head(key)
+            scorer = place(scorer)
+        return scorer
+
+    def score(only: EvalSet, rows: Sequence[int], cached: str, title: str) -> list[Score]:
+        journal, scores = Journal(cached), []
+        batches = build_batches(pending_set(only, rows), encoder, batch_size)
+        for batch in track(batches, f"Scoring {Path(pretrained).name}: {title}"):
+            with context():
+                done = score_batch(loaded(), batch, encoder.tokenizer)
+            done = [score._replace(row=rows[score.row]) for score in done]
+            journal.append(done)
+            scores += done
+        journal.close()
+        return scores
+
+    todo = {
+        (name, part): cached
+        for name, eval_set in eval_sets.items()
+        for part, cached in score_keys(identity, eval_set, encoder, computed_in).items()
+    }
+
+    def known_and_new(which: tuple[str, Part]) -> list[Score]:
+        name, part = which
+        only = with_parts(eval_sets[name], [part])
+        known = known_scores(todo[which], only)
+        if not known.pending:
+            return list(known.scores)
+        return [*known.scores, *score(only, known.pending, todo[which], f"{name}, {part}")]
+
+    scores = _share_out(todo, known_and_new)
+    found: dict[str, list[Record]] = {}
     for name, eval_set in eval_sets.items():
-        scores: list[Score] = []
-        for part, cached in score_keys(identity, eval_set, encoder, computed_in).items():
-            with _locked(cached):
-                only = with_parts(eval_set, [part])
-                known = known_scores(cached, only)
-                scores += known.scores
-                if not known.pending:
-                    continue
-                if scorer is None:
-                    scorer = LabelScorer(load_model(pretrained, dtype, attention, key)).eval()
-                    scorer.check_head(key)
-                    scorer = place(scorer)
-                journal = Journal(cached)
-                left, rows = pending_set(only, known.pending), known.pending
-                batches = build_batches(left, encoder, batch_size)
-                for batch in track(batches, f"Scoring {Path(pretrained).name}: {name}, {part}"):
-                    with context():
-                        done = score_batch(scorer, batch, encoder.tokenizer)
-                    done = [score._replace(row=rows[score.row]) for score in done]
-                    journal.append(done)
-                    scores += done
-                journal.close()
+        own = [one for which, part in scores.items() if which[0] == name for one in part]
         try:
-            found[name] = make_records(eval_set, scores)
+            found[name] = make_records(eval_set, own)
         except InputError as error:
             raise InputError(f"{key} {pretrained!r}: {error}") from error
     return found
