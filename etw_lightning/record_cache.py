@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import etw_lightning
+from etw_lightning.code_hash import code_hash
 from etw_lightning.encode import Encoder
 from etw_lightning.entries import Part
 from etw_lightning.models import DType, LabelScorer, load_config, load_model
@@ -106,13 +107,6 @@ def _file_digest(path: str, _state: tuple[int, int]) -> bytes:
         return hashlib.file_digest(stream, "sha256").digest()
 
 
-@functools.cache
-def _code_hash() -> str:
-    here = Path(__file__).parent
-    files = [path for name in _CODE if (path := here / f"{name}.py").is_file()]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
-
-
 def rows_hash(eval_set: EvalSet) -> str:
     """Hash the rows of a set, whatever is scored of them; 24 hexadecimal digits."""
     return _hash([asdict(example) for example in eval_set.examples])
@@ -160,7 +154,7 @@ def score_keys(
         "encoder": encoder.content_key,
         "precision": precision,
         "versions": [etw_lightning.__version__, torch.__version__, transformers.__version__],
-        "code": _code_hash(),
+        "code": code_hash(_CODE),
     }
     keys = {}
     for part in parts_of(eval_set):

@@ -7,7 +7,6 @@ user's own it is named by the group, and refused if it was made for anything els
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 
 import etw_lightning
+from etw_lightning.code_hash import code_hash
 from etw_lightning.notices import warn_first
 from etw_lightning.record_cache import cache_dir
 from etw_lightning.reference_file import DamagedError, read_tensors, write_tensors
@@ -119,19 +119,12 @@ def _made_for(rows: Sequence[EncodedRow], wanted: Wanted, model: ReferenceModel)
         **wanted.key_fields(),
         "precision": model.computed_in,
         "versions": [etw_lightning.__version__, torch.__version__, transformers.__version__],
-        "code": _code_hash(),
+        "code": code_hash(_CODE)[:24],
     }
 
 
 def _hash(state: Any) -> str:
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:24]
-
-
-@functools.cache
-def _code_hash() -> str:
-    here = Path(__file__).parent
-    texts = [(here / f"{name}.py").read_bytes() for name in _CODE]
-    return hashlib.sha256(b"".join(texts)).hexdigest()[:24]
 
 
 def _stored(

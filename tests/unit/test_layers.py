@@ -14,6 +14,7 @@ PACKAGE = Path(etw_lightning.__file__).parent
 LAYERS = {
     0: {
         "__init__",
+        "code_hash",
         "collapse_settings",
         "distributions",
         "divergences",
