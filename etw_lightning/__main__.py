@@ -7,12 +7,12 @@ import sys
 # makes a step of a small model a hundred times slower. Read when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from etw_lightning.preemption import StopSignals
+from etw_lightning.runs.preemption import StopSignals
 
 if sys.argv[1:2] == ["fit"]:
     # A scheduler's signal must not find Python's own way to end, which no job script goes on from.
     StopSignals().install()
 
-from etw_lightning.cli import main
+from etw_lightning.commands.cli import main
 
 sys.exit(main())

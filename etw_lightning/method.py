@@ -9,9 +9,9 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 from etw_lightning.forget import ForgetObjective
+from etw_lightning.kernels.signals import Counts, Reduction, Signal, TokenSignals, reduce_terms
 from etw_lightning.retain import RetainObjective
 from etw_lightning.schema import InputError
-from etw_lightning.signals import Counts, Reduction, Signal, TokenSignals, reduce_terms
 from etw_lightning.weighting import TokenWeighting, Uniform
 
 __all__ = ["Method", "Reference", "Share"]

@@ -21,7 +21,7 @@ LONELY = 30.0
 COMPARED = ("metrics", "history", "table", "steps", "config_hash", "seed")
 #: Slow to import; a forked process finds them there.
 IMPORTED = (
-    "etw_lightning.cli",
+    "etw_lightning.commands.cli",
     "rouge_score.rouge_scorer",
     "torch.utils.tensorboard",
     "transformers.models.llama.modeling_llama",
@@ -127,7 +127,7 @@ def wait_for(children):
 
 def run_here(words):
     """Run the command in this process; return its exit status, 1 for an error it does not name."""
-    from etw_lightning.cli import main
+    from etw_lightning.commands.cli import main
 
     sys.argv = ["etw_lightning", *map(str, words)]
     try:

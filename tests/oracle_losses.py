@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from etw_lightning.distributions import GivenDistributions
+from etw_lightning.kernels.distributions import GivenDistributions
+from etw_lightning.kernels.signals import Counts, Padded, TokenSignals
 from etw_lightning.schema import IGNORE_INDEX
-from etw_lightning.signals import Counts, Padded, TokenSignals
 
 __all__ = ["Group", "Oracle", "assert_matches", "load_oracle"]
 

@@ -5,8 +5,8 @@ from typing import ClassVar
 import torch
 from lightning.pytorch import Callback
 
-from etw_lightning.pairing import StepRows
-from etw_lightning.training_batches import PairedRows
+from etw_lightning.data.pairing import StepRows
+from etw_lightning.training.training_batches import PairedRows
 from etw_lightning.weighting import Uniform
 
 

@@ -12,13 +12,13 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, ModelParallelStrategy
 from toy import make_trainer, text, write_rows
 
-from etw_lightning.data import UnlearningDataModule
-from etw_lightning.export import export_model
-from etw_lightning.module import UnlearningModule
-from etw_lightning.safe_files import check_checkpoint, reading_safely
+from etw_lightning.files.safe_files import check_checkpoint, reading_safely
+from etw_lightning.models.export import export_model
+from etw_lightning.models.shards import whole_weights
 from etw_lightning.schema import IGNORE_INDEX
-from etw_lightning.shards import whole_weights
-from etw_lightning.strategies import settle_shards
+from etw_lightning.training.datamodule import UnlearningDataModule
+from etw_lightning.training.module import UnlearningModule
+from etw_lightning.training.strategies import settle_shards
 
 SECONDS = timedelta(seconds=60)
 

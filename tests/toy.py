@@ -8,8 +8,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
-from etw_lightning.module import UnlearningModule
 from etw_lightning.schema import IGNORE_INDEX
+from etw_lightning.training.module import UnlearningModule
 
 _WORDS = ("the", "town", "of", "Quillmere", "lies", "by", "a", "river", "and", "has", "a", "mill")
 

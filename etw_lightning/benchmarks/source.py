@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from etw_lightning.hub import hub_answers
-from etw_lightning.places import is_below
+from etw_lightning.files.hub import hub_answers
+from etw_lightning.files.places import is_below
 from etw_lightning.schema import InputError, MissingRowsError
 
 __all__ = [

@@ -9,10 +9,10 @@ import torch
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt
 from torch import Tensor
 
-from etw_lightning.distributions import TopLogps
-from etw_lightning.divergences import cross_entropy
 from etw_lightning.forget.interface import ForgetObjective
-from etw_lightning.signals import Signal, TokenSignals
+from etw_lightning.kernels.distributions import TopLogps
+from etw_lightning.kernels.divergences import cross_entropy
+from etw_lightning.kernels.signals import Signal, TokenSignals
 from etw_lightning.value_checks import check_number, check_whole
 
 __all__ = ["CEU", "ME", "PDU", "UNDIAL"]
@@ -42,7 +42,7 @@ class UNDIAL(ForgetObjective):
         InputError: If ``strength`` is no number, negative or infinite.
 
     Example:
-        >>> from etw_lightning.distributions import GivenDistributions
+        >>> from etw_lightning.kernels.distributions import GivenDistributions
         >>> even = torch.tensor([[0.5, 0.5]]).log()
         >>> signals = TokenSignals(
         ...     labels=torch.tensor([0]),
@@ -99,7 +99,7 @@ class CEU(ForgetObjective):
         InputError: If ``skip_first`` is no whole number or negative.
 
     Example:
-        >>> from etw_lightning.distributions import GivenDistributions
+        >>> from etw_lightning.kernels.distributions import GivenDistributions
         >>> logps = torch.tensor([[0.5, 0.25, 0.25]]).log()
         >>> signals = TokenSignals(
         ...     labels=torch.tensor([0]),
@@ -151,7 +151,7 @@ class PDU(ForgetObjective):
     open-unlearning takes what is said at the labelled tokens, one place after what predicts them.
 
     Example:
-        >>> from etw_lightning.distributions import GivenDistributions
+        >>> from etw_lightning.kernels.distributions import GivenDistributions
         >>> logits = torch.tensor([[4.0, 1.0, 1.0]])
         >>> signals = TokenSignals(
         ...     labels=torch.tensor([0]),
@@ -188,7 +188,7 @@ class ME(ForgetObjective):
     where the model is certain.
 
     Example:
-        >>> from etw_lightning.distributions import GivenDistributions
+        >>> from etw_lightning.kernels.distributions import GivenDistributions
         >>> logps = torch.tensor([[0.5, 0.5, 0.0, 0.0]]).clamp(min=1e-30).log()
         >>> signals = TokenSignals(
         ...     labels=torch.tensor([0]),

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from etw_lightning.signals import Level, Signal, TokenSignals
+from etw_lightning.kernels.signals import Level, Signal, TokenSignals
 
 __all__ = ["ForgetObjective"]
 

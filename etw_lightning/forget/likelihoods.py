@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from etw_lightning.forget.interface import ForgetObjective
-from etw_lightning.signals import Level, Signal, TokenSignals
+from etw_lightning.kernels.signals import Level, Signal, TokenSignals
 from etw_lightning.value_checks import check_number
 
 __all__ = ["GA", "NPO", "IdkNLL", "SimNPO", "preference_terms"]

@@ -8,10 +8,10 @@ from typing import ClassVar
 from jsonargparse.typing import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
-from etw_lightning.distributions import TopLogps
 from etw_lightning.forget.interface import ForgetObjective
 from etw_lightning.forget.likelihoods import preference_terms
-from etw_lightning.signals import Level, Signal, TokenSignals
+from etw_lightning.kernels.distributions import TopLogps
+from etw_lightning.kernels.signals import Level, Signal, TokenSignals
 from etw_lightning.value_checks import check_number
 
 __all__ = ["DPO", "TPO", "AltPO"]
@@ -131,7 +131,7 @@ class TPO(ForgetObjective):
 
     Example:
         >>> import torch
-        >>> from etw_lightning.distributions import GivenDistributions
+        >>> from etw_lightning.kernels.distributions import GivenDistributions
         >>> said = torch.tensor([[0.5, 0.25, 0.25]]).log()
         >>> signals = TokenSignals(
         ...     labels=torch.tensor([0]),

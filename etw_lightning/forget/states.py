@@ -9,9 +9,9 @@ import torch
 from jsonargparse.typing import NonNegativeInt, PositiveFloat
 from torch import Tensor
 
-from etw_lightning.divergences import mean_squares
 from etw_lightning.forget.interface import ForgetObjective
-from etw_lightning.signals import Level, Signal, TokenSignals
+from etw_lightning.kernels.divergences import mean_squares
+from etw_lightning.kernels.signals import Level, Signal, TokenSignals
 from etw_lightning.value_checks import check_number, check_whole
 
 __all__ = ["RMU", "steering_vector"]
@@ -49,7 +49,7 @@ class RMU(ForgetObjective):
             positive and finite.
 
     Example:
-        >>> from etw_lightning.signals import States
+        >>> from etw_lightning.kernels.signals import States
         >>> rows = torch.tensor([0, 0])
         >>> direction = steering_vector(4, seed=0).expand(2, 4)
         >>> signals = TokenSignals(

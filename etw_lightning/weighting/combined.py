@@ -8,8 +8,8 @@ import torch
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt
 from torch import Tensor
 
+from etw_lightning.kernels.signals import Signal, TokenSignals
 from etw_lightning.schema import IGNORE_INDEX, InputError
-from etw_lightning.signals import Signal, TokenSignals
 from etw_lightning.value_checks import check_whole
 from etw_lightning.weighting.interface import TokenWeighting
 from etw_lightning.weighting.within_rows import order_within_rows, places_in_rows, share_out

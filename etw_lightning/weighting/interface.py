@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from etw_lightning.signals import Signal, TokenSignals
+from etw_lightning.kernels.signals import Signal, TokenSignals
 
 __all__ = ["TokenWeighting"]
 

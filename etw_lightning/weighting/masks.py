@@ -11,7 +11,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from etw_lightning.signals import Signal, TokenSignals
+from etw_lightning.kernels.signals import Signal, TokenSignals
 from etw_lightning.weighting.interface import TokenWeighting
 
 __all__ = ["Annotated", "Spacy"]

@@ -11,7 +11,7 @@ import torch
 from jsonargparse.typing import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
-from etw_lightning.signals import Signal, TokenSignals
+from etw_lightning.kernels.signals import Signal, TokenSignals
 from etw_lightning.value_checks import check_number
 from etw_lightning.weighting.interface import TokenWeighting
 from etw_lightning.weighting.within_rows import Scope, share_out

@@ -9,7 +9,7 @@ import torch
 from jsonargparse.typing import restricted_number_type
 from torch import Tensor
 
-from etw_lightning.signals import TokenSignals
+from etw_lightning.kernels.signals import TokenSignals
 
 __all__ = ["Scope", "TopShare", "order_within_rows", "places_in_rows", "share_out"]
 

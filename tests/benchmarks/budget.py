@@ -34,7 +34,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from etw_lightning.cli import main as run_command
+from etw_lightning.commands.cli import main as run_command
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 BUDGETS = (0.02, 0.05, 0.1)

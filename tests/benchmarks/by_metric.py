@@ -20,7 +20,7 @@ import torch
 from torch.nn.functional import cross_entropy, log_softmax
 
 from etw_lightning.metrics.attacks import Attack
-from etw_lightning.models import LabelScorer
+from etw_lightning.models.loading import LabelScorer
 from etw_lightning.schema import IGNORE_INDEX, EvalSet, Example
 
 ATTACKS: tuple[Attack, ...] = ("loss", "zlib", "min_k", "min_k_plus_plus")

@@ -50,13 +50,13 @@ from by_metric import ATTACKS, Fed, Suite, Values, by_metric
 from etw_lightning import metrics
 from etw_lightning.benchmarks.source import Source
 from etw_lightning.benchmarks.tofu import TOFU
-from etw_lightning.encode import Encoder
-from etw_lightning.entries import Given
+from etw_lightning.catalogue.entries import Given
+from etw_lightning.catalogue.suite import select
+from etw_lightning.data.encode import Encoder
 from etw_lightning.metrics import text
-from etw_lightning.models import LabelScorer, load_model, load_tokenizer
+from etw_lightning.models.loading import LabelScorer, load_model, load_tokenizer
 from etw_lightning.schema import Conventions, EvalSet, Record
-from etw_lightning.scoring import AnswerBatch, build_batches, make_records, score_batch
-from etw_lightning.suite import select
+from etw_lightning.scoring.batches import AnswerBatch, build_batches, make_records, score_batch
 
 SETS = ("forget", "retain", "real_authors", "world_facts", "holdout")
 #: The peer's suite, by this package's names.

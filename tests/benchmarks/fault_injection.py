@@ -33,19 +33,19 @@ Fault, left_behind, run_processes = (
     for name in ("Fault", "left_behind", "run_processes")
 )
 
-STEP = "etw_lightning.module:UnlearningModule.training_step"
-SCORING = "etw_lightning.scoring_module:score_batch"
+STEP = "etw_lightning.training.module:UnlearningModule.training_step"
+SCORING = "etw_lightning.training.scoring_module:score_batch"
 WRITING = (
-    "etw_lightning.state_file:StateFile.save_checkpoint",
-    "etw_lightning.checkpointing:describe_files",
-    "etw_lightning.checkpointing:publish",
-    "etw_lightning.checkpoint_folder:_sync_folder",
-    "etw_lightning.checkpointing:remove",
+    "etw_lightning.runs.state_file:StateFile.save_checkpoint",
+    "etw_lightning.runs.checkpointing:describe_files",
+    "etw_lightning.runs.checkpointing:publish",
+    "etw_lightning.files.checkpoint_folder:_sync_folder",
+    "etw_lightning.runs.checkpointing:remove",
 )
 ENDING = (
-    "etw_lightning.export:text_logits",
-    "etw_lightning.run_report:save_records",
-    "etw_lightning.run_report:write_results",
+    "etw_lightning.models.export:text_logits",
+    "etw_lightning.runs.run_report:save_records",
+    "etw_lightning.runs.run_report:write_results",
 )
 MICRO_BATCHES = 30
 CALLBACKS = [{"class_path": "ForgetQuality"}]
@@ -162,7 +162,7 @@ def main():
     parser.add_argument("--only", default="", help="part of the names of the faults")
     given = parser.parse_args()
     lost, forking = 0, multiprocessing.get_context("fork")
-    importlib.import_module("etw_lightning.cli")
+    importlib.import_module("etw_lightning.commands.cli")
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
         expected = {}

@@ -102,7 +102,7 @@ def llama_config(case: Case) -> Any:
 
 def run_shape(case: Case) -> Any:
     """Return what decides a case's memory."""
-    from etw_lightning.run_needs import RunShape
+    from etw_lightning.memory.run_needs import RunShape
 
     return RunShape(
         rows=2 * case.rows,
@@ -119,8 +119,8 @@ def run_shape(case: Case) -> Any:
 
 def predict(case: Case) -> int:
     """Return the predicted bytes of a case."""
-    from etw_lightning.memory import predict_footprint
-    from etw_lightning.run_needs import run_needs
+    from etw_lightning.memory.prediction import predict_footprint
+    from etw_lightning.memory.run_needs import run_needs
 
     return predict_footprint(run_needs(llama_config(case), run_shape(case)), "single", 1).total
 
@@ -134,7 +134,7 @@ def build(case: Case, folder: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     from etw_lightning.benchmarks.quickstart import save_tokenizer, train_tokenizer
-    from etw_lightning.models import load_tokenizer
+    from etw_lightning.models.loading import load_tokenizer
 
     draw = random.Random(0)
     words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=4)) for _ in range(100)]
@@ -166,9 +166,9 @@ def train(case: Case, folder: Path) -> int:
     import torch
     from lightning.pytorch import Callback, Trainer, seed_everything
 
-    from etw_lightning.data import UnlearningDataModule
     from etw_lightning.forget import GA, NPO
-    from etw_lightning.module import UnlearningModule
+    from etw_lightning.training.datamodule import UnlearningDataModule
+    from etw_lightning.training.module import UnlearningModule
     from etw_lightning.weighting import Uniform
 
     class Watch(Callback):
@@ -272,9 +272,9 @@ def llama_tables() -> str:
     """Return what Llama-3.1-8B needs, 4 + 4 rows of 512 tokens, in two precisions."""
     from transformers import LlamaConfig
 
-    from etw_lightning.memory import GIB
-    from etw_lightning.memory_table import memory_table
-    from etw_lightning.run_needs import RunShape, needs_by_strategy
+    from etw_lightning.memory.prediction import GIB
+    from etw_lightning.memory.run_needs import RunShape, needs_by_strategy
+    from etw_lightning.memory.table import memory_table
 
     config = LlamaConfig(
         vocab_size=128256,

@@ -54,10 +54,10 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     import torch
     from lightning.pytorch import Callback, Trainer, seed_everything
 
-    from etw_lightning.data import UnlearningDataModule
     from etw_lightning.forget import GA, NPO, UNDIAL
-    from etw_lightning.module import UnlearningModule
     from etw_lightning.retain import KL, NLL
+    from etw_lightning.training.datamodule import UnlearningDataModule
+    from etw_lightning.training.module import UnlearningModule
     from etw_lightning.weighting import Uniform
 
     class Watch(Callback):
@@ -163,7 +163,7 @@ def build(given: argparse.Namespace) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from etw_lightning.benchmarks.quickstart import save_tokenizer, train_tokenizer
-    from etw_lightning.models import load_tokenizer
+    from etw_lightning.models.loading import load_tokenizer
 
     draw = random.Random(0)
     words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=5)) for _ in range(200)]

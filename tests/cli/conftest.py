@@ -39,7 +39,7 @@ def configs():
 
 
 def _run(*args):
-    from etw_lightning.cli import main
+    from etw_lightning.commands.cli import main
 
     quiet = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed")
     levels = {name: logging.getLogger(name).level for name in quiet}
@@ -187,7 +187,7 @@ def args(tofu_args, retain_model_dir):
 @pytest.fixture
 def evaluate(command, args, home):
     """Evaluate to the end; return what was printed, the results and the records."""
-    from etw_lightning.retain_results import load_records
+    from etw_lightning.scoring.retain_results import load_records
 
     def call(*more, name="out", using=args):
         folder = home.parent / name

@@ -10,10 +10,13 @@ import time
 
 import pytest
 
-from etw_lightning import hub, models, parser, quickstart_models
 from etw_lightning.benchmarks import quickstart, source
-from etw_lightning.retain_results import save_records
+from etw_lightning.commands import parser
+from etw_lightning.files import hub
+from etw_lightning.models import loading as models
 from etw_lightning.schema import Record
+from etw_lightning.scoring.retain_results import save_records
+from etw_lightning.training import quickstart_models
 
 WEIGHTINGS = (
     "ETW, TNPO, WGA, WTNPO, Annotated, Mixture, Product, Random, SatImp, Spacy, Surprisal, Uniform"
@@ -109,8 +112,8 @@ OPTIONS = {
     "--trainer.max_epoch 3": ("trainer.max_epoch is not known. Did you mean 'trainer.max_epochs'?"),
     "--trainer.max_epochs 1.5": "trainer.max_epochs must be a whole number or null; got '1.5'.",
     "--trainer.callbacks+=Nope": (
-        "trainer.callbacks must be ForgetQuality, ModelUtility, Muse, PrivLeak, SetScores, "
-        "Suite, RetainBudget, another class by its import path or null; got 'Nope'."
+        "trainer.callbacks must be ForgetQuality, ModelUtility, Muse, PrivLeak, "
+        "RetainBudget, SetScores, Suite, another class by its import path or null; got 'Nope'."
     ),
     "--seed_everything x": "seed_everything must be true or false or a whole number; got 'x'.",
     "--seed_everything -1": "seed_everything must be a whole number from 0 to 4294967295; got -1.",
@@ -305,8 +308,8 @@ def test_every_precision_is_listed(refused, complete):
     [
         (
             {"class_path": CALLBACK.format("Mose")},
-            "trainer.callbacks must be ForgetQuality, ModelUtility, Muse, PrivLeak, SetScores, "
-            "Suite, RetainBudget, another class by its import path or null; "
+            "trainer.callbacks must be ForgetQuality, ModelUtility, Muse, PrivLeak, "
+            "RetainBudget, SetScores, Suite, another class by its import path or null; "
             "got 'etw_lightning.callbacks.Mose'. Did you mean 'Muse'?",
         ),
         (

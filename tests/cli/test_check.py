@@ -123,9 +123,9 @@ def test_fit_refuses_a_full_disk_before_it_writes(command, check_args, home, mon
 
 
 def test_fit_warns_of_too_little_memory(command, check_args, monkeypatch):
-    monkeypatch.setattr("etw_lightning.check_memory.available_memory", lambda trainer: 2**20)
+    monkeypatch.setattr("etw_lightning.memory.check_memory.available_memory", lambda trainer: 2**20)
     monkeypatch.setattr(
-        "etw_lightning.module.UnlearningModule.configure_model", lambda module: exit(7)
+        "etw_lightning.training.module.UnlearningModule.configure_model", lambda module: exit(7)
     )
     with pytest.warns(match=r"for each process \(single on 1\), 1.0 MiB are there; no strategy"):
         assert command("fit", *check_args[1:]).status == 7

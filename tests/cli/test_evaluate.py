@@ -12,8 +12,9 @@ import warnings
 import pytest
 import torch
 
-from etw_lightning import provenance, record_cache, scoring_module
-from etw_lightning.retain_results import load_records
+from etw_lightning.scoring import provenance, record_cache
+from etw_lightning.scoring.retain_results import load_records
+from etw_lightning.training import scoring_module
 
 #: Rows of the sets that ``tofu_dir`` holds; there is no holdout.
 SIZES = {"forget": 4, "retain": 3, "real_authors": 2, "world_facts": 2}

@@ -6,9 +6,9 @@ import pytest
 import torch
 from toy import write_manifest
 
-from etw_lightning.checkpoints import describe_model
-from etw_lightning.fixed_text import text_logits
-from etw_lightning.models import load_model
+from etw_lightning.models.checkpoints import describe_model
+from etw_lightning.models.fixed_text import text_logits
+from etw_lightning.models.loading import load_model
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import pytest
 import torch
 import yaml
 
-from etw_lightning import record_cache
 from etw_lightning.metrics import Direction
-from etw_lightning.retain_results import load_records
+from etw_lightning.scoring import record_cache
+from etw_lightning.scoring.retain_results import load_records
 
 NUMBERS = (
     "forget_quality",

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from etw_lightning.module import UnlearningModule
+from etw_lightning.training.module import UnlearningModule
 
 #: Far too high: the first steps wreck the tiny model.
 WRECKS = ("--model.lr=1", "--collapse.retain_factor=1.5", "--collapse.window=1")

@@ -14,14 +14,14 @@ import pytest
 from faults import Fault, left_behind, run_forked
 from filelock import FileLock
 
-from etw_lightning import resume
-from etw_lightning.checkpoint_folder import saved_checkpoints, what_is_wrong
+from etw_lightning.files.checkpoint_folder import saved_checkpoints, what_is_wrong
+from etw_lightning.runs import resume
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 
 CALLBACKS = [{"class_path": "ForgetQuality"}, {"class_path": "ModelUtility"}]
-STEP = "etw_lightning.module:UnlearningModule.training_step"
-SCORING = "etw_lightning.scoring_module:score_batch"
+STEP = "etw_lightning.training.module:UnlearningModule.training_step"
+SCORING = "etw_lightning.training.scoring_module:score_batch"
 
 #: Where SIGKILL ends a run; of 12 micro-batches, 6 steps and as many checkpoints.
 KILLED = {
@@ -29,11 +29,11 @@ KILLED = {
     "within a step's micro-batches": (STEP, 6),
     "in the last step of an epoch": (STEP, 8),
     "in an evaluation": (SCORING, 10),
-    "while a checkpoint is written": ("etw_lightning.checkpointing:describe_files", 4),
-    "before one has its name": ("etw_lightning.checkpoint_folder:_sync_folder", 7),
-    "before one is let go": ("etw_lightning.checkpointing:remove", 1),
-    "while the model is saved": ("etw_lightning.export:text_logits", 1),
-    "before the results": ("etw_lightning.run_report:write_results", 1),
+    "while a checkpoint is written": ("etw_lightning.runs.checkpointing:describe_files", 4),
+    "before one has its name": ("etw_lightning.files.checkpoint_folder:_sync_folder", 7),
+    "before one is let go": ("etw_lightning.runs.checkpointing:remove", 1),
+    "while the model is saved": ("etw_lightning.models.export:text_logits", 1),
+    "before the results": ("etw_lightning.runs.run_report:write_results", 1),
 }
 #: Where a signal asks a run to stop, and the step it is to be at in the end.
 STOPPED = {
@@ -42,8 +42,18 @@ STOPPED = {
     "in the last step of an epoch": (STEP, 3, signal.SIGTERM, 2),
     "in an evaluation": (SCORING, 10, signal.SIGTERM, 4),
     "in the last step": (STEP, 12, signal.SIGTERM, 6),
-    "in the first evaluation": ("etw_lightning.callbacks:ForgetQuality.compute", 1, 15, None),
-    "while the model is saved": ("etw_lightning.export:text_logits", 1, signal.SIGTERM, None),
+    "in the first evaluation": (
+        "etw_lightning.callbacks.evaluation:ForgetQuality.compute",
+        1,
+        15,
+        None,
+    ),
+    "while the model is saved": (
+        "etw_lightning.models.export:text_logits",
+        1,
+        signal.SIGTERM,
+        None,
+    ),
 }
 
 
@@ -197,7 +207,7 @@ WITHIN = {
     "stopped before one": ("--trainer.val_check_interval=2", (STEP, 6, signal.SIGTERM), 143),
     "stopped in one within a step": (
         "--trainer.val_check_interval=3",
-        ("etw_lightning.callbacks:ForgetQuality.compute", 2, signal.SIGTERM),
+        ("etw_lightning.callbacks.evaluation:ForgetQuality.compute", 2, signal.SIGTERM),
         143,
     ),
     "stopped in the last step": ("--trainer.max_steps=3", (STEP, 6, signal.SIGTERM), 143),
@@ -217,7 +227,7 @@ def test_an_evaluation_within_an_epoch_is_not_lost(run, words, tmp_path, flag, f
 
 
 @pytest.mark.parametrize(
-    ("place", "count"), [(STEP, 5), (SCORING, 1), ("etw_lightning.export:text_logits", 1)]
+    ("place", "count"), [(STEP, 5), (SCORING, 1), ("etw_lightning.models.export:text_logits", 1)]
 )
 def test_an_interrupted_run_says_so_and_goes_on(run, expected, place, count):
     every = "--checkpoints.every_n_steps=1"
@@ -230,7 +240,7 @@ def test_an_interrupted_run_says_so_and_goes_on(run, expected, place, count):
 
 def test_a_stop_where_no_checkpoint_is_made_is_told(run):
     status, said = run(
-        fault=Fault("etw_lightning.fit_command:warning_of_memory", 1, signal.SIGTERM)
+        fault=Fault("etw_lightning.commands.fit:warning_of_memory", 1, signal.SIGTERM)
     )
     assert status == 143
     assert said.splitlines()[-1].startswith("stopped by SIGTERM; the same command goes on from")
@@ -384,7 +394,7 @@ def appearing(run, stopped, monkeypatch):
         aside.rename(place)
         return original(folder)
 
-    monkeypatch.setattr("etw_lightning.fit_command.lock_run", wait)
+    monkeypatch.setattr("etw_lightning.commands.fit.lock_run", wait)
     return run
 
 
@@ -445,7 +455,7 @@ def test_the_last_and_the_best_are_kept(run):
 
 def test_a_run_that_saves_no_model_keeps_no_checkpoint(run):
     flags = ("--checkpoints.every_n_steps=1", "--no_save_model")
-    assert run(*flags, fault=Fault("etw_lightning.run_report:write_results", 1))[0] == -9
+    assert run(*flags, fault=Fault("etw_lightning.runs.run_report:write_results", 1))[0] == -9
     assert names(run.folder)[-1] == "step-00000006", "until it is finished"
     status, said = run(*flags)
     assert status == 0, said

@@ -140,8 +140,8 @@ def test_a_split_outside_of_the_data(refused, fit, tofu_dir, key, benchmark):
 
 @pytest.mark.parametrize("name", ["../../evil", "/evil"])
 def test_a_set_outside_of_a_results_folder(refused, marker, tofu_args, name):
-    from etw_lightning.retain_results import save_records
     from etw_lightning.schema import Record
+    from etw_lightning.scoring.retain_results import save_records
 
     folder = marker.parent / "results"
     row = Record("forget", "forget/0", "a", answer_loss=1.0)
@@ -301,7 +301,7 @@ def guarded(tmp_path, home, tiny_model_dir):
 
 
 def test_the_guard_sees_who_calls(guarded):
-    source = "from etw_lightning.hub import hub_answers; print(hub_answers())"
+    source = "from etw_lightning.files.hub import hub_answers; print(hub_answers())"
     result, tried = guarded("-c", source, HF_HUB_OFFLINE="0")
     assert result.stdout == "False\n", result.stderr
     assert tried == ["look up huggingface.co"]

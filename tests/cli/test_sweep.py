@@ -68,13 +68,13 @@ def swept(place, command):
 
 @pytest.fixture(scope="module")
 def read():
-    from etw_lightning.cli import RunReader
+    from etw_lightning.commands.cli import RunReader
 
     return RunReader().read
 
 
 def key_of(read, *words, configs=("configs/quickstart.yaml", "configs/method/etw.yaml")):
-    from etw_lightning.run_key import run_key
+    from etw_lightning.runs.key import run_key
 
     files = [word for config in configs for word in ("--config", str(ROOT / config))]
     return run_key(read(["fit", *files, *words]))

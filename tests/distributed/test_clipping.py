@@ -9,7 +9,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.strategies import DDPStrategy
 from toy import ExactModule, make_trainer, text, write_rows
 
-from etw_lightning.data import UnlearningDataModule
+from etw_lightning.training.datamodule import UnlearningDataModule
 
 #: Processes, rows of a micro-batch, micro-batches of a step: eight rows a step each time.
 SPLITS = {

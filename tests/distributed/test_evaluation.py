@@ -12,8 +12,8 @@ import torch
 from faults import free_port, torchrun_variables, wait_for
 from toy import qa_rows, write_rows
 
-from etw_lightning import scoring_module
-from etw_lightning.retain_results import load_records
+from etw_lightning.scoring.retain_results import load_records
+from etw_lightning.training import scoring_module
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 
@@ -49,7 +49,7 @@ def arguments(tmp_path, monkeypatch, tiny_model_dir):
 
 def run_here(arguments, folder, cache, out):
     """Run the command in this process, with a cache of its own; return the exit status."""
-    from etw_lightning.cli import main
+    from etw_lightning.commands.cli import main
 
     os.environ["ETW_CACHE"] = str(cache)
     with warnings.catch_warnings(), contextlib.redirect_stdout(out):

@@ -9,9 +9,9 @@ from lightning.pytorch import Callback
 from lightning.pytorch.strategies import DDPStrategy
 from toy import ExactModule, make_trainer, text, write_rows
 
-from etw_lightning.callbacks import SetScores
-from etw_lightning.data import UnlearningDataModule
-from etw_lightning.module import UnlearningModule
+from etw_lightning.callbacks.evaluation import SetScores
+from etw_lightning.training.datamodule import UnlearningDataModule
+from etw_lightning.training.module import UnlearningModule
 from etw_lightning.weighting import ETW
 
 #: Processes, rows of a micro-batch, micro-batches of a step: eight rows a step each time.

@@ -7,10 +7,10 @@ import pytest
 import torch
 from sharded import run_forked
 
-from etw_lightning import record_cache
-from etw_lightning.encode import Encoder
-from etw_lightning.models import load_tokenizer
+from etw_lightning.data.encode import Encoder
+from etw_lightning.models.loading import load_tokenizer
 from etw_lightning.schema import EvalSet, Example
+from etw_lightning.scoring import record_cache
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 

@@ -10,8 +10,8 @@ from faults import Fault, left_behind, run_processes
 from sharded import write_texts
 
 ROOT = Path(__file__).resolve().parents[2]
-STEP = "etw_lightning.module:UnlearningModule.training_step"
-SCORING = "etw_lightning.scoring_module:score_batch"
+STEP = "etw_lightning.training.module:UnlearningModule.training_step"
+SCORING = "etw_lightning.training.scoring_module:score_batch"
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 

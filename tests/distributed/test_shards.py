@@ -15,8 +15,8 @@ import torch
 from sharded import build, make_strategy, run_forked, write_texts
 from toy import qa_rows, write_rows
 
-from etw_lightning.models import load_model
-from etw_lightning.retain_results import load_records
+from etw_lightning.models.loading import load_model
+from etw_lightning.scoring.retain_results import load_records
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 
@@ -131,7 +131,7 @@ def test_only_the_first_process_holds_a_whole_model(
 
 def run_command(arguments, cache):
     """Run a command in this process, with a cache of its own; return what it printed."""
-    from etw_lightning.cli import main
+    from etw_lightning.commands.cli import main
 
     os.environ["ETW_CACHE"] = str(cache)
     out = io.StringIO()

@@ -14,12 +14,12 @@ from sharded import (
     write_texts,
 )
 
-from etw_lightning.export_command import export
-from etw_lightning.fixed_text import text_logits
+from etw_lightning.callbacks.retain_budget import RetainBudget
+from etw_lightning.commands.export import export
 from etw_lightning.forget import NPO, RMU
-from etw_lightning.models import load_model
+from etw_lightning.models.fixed_text import text_logits
+from etw_lightning.models.loading import load_model
 from etw_lightning.retain import KL, EmbedDiff
-from etw_lightning.retain_budget import RetainBudget
 from etw_lightning.weighting import Uniform
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")

@@ -6,9 +6,9 @@ import pytest
 import torch
 from sharded import assert_near, save_resume_export, write_texts
 
-from etw_lightning.export_command import export
-from etw_lightning.fixed_text import text_logits
-from etw_lightning.models import load_model
+from etw_lightning.commands.export import export
+from etw_lightning.models.fixed_text import text_logits
+from etw_lightning.models.loading import load_model
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 

@@ -11,10 +11,10 @@ import torch
 from toy import FixedLogits, Positionwise, random_rows
 
 from etw_lightning.forget import GA
-from etw_lightning.kernels import linear_scores, plain_linear_scores
-from etw_lightning.models import LabelScorer
+from etw_lightning.kernels.head import linear_scores, plain_linear_scores
+from etw_lightning.kernels.signals import Counts, reduce_terms
+from etw_lightning.models.loading import LabelScorer
 from etw_lightning.retain import NLL
-from etw_lightning.signals import Counts, reduce_terms
 from etw_lightning.weighting import ETW, Uniform
 
 TEMPERATURES = (0.7, 1.0, 2.0)

@@ -18,7 +18,7 @@ from etw_lightning import metrics
 from etw_lightning.benchmarks.muse import MUSE
 from etw_lightning.benchmarks.source import Source
 from etw_lightning.benchmarks.tofu import TOFU
-from etw_lightning.encode import Encoder
+from etw_lightning.data.encode import Encoder
 from etw_lightning.metrics.membership import (
     attack_auc,
     attack_scores,
@@ -29,9 +29,9 @@ from etw_lightning.metrics.memorisation import (
     extraction_strength_values,
 )
 from etw_lightning.metrics.text import gold_continuations
-from etw_lightning.models import LabelScorer, load_model, load_tokenizer
+from etw_lightning.models.loading import LabelScorer, load_model, load_tokenizer
 from etw_lightning.schema import Conventions
-from etw_lightning.scoring import build_batches, make_records, score_batch
+from etw_lightning.scoring.batches import build_batches, make_records, score_batch
 
 BATCH_SIZE = 16
 TOLERANCE = {"rtol": 1.2e-7, "atol": 2e-6}

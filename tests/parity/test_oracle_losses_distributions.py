@@ -10,11 +10,11 @@ import pytest
 import torch
 from oracle_losses import assert_matches, load_oracle
 
-from etw_lightning.distributions import GivenDistributions
 from etw_lightning.forget import CEU, GA, NPO, PDU, RMU, UNDIAL, states
+from etw_lightning.kernels.distributions import GivenDistributions
+from etw_lightning.kernels.signals import Counts, States, reduce_terms
 from etw_lightning.retain import KL, NLL, EmbedDiff
 from etw_lightning.schema import IGNORE_INDEX
-from etw_lightning.signals import Counts, States, reduce_terms
 
 SETS = ["masked_v11", "full_v11"]
 

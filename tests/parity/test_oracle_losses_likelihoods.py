@@ -6,8 +6,8 @@ from oracle_losses import assert_matches, load_oracle
 from torch.nn.functional import logsigmoid
 
 from etw_lightning.forget import DPO, GA, NPO, SimNPO
+from etw_lightning.kernels.signals import reduce_terms
 from etw_lightning.retain import NLL
-from etw_lightning.signals import reduce_terms
 from etw_lightning.weighting import WGA, SatImp, Uniform
 
 # Name in the file, and how a method of ours is made of its numbers.

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from etw_lightning import metrics
-from etw_lightning.retain_results import load_retain_results
 from etw_lightning.schema import Record
+from etw_lightning.scoring.retain_results import load_retain_results
 
 TOFU = ("model_a_pad", "model_a", "model_retain")
 MUSE = ("model_a", "model_retain")

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from etw_lightning import metrics
-from etw_lightning.report import muse_row, tofu_row
-from etw_lightning.retain_results import load_retain_results
+from etw_lightning.runs.results import muse_row, tofu_row
 from etw_lightning.schema import Record
+from etw_lightning.scoring.retain_results import load_retain_results
 
 TOFU_1B = "tofu_Llama-3.2-1B-Instruct"
 TARGETS = [f"{TOFU_1B}_full/evals_forget{split}" for split in ("01", "05", "10")]

@@ -14,8 +14,8 @@ import torch
 from toy import FixedLogits, random_rows
 
 from etw_lightning.forget import GA
-from etw_lightning.models import LabelScorer
-from etw_lightning.signals import Counts, reduce_terms
+from etw_lightning.kernels.signals import Counts, reduce_terms
+from etw_lightning.models.loading import LabelScorer
 from etw_lightning.weighting import (
     ETW,
     TNPO,

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from toy import Positionwise, random_rows
 
 from etw_lightning.forget import GA
-from etw_lightning.kernels import linear_scores
-from etw_lightning.models import LabelScorer
+from etw_lightning.kernels.head import linear_scores
+from etw_lightning.kernels.signals import Counts, TokenSignals, reduce_terms
+from etw_lightning.models.loading import LabelScorer
 from etw_lightning.schema import IGNORE_INDEX
-from etw_lightning.signals import Counts, TokenSignals, reduce_terms
 from etw_lightning.weighting import (
     ETW,
     TNPO,

@@ -45,7 +45,7 @@ def measure(folder):
 @pytest.fixture
 def watched(monkeypatch, tmp_path):
     """Note the process's state at each epoch's end; return where the notes go."""
-    from etw_lightning.checkpointing import Checkpoints
+    from etw_lightning.runs.checkpointing import Checkpoints
 
     notes, original = tmp_path / "notes.jsonl", Checkpoints.on_train_epoch_end
 

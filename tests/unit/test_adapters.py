@@ -9,9 +9,9 @@ import torch
 
 pytest.importorskip("peft")
 
-from etw_lightning.adapters import MERGEABLE, add_adapter
-from etw_lightning.label_scorer import LabelScorer
-from etw_lightning.models import load_model
+from etw_lightning.models.adapters import MERGEABLE, add_adapter
+from etw_lightning.models.label_scorer import LabelScorer
+from etw_lightning.models.loading import load_model
 from etw_lightning.schema import IGNORE_INDEX, InputError
 
 IDS = torch.arange(24)[None] * 37 % 300

@@ -12,10 +12,10 @@ from lightning.pytorch.strategies import (
     SingleDeviceStrategy,
 )
 
-from etw_lightning.check import check_disk
-from etw_lightning.check_memory import asked_layout
-from etw_lightning.memory import GIB
-from etw_lightning.run_needs import Sizes
+from etw_lightning.commands.model_checks import check_disk
+from etw_lightning.memory.check_memory import asked_layout
+from etw_lightning.memory.prediction import GIB
+from etw_lightning.memory.run_needs import Sizes
 from etw_lightning.schema import InputError
 
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from etw_lightning.checkpoint_folder import (
+from etw_lightning.files.checkpoint_folder import (
     STATE,
     describe_files,
     draft_of,

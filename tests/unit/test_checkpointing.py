@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from etw_lightning.checkpointing import Checkpoints
+from etw_lightning.runs.checkpointing import Checkpoints
 from etw_lightning.schema import InputError
 
 

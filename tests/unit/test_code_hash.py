@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 import etw_lightning
-from etw_lightning import record_cache, reference_values
-from etw_lightning.code_hash import code_hash
+from etw_lightning.files.code_hash import code_hash
+from etw_lightning.scoring import record_cache
+from etw_lightning.training import reference_values
 
 
 def test_it_is_the_hash_of_the_files():

@@ -5,9 +5,9 @@ import math
 
 import pytest
 
-from etw_lightning.collapse import Collapse
-from etw_lightning.findings import Finding
-from etw_lightning.run_key import run_key
+from etw_lightning.callbacks.collapse import Collapse
+from etw_lightning.callbacks.findings import Finding
+from etw_lightning.runs.key import run_key
 from etw_lightning.schema import InputError
 
 

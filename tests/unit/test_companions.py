@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from etw_lightning import companions
+from etw_lightning.runs import companions
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are f
 FIRST = """
 import os, subprocess, sys, time
 from lightning.pytorch import Trainer
-from etw_lightning import companions
+from etw_lightning.runs import companions
 companions._PATIENCE = 0.1
 trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False)
 companions.start_companions(trainer)
@@ -28,7 +28,7 @@ time.sleep(30)
 """
 COMPANION = """
 import os, time
-from etw_lightning.companions import end_with_first
+from etw_lightning.runs.companions import end_with_first
 end_with_first()
 print(os.getpid(), flush=True)
 time.sleep(30)

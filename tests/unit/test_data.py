@@ -9,14 +9,14 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from toy import make_trainer, text, write_rows
 
 from etw_lightning.benchmarks.tofu import Columns
-from etw_lightning.callbacks import SetScores
-from etw_lightning.data import UnlearningDataModule
+from etw_lightning.callbacks.evaluation import SetScores
 from etw_lightning.forget import GA
-from etw_lightning.module import UnlearningModule
-from etw_lightning.parts import parts_of
 from etw_lightning.retain import NLL
 from etw_lightning.schema import IGNORE_INDEX, InputError
-from etw_lightning.scoring import Score
+from etw_lightning.scoring.batches import Score
+from etw_lightning.scoring.parts import parts_of
+from etw_lightning.training.datamodule import UnlearningDataModule
+from etw_lightning.training.module import UnlearningModule
 from etw_lightning.weighting import ETW
 
 NUM_FORGET, NUM_RETAIN = 10, 14

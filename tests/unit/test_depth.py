@@ -8,12 +8,17 @@ import torch
 from toy import text
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from etw_lightning.depth import DepthRow, build_depth_batches, make_depth_rows, measure_depth
-from etw_lightning.encode import Encoder
+from etw_lightning.data.encode import Encoder
 from etw_lightning.metrics.depth import unlearning_depth
-from etw_lightning.models import LabelScorer
-from etw_lightning.patching import check_same_layers, patched_logps
+from etw_lightning.models.loading import LabelScorer
+from etw_lightning.models.patching import check_same_layers, patched_logps
 from etw_lightning.schema import IGNORE_INDEX, EvalSet, Example, InputError
+from etw_lightning.scoring.depth import (
+    DepthRow,
+    build_depth_batches,
+    make_depth_rows,
+    measure_depth,
+)
 
 NUM_LAYERS = 3
 SIZES = {"num_hidden_layers": NUM_LAYERS, "num_attention_heads": 2, "hidden_size": 16}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from etw_lightning.distributions import GivenDistributions, HeadDistributions, TopLogps
+from etw_lightning.kernels.distributions import GivenDistributions, HeadDistributions, TopLogps
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from transformers.utils import chat_template_utils
 
 from etw_lightning.benchmarks.source import Source
 from etw_lightning.benchmarks.tofu import TOFU
-from etw_lightning.encode import Encoder
+from etw_lightning.data.encode import Encoder
 from etw_lightning.schema import IGNORE_INDEX, Conventions, Example, InputError
 
 ANSWERS = [

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from toy import text, write_rows
 
-from etw_lightning.encode import Encoder
-from etw_lightning.models import LabelScorer, load_model, load_tokenizer
+from etw_lightning.data.encode import Encoder
+from etw_lightning.models.loading import LabelScorer, load_model, load_tokenizer
 from etw_lightning.schema import EvalSet, Example
 
 ROWS = 5

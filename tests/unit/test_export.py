@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from etw_lightning import export
-from etw_lightning.export import ExportError, export_model
-from etw_lightning.fixed_text import text_logits
-from etw_lightning.models import load_model
+from etw_lightning.models import export
+from etw_lightning.models.export import ExportError, export_model
+from etw_lightning.models.fixed_text import text_logits
+from etw_lightning.models.loading import load_model
 
 LORA = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
 
@@ -24,7 +24,7 @@ def loaded(tiny_model_dir):
 def adapted(tiny_model_dir):
     """Makes a copy of the model with an adapter that changes it by some strength."""
     pytest.importorskip("peft")
-    from etw_lightning.adapters import add_adapter
+    from etw_lightning.models.adapters import add_adapter
 
     def make(strength, dtype="float32", **settings):
         lm = load_model(str(tiny_model_dir), dtype)

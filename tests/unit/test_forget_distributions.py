@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from etw_lightning.distributions import GivenDistributions, HeadDistributions, TopLogps
-from etw_lightning.divergences import cross_entropy, kl_divergence
 from etw_lightning.forget import CEU, ME, PDU, UNDIAL
+from etw_lightning.kernels.distributions import GivenDistributions, HeadDistributions, TopLogps
+from etw_lightning.kernels.divergences import cross_entropy, kl_divergence
+from etw_lightning.kernels.signals import TokenSignals
 from etw_lightning.schema import InputError
-from etw_lightning.signals import TokenSignals
 
 #: Sequence of each token: row 1 has none, row 2 fewer than some objectives leave out.
 ROWS = torch.tensor([0, 0, 0, 2, 3, 3])

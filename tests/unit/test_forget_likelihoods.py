@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from etw_lightning.distributions import GivenDistributions, HeadDistributions, TopLogps
 from etw_lightning.forget import DPO, GA, NPO, TPO, AltPO, IdkNLL, SimNPO
-from etw_lightning.signals import Counts, TokenSignals, reduce_terms
+from etw_lightning.kernels.distributions import GivenDistributions, HeadDistributions, TopLogps
+from etw_lightning.kernels.signals import Counts, TokenSignals, reduce_terms
 
 VOCABULARY = 7
 #: Tokens of each forget answer and of each second answer; one of each is empty.

@@ -9,8 +9,8 @@ import torch
 
 from etw_lightning.forget import RMU
 from etw_lightning.forget.states import steering_vector
+from etw_lightning.kernels.signals import Counts, States, TokenSignals, reduce_terms
 from etw_lightning.schema import InputError
-from etw_lightning.signals import Counts, States, TokenSignals, reduce_terms
 
 #: Sequence of each token with a state: one more than tokens that are predicted in row 0.
 ROWS = torch.tensor([0, 0, 0, 2, 3, 3])

@@ -6,12 +6,12 @@ import pytest
 import torch
 from toy import text
 
-from etw_lightning import generation
-from etw_lightning.encode import Encoder
-from etw_lightning.generation import continue_greedily
-from etw_lightning.models import load_model
+from etw_lightning.data.encode import Encoder
+from etw_lightning.models import generation
+from etw_lightning.models.generation import continue_greedily
+from etw_lightning.models.loading import load_model
 from etw_lightning.schema import Conventions, EvalSet, Example
-from etw_lightning.scoring import build_batches, pad_rows
+from etw_lightning.scoring.batches import build_batches, pad_rows
 
 COUNT = 12
 

@@ -16,10 +16,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from toy import make_trainer, text, write_rows
 
-from etw_lightning.data import UnlearningDataModule
-from etw_lightning.findings import TrainingStoppedError
-from etw_lightning.guards import FiniteGuard
-from etw_lightning.module import UnlearningModule
+from etw_lightning.callbacks.findings import TrainingStoppedError
+from etw_lightning.callbacks.guards import FiniteGuard
+from etw_lightning.training.datamodule import UnlearningDataModule
+from etw_lightning.training.module import UnlearningModule
 from etw_lightning.weighting import Uniform
 
 WEIGHT = "model.layers.1.mlp.up_proj.weight"

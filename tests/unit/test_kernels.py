@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from etw_lightning import kernels
-from etw_lightning.kernels import linear_scores, linear_statistics
+from etw_lightning.kernels import head as kernels
+from etw_lightning.kernels.head import linear_scores, linear_statistics
 
 NUM, WIDTH, VOCABULARY = 10, 4, 31
 

@@ -295,7 +295,7 @@ def test_the_reader_of_imports_sees_them(tmp_path, monkeypatch):
     source = (
         "import torch.nn\n"
         "from typing import TYPE_CHECKING\n"
-        "if TYPE_CHECKING:\n    from etw_lightning.cli import main\n"
+        "if TYPE_CHECKING:\n    from etw_lightning.commands.cli import main\n"
         "def late():\n    import scipy\n    from etw_lightning import forget\n"
     )
     path = tmp_path / "probe.py"

@@ -9,12 +9,12 @@ import yaml
 
 from etw_lightning.benchmarks.choice import Choice, ChoicePrompt
 from etw_lightning.benchmarks.source import Source
-from etw_lightning.encode import Encoder
-from etw_lightning.lm_eval_bridge import lm_eval_scores
+from etw_lightning.data.encode import Encoder
 from etw_lightning.metrics import choice_accuracy
-from etw_lightning.models import LabelScorer
+from etw_lightning.models.loading import LabelScorer
 from etw_lightning.schema import InputError, Record
-from etw_lightning.scoring import build_batches, make_records, score_batch
+from etw_lightning.scoring.batches import build_batches, make_records, score_batch
+from etw_lightning.scoring.lm_eval_bridge import lm_eval_scores
 
 _WORDS = (
     "town",

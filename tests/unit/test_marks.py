@@ -8,8 +8,8 @@ from etw_lightning.benchmarks.annotations import match_annotations, read_annotat
 from etw_lightning.benchmarks.muse import MUSE
 from etw_lightning.benchmarks.source import Source
 from etw_lightning.benchmarks.tofu import TOFU
-from etw_lightning.encode import Encoder
-from etw_lightning.marks import mark_rows
+from etw_lightning.data.encode import Encoder
+from etw_lightning.data.marks import mark_rows
 from etw_lightning.metrics.tokens import mark_tokens
 from etw_lightning.schema import IGNORE_INDEX, Example, InputError, Record
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from etw_lightning.memory import (
+from etw_lightning.memory.prediction import (
     RESERVED,
     STRATEGIES,
     Needs,
@@ -13,8 +13,8 @@ from etw_lightning.memory import (
     predict_host,
     state_bytes,
 )
-from etw_lightning.memory_table import memory_table, say_choice
-from etw_lightning.step_trace import Moment
+from etw_lightning.memory.step_trace import Moment
+from etw_lightning.memory.table import memory_table, say_choice
 
 #: 1000 weights of 4 bytes, all trained with AdamW.
 NEEDS = Needs(

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from etw_lightning.forget import GA, ForgetObjective
+from etw_lightning.kernels.signals import Counts, TokenSignals
 from etw_lightning.method import Method
 from etw_lightning.retain import NLL, RetainObjective
 from etw_lightning.schema import InputError
-from etw_lightning.signals import Counts, TokenSignals
 from etw_lightning.weighting import ETW, TokenWeighting, Uniform
 
 

@@ -53,7 +53,8 @@ def test_importing_metrics_imports_no_heavy_package():
     import sys
 
     code = (
-        "import sys, etw_lightning.metrics, etw_lightning.retain_results, etw_lightning.report;"
+        "import sys, etw_lightning.metrics, etw_lightning.scoring.retain_results;"
+        "import etw_lightning.runs.results;"
         "print([n for n in ('torch','scipy','sklearn','rouge_score','rich') if n in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -16,9 +16,9 @@ from transformers import (
     Qwen2Config,
 )
 
-from etw_lightning import models
-from etw_lightning.encode import Encoder
-from etw_lightning.models import (
+from etw_lightning.data.encode import Encoder
+from etw_lightning.models import loading as models
+from etw_lightning.models.loading import (
     LabelScorer,
     check_vocabulary,
     load_config,
@@ -26,7 +26,7 @@ from etw_lightning.models import (
     load_tokenizer,
 )
 from etw_lightning.schema import IGNORE_INDEX, Example, InputError
-from etw_lightning.scoring import pad_rows
+from etw_lightning.scoring.batches import pad_rows
 
 
 def message(call, *args, **kwargs):

@@ -8,15 +8,15 @@ import torch
 from lightning.pytorch import Callback
 from toy import ExactModule, make_trainer, text, write_rows
 
-from etw_lightning import label_scorer
 from etw_lightning.benchmarks.tofu import Columns
-from etw_lightning.data import UnlearningDataModule
 from etw_lightning.forget import GA, ForgetObjective
-from etw_lightning.models import LabelScorer, load_model
-from etw_lightning.module import UnlearningModule, _with_values
+from etw_lightning.kernels.signals import TokenSignals
+from etw_lightning.models import label_scorer
+from etw_lightning.models.loading import LabelScorer, load_model
 from etw_lightning.retain import NLL, RetainObjective
 from etw_lightning.schema import IGNORE_INDEX, InputError
-from etw_lightning.signals import TokenSignals
+from etw_lightning.training.datamodule import UnlearningDataModule
+from etw_lightning.training.module import UnlearningModule, _with_values
 from etw_lightning.weighting import ETW, TokenWeighting, Uniform
 
 

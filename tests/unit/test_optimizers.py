@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from etw_lightning.optimizers import make_optimizer, scale_of
+from etw_lightning.models.optimizers import make_optimizer, scale_of
 from etw_lightning.schema import InputError
 
 

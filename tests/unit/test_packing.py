@@ -13,8 +13,8 @@ from transformers import (
     MistralForCausalLM,
 )
 
-from etw_lightning.models import LabelScorer
-from etw_lightning.packing import pack_rows, prefix_tree
+from etw_lightning.models.loading import LabelScorer
+from etw_lightning.models.packing import pack_rows, prefix_tree
 from etw_lightning.schema import EncodedRow
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from etw_lightning.pairing import Pairing, _order
+from etw_lightning.data.pairing import Pairing, _order
 
 
 def epoch_rows(pairing, epoch, rank=0):

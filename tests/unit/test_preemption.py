@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from etw_lightning.preemption import EXIT_STATUS, SIGNALS, Preempted, StopSignals
+from etw_lightning.runs.preemption import EXIT_STATUS, SIGNALS, Preempted, StopSignals
 
 
 @pytest.fixture

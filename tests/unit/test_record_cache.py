@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 from transformers import GraniteConfig, GraniteForCausalLM
 
-from etw_lightning import record_cache
-from etw_lightning.encode import Encoder
-from etw_lightning.models import load_model, load_tokenizer
-from etw_lightning.parts import with_parts
-from etw_lightning.record_cache import Journal, known_scores, model_identity, score_keys
+from etw_lightning.data.encode import Encoder
+from etw_lightning.models.loading import load_model, load_tokenizer
 from etw_lightning.schema import Conventions, EvalSet, Example, InputError
-from etw_lightning.scoring import Score, expected_scores, make_records
+from etw_lightning.scoring import record_cache
+from etw_lightning.scoring.batches import Score, expected_scores, make_records
+from etw_lightning.scoring.parts import with_parts
+from etw_lightning.scoring.record_cache import Journal, known_scores, model_identity, score_keys
 
 EXAMPLES = tuple(
     Example(f"set/{row}", f"Answer {row}.", f"Question {row}?", perturbed_answers=("No.", "Never."))
@@ -238,4 +238,4 @@ def test_attention_is_that_of_the_run(tiny_model_dir, tiny_tokenizer, monkeypatc
 
 
 def test_the_code_that_loads_weights_counts():
-    assert {"checkpoints", "models", "positions"} <= {*record_cache._CODE}
+    assert {"models.checkpoints", "models.loading", "models.positions"} <= {*record_cache._CODE}

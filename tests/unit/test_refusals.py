@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from etw_lightning.refusals import REFUSALS, pick_refusal, read_refusals
+from etw_lightning.data.refusals import REFUSALS, pick_refusal, read_refusals
 from etw_lightning.schema import InputError
 
 

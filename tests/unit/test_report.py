@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from etw_lightning.metrics import Metric
-from etw_lightning.report import muse_row, print_metrics, print_table, tofu_row, write_results
+from etw_lightning.runs.results import muse_row, print_metrics, print_table, tofu_row, write_results
 from etw_lightning.schema import InputError, Record
 
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from etw_lightning.distributions import GivenDistributions, HeadDistributions, TopLogps
 from etw_lightning.forget.states import steering_vector
+from etw_lightning.kernels.distributions import GivenDistributions, HeadDistributions, TopLogps
+from etw_lightning.kernels.signals import Counts, Padded, States, TokenSignals, reduce_terms
 from etw_lightning.retain import KL, NLL, EmbedDiff
 from etw_lightning.schema import InputError
-from etw_lightning.signals import Counts, Padded, States, TokenSignals, reduce_terms
 
 #: Sequence of each token; row 1 has none.
 ROWS = torch.tensor([0, 0, 0, 2, 3, 3])

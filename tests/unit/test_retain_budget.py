@@ -13,11 +13,11 @@ from lightning.pytorch.strategies import DDPStrategy
 from toy import ExactModule, make_trainer, text, write_rows
 from transformers import AutoModelForCausalLM
 
-from etw_lightning.data import UnlearningDataModule
-from etw_lightning.export import export_model
-from etw_lightning.module import UnlearningModule
-from etw_lightning.retain_budget import RetainBudget
+from etw_lightning.callbacks.retain_budget import RetainBudget
+from etw_lightning.models.export import export_model
 from etw_lightning.schema import InputError
+from etw_lightning.training.datamodule import UnlearningDataModule
+from etw_lightning.training.module import UnlearningModule
 from etw_lightning.weighting import Uniform
 
 

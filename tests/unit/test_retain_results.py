@@ -3,7 +3,8 @@ import json
 
 import pytest
 
-from etw_lightning.retain_results import (
+from etw_lightning.schema import InputError, Record
+from etw_lightning.scoring.retain_results import (
     RetainResults,
     load_provenance,
     load_records,
@@ -12,7 +13,6 @@ from etw_lightning.retain_results import (
     save_records,
     write_atomically,
 )
-from etw_lightning.schema import InputError, Record
 
 FULL = Record(
     "forget", "forget10/0", "line\u2028 two\n\u00e9", question="q?", answer_loss=0.1 + 0.2,

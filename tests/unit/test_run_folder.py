@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from etw_lightning.run_folder import run_folder
+from etw_lightning.runs.folder import run_folder
 from etw_lightning.schema import InputError
 
 

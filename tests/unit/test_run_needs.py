@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from etw_lightning.model_outline import TraceError
-from etw_lightning.run_needs import (
+from etw_lightning.memory.outline import TraceError
+from etw_lightning.memory.run_needs import (
     RunShape,
     find_sizes,
     needs_by_strategy,

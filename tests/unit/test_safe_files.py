@@ -10,9 +10,9 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 
-from etw_lightning.safe_files import check_checkpoint, reading_safely
+from etw_lightning.files.safe_files import check_checkpoint, reading_safely
+from etw_lightning.files.stored_weights import read_weights
 from etw_lightning.schema import InputError
-from etw_lightning.stored_weights import read_weights
 
 
 class Touch:

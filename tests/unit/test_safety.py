@@ -13,15 +13,15 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import etw_lightning
 from etw_lightning.benchmarks.source import Source
-from etw_lightning.checkpoints import check_resume, checkpoint_model, describe_model
-from etw_lightning.foreign_models import check_attention, check_weights
-from etw_lightning.gibberish_classifier import check_classifier, clean_probabilities
-from etw_lightning.models import load_config, load_model, load_tokenizer
-from etw_lightning.places import check_links, check_written, is_below, require_inside
-from etw_lightning.retain_results import load_provenance, load_retain_results, save_records
+from etw_lightning.files.foreign_models import check_attention, check_weights
+from etw_lightning.files.places import check_links, check_written, is_below, require_inside
+from etw_lightning.models.checkpoints import check_resume, checkpoint_model, describe_model
+from etw_lightning.models.gibberish_classifier import check_classifier, clean_probabilities
+from etw_lightning.models.loading import load_config, load_model, load_tokenizer
 from etw_lightning.schema import InputError, Record
-from etw_lightning.sweep_grid import Select, Sweep
-from etw_lightning.sweep_runs import expand
+from etw_lightning.scoring.retain_results import load_provenance, load_retain_results, save_records
+from etw_lightning.sweeps.grid import Select, Sweep
+from etw_lightning.sweeps.runs import expand
 
 
 @pytest.fixture

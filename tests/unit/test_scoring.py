@@ -10,12 +10,11 @@ import torch
 from toy import text
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, OPTConfig, Phi3Config
 
-from etw_lightning import answers
 from etw_lightning.benchmarks.source import Source
 from etw_lightning.benchmarks.tofu import TOFU
-from etw_lightning.encode import Encoder
-from etw_lightning.models import LabelScorer, load_model, load_tokenizer
-from etw_lightning.packing import pack_rows, prefix_tree
+from etw_lightning.data.encode import Encoder
+from etw_lightning.models.loading import LabelScorer, load_model, load_tokenizer
+from etw_lightning.models.packing import pack_rows, prefix_tree
 from etw_lightning.schema import (
     Conventions,
     EncodedRow,
@@ -24,7 +23,8 @@ from etw_lightning.schema import (
     InputError,
     Record,
 )
-from etw_lightning.scoring import (
+from etw_lightning.scoring import answers
+from etw_lightning.scoring.batches import (
     AnswerBatch,
     GenerationBatch,
     Score,

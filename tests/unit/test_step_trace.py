@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from etw_lightning.model_outline import TraceError, build_outline
-from etw_lightning.step_trace import StepShape, trace_evaluation, trace_step
+from etw_lightning.memory.outline import TraceError, build_outline
+from etw_lightning.memory.step_trace import StepShape, trace_evaluation, trace_step
 
 CONFIG = LlamaConfig(
     vocab_size=3000,

@@ -4,8 +4,8 @@ import pytest
 import torch
 from toy import write_manifest
 
+from etw_lightning.files.stored_weights import find_checkpoint, is_checkpoint, read_description
 from etw_lightning.schema import InputError
-from etw_lightning.stored_weights import find_checkpoint, is_checkpoint, read_description
 
 
 @pytest.fixture

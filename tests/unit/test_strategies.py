@@ -8,7 +8,7 @@ from sharded import CPUDeepSpeed
 from toy import make_trainer
 
 from etw_lightning.schema import InputError
-from etw_lightning.strategies import (
+from etw_lightning.training.strategies import (
     check_layout,
     computing_precision,
     engine_dtype,

@@ -8,10 +8,10 @@ from etw_lightning.benchmarks.muse import MUSE
 from etw_lightning.benchmarks.quickstart_reader import Quickstart
 from etw_lightning.benchmarks.source import Source
 from etw_lightning.benchmarks.tofu import TOFU, Columns
-from etw_lightning.encode import Encoder
-from etw_lightning.refusals import REFUSALS, read_refusals
+from etw_lightning.data.encode import Encoder
+from etw_lightning.data.refusals import REFUSALS, read_refusals
+from etw_lightning.data.streams import StreamSettings, read_streams
 from etw_lightning.schema import IGNORE_INDEX, InputError
-from etw_lightning.streams import StreamSettings, read_streams
 
 NUM = {"forget": 6, "first": 3, "second": 5}
 

@@ -8,11 +8,11 @@ import pytest
 
 from etw_lightning.benchmarks.muse import MUSE
 from etw_lightning.benchmarks.tofu import TOFU
-from etw_lightning.callbacks import ForgetQuality, ModelUtility, SetScores, Suite
-from etw_lightning.catalogue import CATALOGUE, FAMILIES, KEYS, Given
+from etw_lightning.callbacks.evaluation import ForgetQuality, ModelUtility, SetScores, Suite
+from etw_lightning.catalogue.listing import CATALOGUE, FAMILIES, KEYS, Given
+from etw_lightning.catalogue.suite import explain, select
 from etw_lightning.metrics import forget_quality
 from etw_lightning.schema import InputError, Record
-from etw_lightning.suite import explain, select
 
 LABELS = ("Formula", "Unit", "Range", "Direction", "Empty input", "Source",
           "Differs from widely used code")  # fmt: skip

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from etw_lightning.run_key import run_key
+from etw_lightning.commands.sweep import _ranges, _start, plan, sweep, with_keys
+from etw_lightning.runs.key import run_key
 from etw_lightning.schema import InputError
-from etw_lightning.sweep import _ranges, _start, plan, sweep, with_keys
-from etw_lightning.sweep_choice import choose, gather, rule
-from etw_lightning.sweep_grid import Bound, Select, load_sweep
-from etw_lightning.sweep_report import check_metrics, report
-from etw_lightning.sweep_runs import expand, find_finished, is_finished, strangers
+from etw_lightning.sweeps.choice import choose, gather, rule
+from etw_lightning.sweeps.grid import Bound, Select, load_sweep
+from etw_lightning.sweeps.report import check_metrics, report
+from etw_lightning.sweeps.runs import expand, find_finished, is_finished, strangers
 
 BASE = {
     "config": ["run.yaml"],
@@ -316,7 +316,7 @@ def test_what_changes_results_changes_the_key(changes):
 
 
 def test_no_torch_is_imported():
-    code = "import sys, etw_lightning.sweep; sys.exit('torch' in sys.modules)"
+    code = "import sys, etw_lightning.commands.sweep; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -8,6 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from etw_lightning.catalogue.token_weights import weights_from_records
+from etw_lightning.kernels.signals import TokenSignals
 from etw_lightning.metrics.token_probabilities import (
     ENTROPY_EDGES,
     histogram,
@@ -17,8 +19,6 @@ from etw_lightning.metrics.token_probabilities import (
 )
 from etw_lightning.metrics.tokens import mark_tokens, roc_auc, token_auc
 from etw_lightning.schema import InputError, Record
-from etw_lightning.signals import TokenSignals
-from etw_lightning.token_weights import weights_from_records
 from etw_lightning.weighting import ETW, TokenWeighting, Uniform
 
 #: "In Rome." as four tokens and the end token.

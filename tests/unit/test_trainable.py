@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 
-from etw_lightning.models import load_model
+from etw_lightning.models.loading import load_model
+from etw_lightning.models.trainable import choose_trained, freeze_embeddings, train_only
 from etw_lightning.schema import InputError
-from etw_lightning.trainable import choose_trained, freeze_embeddings, train_only
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_nothing_left_is_refused(lm):
 )
 def test_an_adapter_trains_alone(lm, keys, key):
     pytest.importorskip("peft")
-    from etw_lightning.adapters import add_adapter
+    from etw_lightning.models.adapters import add_adapter
 
     add_adapter(lm, {"peft_type": "LORA", "target_modules": ["v_proj"]})
     assert len(choose_trained(lm)) == 4

@@ -7,10 +7,10 @@ import torch
 from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch.utils.data import DataLoader
 
-from etw_lightning.pairing import Pairing, StepRows
+from etw_lightning.data.pairing import Pairing, StepRows
+from etw_lightning.data.streams import Streams
 from etw_lightning.schema import IGNORE_INDEX, EncodedRow
-from etw_lightning.streams import Streams
-from etw_lightning.training_batches import PairedRows
+from etw_lightning.training.training_batches import PairedRows
 
 #: Tokens and labels of each row.
 FORGET = [(4, 2), (6, 5), (3, 1)]

@@ -12,8 +12,8 @@ import torch
 from jsonargparse import ArgumentError, ArgumentParser
 
 from etw_lightning import weighting
+from etw_lightning.kernels.signals import TokenSignals
 from etw_lightning.schema import IGNORE_INDEX, InputError
-from etw_lightning.signals import TokenSignals
 from etw_lightning.weighting import (
     ETW,
     TNPO,

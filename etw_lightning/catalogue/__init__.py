@@ -1,0 +1,1 @@
+"""Which number is computed from which records, under which name."""

@@ -1,0 +1,377 @@
+"""The command line: fills in what must agree, checks everything, then trains or evaluates."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+import signal
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from jsonargparse import ActionYesNo, Namespace
+from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from etw_lightning.callbacks.collapse import Collapse
+from etw_lightning.callbacks.evaluation import EvaluationCallback, Suite
+from etw_lightning.callbacks.findings import TrainingStoppedError
+from etw_lightning.callbacks.guards import FiniteGuard
+from etw_lightning.catalogue.listing import CATALOGUE
+from etw_lightning.catalogue.suite import explain
+from etw_lightning.commands.check import CheckCommand
+from etw_lightning.commands.evaluate import EvaluateCommand
+from etw_lightning.commands.export import export
+from etw_lightning.commands.fit import FitCommand
+from etw_lightning.commands.messages import one_line
+from etw_lightning.commands.parser import Parser
+from etw_lightning.commands.run_checks import say
+from etw_lightning.commands.sweep import sweep
+from etw_lightning.files.checkpoint_folder import Saved
+from etw_lightning.files.places import check_written
+from etw_lightning.runs.checkpointing import Checkpoints
+from etw_lightning.runs.companions import end_with_first, start_companions
+from etw_lightning.runs.evaluate import UnlearningTrainer
+from etw_lightning.runs.folder import (
+    UNREADABLE,
+    check_run,
+    finished_command,
+    is_of_fit,
+    run_folder,
+)
+from etw_lightning.runs.preemption import Preempted, StopSignals
+from etw_lightning.runs.resume import (
+    check_processes,
+    has_lock,
+    traces_of,
+)
+from etw_lightning.runs.run_report import RunReport
+from etw_lightning.schema import Conventions, InputError
+from etw_lightning.training.datamodule import UnlearningDataModule
+from etw_lightning.training.module import UnlearningModule
+from etw_lightning.training.strategies import is_first_process
+
+__all__ = ["UnlearningCLI", "main"]
+
+
+class UnlearningCLI(FitCommand, EvaluateCommand, CheckCommand):
+    """``fit`` and ``evaluate``: what can be wrong is found before anything is written."""
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Make a parser that takes no abbreviated options: a typo could be one."""
+        return super().init_parser(**{**kwargs, "allow_abbrev": False})
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """``fit``, ``evaluate`` and ``check``, which take the same files."""
+        return {
+            "fit": LightningCLI.subcommands()["fit"],
+            "evaluate": {"model", "datamodule"},
+            "check": {"model", "datamodule"},
+        }
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what belongs to the run as a whole."""
+        parser.add_argument(
+            "--output_dir",
+            type=str | None,
+            default=None,
+            help="Folder of the run; null makes a new one under runs/.",
+        )
+        parser.add_argument(
+            "--conventions",
+            type=Literal["definition", "peer"] | Conventions,
+            default="definition",
+            help="Where widely used code scores in another way than the definitions: whose way, "
+            "or pairs {name: value}; see etw_lightning.schema.Conventions.",
+        )
+        parser.add_argument(
+            "--overwrite",
+            action=ActionYesNo,
+            default=False,
+            help="Run again in a folder that holds a finished run, another model's records, or "
+            "checkpoints of other settings; a run of these settings that was broken off goes on.",
+        )
+        parser.add_argument(
+            "--save_model",
+            action=ActionYesNo(yes_prefix="", no_prefix="no_"),
+            default=True,
+            help="Save the trained model as a Hugging Face folder in the run's folder, and keep "
+            "its checkpoints once it is finished (fit).",
+        )
+        parser.add_lightning_class_args(Checkpoints, "checkpoints")
+        parser.add_lightning_class_args(Collapse, "collapse")
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave a checkpoint's own settings alone: what is typed counts, and differences are told.
+
+        They would be put in place of the command's without a word.
+        """
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and refuse a seed that the random generators do not take."""
+        Parser.typed = list(sys.argv[1:] if args is None else args)
+        try:
+            super().parse_arguments(parser, args)
+        except UnicodeDecodeError as error:
+            parser.error(f"Problems parsing config: {error}")
+        config = self.config[self.config.subcommand] if "subcommand" in self.config else self.config
+        files = [Path(str(file)) for file in config.get("config") or ()]
+        methods = [str(file) for file in files if file.absolute().parent.name == "method"]
+        if len(methods) > 1:
+            raise InputError(
+                f"config must hold one file of configs/method; got {' and '.join(methods)}: what "
+                "the later one leaves out would stay from the first."
+            )
+        if not 0 <= int(config.seed_everything) < 2**32:
+            raise InputError(
+                f"seed_everything must be a whole number from 0 to {2**32 - 1}; "
+                f"got {config.seed_everything}."
+            )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Give the trainer the run's folder, its logger and the report."""
+        config = self.config[self.subcommand]
+        evaluates = self.subcommand == "evaluate"
+        check_run(config, self.folder)
+        if self.subcommand == "fit" and is_first_process() and has_lock(self.folder):
+            # Waits for a run that is about to end, before its traces are read.
+            self._lock()
+        self._check_finished(config.overwrite)
+        settings: dict[str, Any] = {"default_root_dir": str(self.folder)}
+        if SLURMEnvironment.detect() and not config.trainer.plugins:
+            # Its own handler would save inside a signal handler.
+            settings["plugins"] = [SLURMEnvironment(auto_requeue=False)]
+        self.resumed: Saved | None = None
+        if self.subcommand == "fit":
+            self._find_checkpoint()
+            self.traces = traces_of(self.folder)
+        if self.subcommand != "fit":
+            settings["logger"] = False
+        elif config.trainer.logger in (None, True):
+            # What was logged behind the checkpoint is logged again.
+            step = None if self.resumed is None else self.resumed.step
+            where = (self.folder.parent, self.folder.name, "")
+            settings["logger"] = TensorBoardLogger(*where, purge_step=step)
+        self.seed = int(config.seed_everything or 0)
+        try:
+            trainer = super().instantiate_trainer(**{**kwargs, **settings})
+        except (ValueError, RuntimeError, MisconfigurationException) as error:
+            # Lightning names its arguments in backticks, some of them.
+            reason = " ".join(str(error).split())
+            if reason.startswith("`CUDAAccelerator` can not run"):
+                raise InputError(
+                    "trainer.accelerator: there is no CUDA device; give --trainer.accelerator cpu "
+                    "with --config configs/strategy/single.yaml, ddp.yaml or fsdp.yaml, or run "
+                    "where there is one."
+                ) from error
+            reason = re.sub("^`(\\w+)`", r"trainer.\1", reason)
+            is_named = reason.startswith("trainer.")
+            raise InputError(reason if is_named else f"trainer: {reason}") from error
+        start_companions(trainer)
+        callbacks = cast(Any, trainer).callbacks
+        if evaluates:
+            # The file's own choice is for training.
+            self.suite = Suite(config.metrics)
+            of_fit = (EvaluationCallback, Checkpoints, Collapse)
+            callbacks[:] = [c for c in callbacks if not isinstance(c, of_fit)]
+            callbacks.append(self.suite)
+        else:
+            label = "fine-tuned" if config.model.forget is None else "unlearned"
+            self.report = RunReport(self.folder, self.plain, self.seed, label)
+            # Checkpoints hold what all others have noted, so they come last.
+            self.checkpoints = next(c for c in callbacks if isinstance(c, Checkpoints))
+            callbacks.remove(self.checkpoints)
+            callbacks += [self.report, self.checkpoints]
+            if self.resumed is not None:
+                check_processes(self.resumed, trainer.world_size)
+            # Before all others: what they save must not be broken.
+            callbacks.insert(0, FiniteGuard())
+        return trainer
+
+    def _check_finished(self, may_overwrite: bool) -> None:
+        """Refuse a folder whose results would be lost."""
+        command = finished_command(self.folder)
+        if self.subcommand == "evaluate":
+            if command == "fit" or (command == UNREADABLE and is_of_fit(self.folder)):
+                raise InputError(
+                    f"output_dir {str(self.folder)!r} holds a run of fit; give another folder."
+                )
+            if command == UNREADABLE:
+                say(f"warning: {self.folder / 'results.json'} was cut; it is written anew")
+        elif command == UNREADABLE and not may_overwrite:
+            raise InputError(
+                f"output_dir {str(self.folder)!r} holds a results.json that can't be read; give "
+                "another folder, or --overwrite to run again."
+            )
+        elif command is not None and not may_overwrite:
+            raise InputError(
+                f"output_dir {self.folder} holds a finished run; give another folder, or "
+                "--overwrite to run again."
+            )
+
+    def instantiate_classes(self) -> None:
+        """Build model, data and trainer; a refused value is one line."""
+        config = self.config[self.subcommand]
+        self.plain = config.as_dict()
+        prefix = "evaluate-" * (self.subcommand == "evaluate")
+        self.folder = run_folder(config.output_dir, config.config, prefix, self._unfinished)
+        # Loggers make their folders as soon as they are built.
+        check_written((config.trainer or Namespace()).as_dict(), self.folder)
+        try:
+            super().instantiate_classes()
+        except InputError:
+            raise
+        except ValueError as error:
+            raise InputError(one_line(str(_root_cause(error)))) from error
+
+
+#: What is said of a run of fit that has ended where no checkpoint is made.
+_WHAT_IS_KEPT = "the same command goes on from the newest checkpoint, or starts again without one"
+_SETTINGS: Mapping[str, Any] = {
+    "model_class": UnlearningModule,
+    "datamodule_class": UnlearningDataModule,
+    "trainer_class": UnlearningTrainer,
+    "parser_class": Parser,
+    "seed_everything_default": 0,
+    "auto_configure_optimizers": False,
+    "save_config_kwargs": {"overwrite": True},
+    "parser_kwargs": {"prog": "python -m etw_lightning", "fit": {}, "evaluate": {}, "check": {}},
+    "trainer_defaults": {
+        "use_distributed_sampler": False,
+        "num_sanity_val_steps": -1,
+        "enable_checkpointing": False,
+        "enable_model_summary": False,
+        "log_every_n_steps": 1,
+        "gradient_clip_val": 1.0,
+    },
+}
+
+
+class RunReader(UnlearningCLI):
+    """Reads what the words of a command mean, as ``fit`` does, and runs nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(args=[], **_SETTINGS)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Leave everything to ``read``; no random generator is seeded."""
+        self.config = Namespace(subcommand=None, seed_everything=False)
+
+    def instantiate_classes(self) -> None:
+        """Build nothing."""
+
+    def read(self, words: Sequence[str]) -> dict[str, Any]:
+        """Return all settings of a run.
+
+        Args:
+            words: The command, from ``fit`` on.
+
+        Raises:
+            InputError: If the parser refuses them.
+        """
+        printed = io.StringIO()
+        try:
+            with warnings.catch_warnings(), contextlib.redirect_stderr(printed):
+                warnings.filterwarnings("ignore", message=".*args parameter is intended.*")
+                super().parse_arguments(self.parser, list(words))
+        except SystemExit as error:
+            raise InputError(printed.getvalue().strip().removeprefix("error: ")) from error
+        return cast(dict[str, Any], self.config["fit"].as_dict())
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    """Return the error a chain of errors began with."""
+    cause = error.__cause__ or error.__context__
+    return error if cause is None else _root_cause(cause)
+
+
+def _quiet() -> None:
+    """Leave out what the libraries say of themselves; warnings that matter stay, one line each."""
+    cast(Any, warnings).formatwarning = _one_warning
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # A frozen copy of the target model is meant to be so.
+    warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory.*exists and is not empty.*")
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # DeepSpeed, where it is installed, tells everybody without a GPU that there is none.
+    logging.getLogger("DeepSpeed").addFilter(
+        lambda record: "Setting accelerator to CPU" not in record.getMessage()
+    )
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+
+
+def _one_warning(message: Warning | str, *_: Any) -> str:
+    return f"warning: {' '.join(str(message).split())}\n"
+
+
+def _explain(names: list[str]) -> int:
+    """Print the pages of some metrics."""
+    if not names:
+        raise InputError(
+            "explain must be given the name of a metric: explain forget_quality. There are "
+            f"{', '.join(CATALOGUE)}, and each of their numbers."
+        )
+    if {"-h", "--help"} & set(names):
+        sys.stdout.write(
+            "usage: python -m etw_lightning explain NAME [NAME ...]\n\nPrints what a metric, or a "
+            f"number of results.json, is. Metrics: {', '.join(CATALOGUE)}.\n"
+        )
+        return 0
+    for name in names:
+        sys.stdout.write(f"{explain(name)}\n")
+    return 0
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        0 if all went well; with one line on the standard error 2 if the input was refused, 1 if
+        training could not go on.
+    """
+    typed = list(sys.argv[1:] if args is None else args)
+    end_with_first()
+    try:
+        if typed[:1] == ["explain"]:
+            return _explain(typed[1:])
+        _quiet()
+        if typed[:1] == ["export"]:
+            return export(typed[1:])
+        if typed[:1] == ["sweep"]:
+            return sweep(typed[1:], lambda: RunReader().read)
+        if typed[:1] == ["fit"]:
+            UnlearningCLI.signals = StopSignals()
+            UnlearningCLI.signals.install()
+        UnlearningCLI(args=args, **_SETTINGS)
+    except InputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except TrainingStoppedError as stopped:
+        if is_first_process():
+            sys.stderr.write(f"error: {stopped}\n")
+        return 1
+    except KeyboardInterrupt:
+        if is_first_process():
+            what = "what was scored is kept" if typed[:1] != ["fit"] else _WHAT_IS_KEPT
+            sys.stderr.write(f"interrupted; {what}\n")
+        return 128 + signal.SIGINT
+    except Preempted as end:
+        if end.name and is_first_process():
+            sys.stderr.write(f"stopped by {end.name}; {_WHAT_IS_KEPT}\n")
+        raise
+    finally:
+        while UnlearningCLI.held:
+            UnlearningCLI.held.pop().release()
+    return 0

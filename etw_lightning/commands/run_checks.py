@@ -1,0 +1,191 @@
+"""What every command of a run checks before it begins, and what its records are made with."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar, cast, get_args
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningCLI
+
+from etw_lightning.callbacks.evaluation import EvaluationCallback, Suite
+from etw_lightning.callbacks.retain_budget import RetainBudget
+from etw_lightning.catalogue.entries import Part
+from etw_lightning.commands.model_checks import (
+    check_devices,
+    check_disk,
+)
+from etw_lightning.data.spacy_spans import Kind, spacy_spans
+from etw_lightning.files.checkpoint_folder import Saved
+from etw_lightning.memory.check_memory import sizes_of
+from etw_lightning.models.gibberish_classifier import check_classifier
+from etw_lightning.models.loading import check_vocabulary, load_config
+from etw_lightning.runs.checkpointing import Checkpoints
+from etw_lightning.runs.evaluate import find_known
+from etw_lightning.runs.preemption import StopSignals
+from etw_lightning.runs.run_report import RunReport
+from etw_lightning.schema import Conventions
+from etw_lightning.scoring.provenance import describe
+from etw_lightning.scoring.record_cache import model_identity, precision_name
+from etw_lightning.training import quickstart_models
+from etw_lightning.training.datamodule import Role, UnlearningDataModule
+from etw_lightning.training.module import UnlearningModule
+from etw_lightning.training.other_models import OtherModels
+from etw_lightning.training.strategies import check_layout, computing_precision, is_first_process
+
+__all__ = ["RunChecks", "say"]
+
+
+class RunChecks(LightningCLI):
+    """The parts of a run, and what of them is checked."""
+
+    trainer: Trainer
+    model: UnlearningModule
+    datamodule: UnlearningDataModule
+    #: The run's folder, its settings as plain values, and its seed.
+    folder: Path
+    plain: dict[str, Any]
+    seed: int
+    #: The callbacks that the command line adds.
+    suite: Suite
+    report: RunReport
+    checkpoints: Checkpoints
+    #: The checkpoint that ``fit`` goes on from, if any, and how far its folder had come.
+    resumed: Saved | None
+    traces: tuple[str | None, list[tuple[int, int]]]
+    #: Holds what stands for the quickstart's model while ``check`` looks at it.
+    untrained: TemporaryDirectory[str] | None = None
+    #: What may ask the run to stop.
+    signals: ClassVar[StopSignals] = StopSignals()
+    #: Locks of the run's folder.
+    held: ClassVar[list[Any]] = []
+
+    def _check_settings(self) -> None:
+        """Check the input as far as no weight is needed for it."""
+        model, data = self.model, self.datamodule
+        check_devices(self.trainer)
+        self.checkpoints.rating.check()
+        check_layout(self.trainer, has_adapter=model.peft is not None)
+        data.follow(model.method)
+        for callback in self._callbacks():
+            if isinstance(callback, RetainBudget):
+                callback.check(model, self._callbacks())
+        has_target = data.results_paths["target"] is not None or data.target_model is not None
+        data.starts_from_target = data.uses_forget and not has_target
+        self._check_input(whole=True)
+
+    def _check_disk(self) -> str:
+        """Check the room for checkpoints and the model; return what was found."""
+        config = self.config[self.subcommand]
+        return check_disk(
+            self.folder,
+            sizes_of(self.model, self.datamodule, self.trainer),
+            config.get("checkpoints.keep") or 0,
+            saves_model=config.save_model,
+            keeps_best=config.get("checkpoints.best") is not None,
+        )
+
+    def _check_input(self, *, whole: bool) -> None:
+        """Read all rows and other models' records, and look up what is known of the model.
+
+        Args:
+            whole: Use of what is known only parts of sets that lack no row.
+        """
+        model, data = self.model, self.datamodule
+        given = self.config_init[self.subcommand].conventions
+        named = {"definition": Conventions(), "peer": Conventions.peer()}
+        data.conventions = given if isinstance(given, Conventions) else named[given]
+        data.seed = self.seed if data.seed is None else data.seed
+        callbacks = [c for c in self._callbacks() if isinstance(c, EvaluationCallback)]
+        for callback in callbacks:
+            callback.prepare(data)
+            data.require(callback.needs)
+        data.check_names()
+        if self.subcommand == "check":
+            assert self.untrained is not None
+            place = Path(self.untrained.name)
+            found = quickstart_models.resolve_untrained(model.pretrained, place, self.seed)
+        else:
+            found = quickstart_models.resolve(model.pretrained, self.seed)
+        model.pretrained = found
+        data.load(model.pretrained)
+        name = (model.pretrained, "model.pretrained")
+        if data.tokenizer_name is not None:
+            name = (data.tokenizer_name, "data.tokenizer")
+        check_vocabulary(data.encoder.tokenizer, load_config(model.pretrained), *name)
+        for callback in callbacks:
+            # Read again once there are scores: what is wrong with them is to be said before.
+            data.spans(callback.needs)
+            plan = callback.plan if isinstance(callback, Suite) else None
+            if plan is not None and "classifier" in plan.needs:
+                check_classifier(self.config_init[self.subcommand].gibberish_classifier)
+            if plan is not None and "spacy" in plan.needs:
+                model_name = self.config_init[self.subcommand].spacy_model
+                for kind in get_args(Kind):
+                    spacy_spans([], kind, model_name, "spacy_model")
+        if self.subcommand == "check":
+            # What is known is found by the weights.
+            data.check_rows({})
+        elif is_first_process():
+            model.known, model.journal_keys = find_known(
+                model.pretrained, data, self._precision, whole=whole, say=say
+            )
+            data.check_rows(model.known)
+
+    def _score_others(self) -> None:
+        """Score the retain and the target model, as far as callbacks read their records."""
+        self.others, needs = self._others_needed()
+        for role in get_args(Role):
+            self.others.need(role, needs[role])
+
+    def _others_needed(self) -> tuple[OtherModels, dict[Role, dict[str, set[Part]]]]:
+        """Return the other models, and what callbacks read of each."""
+        model, data = self.model, self.datamodule
+        callbacks = [c for c in self._callbacks() if isinstance(c, EvaluationCallback)]
+        others = OtherModels(data, self.trainer, model.dtype_name, model.attention, self.seed)
+        needs: dict[Role, dict[str, set[Part]]] = {
+            "retain": _joined(c.retain_needs for c in callbacks),
+            "target": _joined(c.target_needs for c in callbacks),
+        }
+        return others, needs
+
+    def _provenance(self, pretrained: str | None) -> dict[str, Any]:
+        """Return what the run's records are made with; None for weights that are not saved."""
+        known = pretrained is not None and is_first_process()
+        identity = model_identity(cast(str, pretrained)) if known else None
+        return describe(
+            pretrained or f"{self.model.pretrained}, trained",
+            identity,
+            self.datamodule.eval_sets,
+            self.datamodule.encoder,
+            self.model.dtype_name,
+            computing_precision(self.trainer),
+        )
+
+    @property
+    def _precision(self) -> str:
+        model = self.model
+        precision = computing_precision(self.trainer)
+        return precision_name(model.dtype_name, precision, model.attention)
+
+    def _callbacks(self) -> list[Any]:
+        return cast(list[Any], cast(Any, self.trainer).callbacks)
+
+
+def say(line: str) -> None:
+    """Write a line from the first process; a log file is read while the run goes on."""
+    if is_first_process():
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+
+
+def _joined(many: Iterable[Mapping[str, Collection[Part]]]) -> dict[str, set[Part]]:
+    """Return all parts of all sets that any of several asks for."""
+    joined: dict[str, set[Part]] = {}
+    for needs in many:
+        for name, parts in needs.items():
+            joined.setdefault(name, set()).update(parts)
+    return joined

@@ -1,0 +1,330 @@
+"""Examples to token ids and labels: masking, truncation, chunking."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+from etw_lightning.data.rendering import Rendered, Renderer, Template
+from etw_lightning.schema import IGNORE_INDEX, Conventions, EncodedRow, Example, InputError
+
+__all__ = ["JOINT", "Encoder", "Template", "is_raw"]
+
+#: What stands between raw texts that are cut into rows together.
+JOINT = "\n\n"
+
+# One row of each form a text can have; what they become tells one template from another.
+_PROBES = (
+    Example(
+        "probe/question", "She wrote 12 books.\nNone — not one — sold.", "Who wrote it in 1958?"
+    ),
+    Example("probe/verbatim", " She did.", "Question: Who wrote it?\nAnswer:", verbatim=True),
+    Example("probe/text", "The town has an old mill."),
+)
+
+
+def is_raw(examples: Sequence[Example]) -> bool:
+    """Tell whether these are raw texts, which are joined and cut into rows."""
+    return all(example.question is None for example in examples)
+
+
+class _Layout(NamedTuple):
+    """A text as tokens.
+
+    Args:
+        shown: The text.
+        ids: Token ids.
+        labels: As ``EncodedRow.labels``.
+        offsets: Characters of each token; of an end token put behind the text, its end.
+    """
+
+    shown: Rendered
+    ids: list[int]
+    labels: list[int]
+    offsets: list[tuple[int, int]]
+
+    @property
+    def labelled(self) -> list[tuple[int, int]]:
+        """Offsets of the labelled tokens."""
+        pairs = zip(self.labels, self.offsets, strict=True)
+        return [offsets for label, offsets in pairs if label != IGNORE_INDEX]
+
+
+class Encoder:
+    """Turns examples into token ids and labels for one tokenizer and template.
+
+    Labels cover what the model is to say after the prompt, and nothing else: the answer, the token
+    that ends it and, where a template begins an answer with more than its prompt for one ends in,
+    that too. They are found in the rendered text by character offsets, so that a token which
+    straddles the border of prompt and answer is counted once, whatever the tokenizer does with
+    spaces. Raw texts, and what continues a verbatim prompt, have no token that ends them.
+
+    Args:
+        tokenizer: A fast Hugging Face tokenizer (one that gives offsets).
+        template: How questions are put to the model; verbatim examples ignore it.
+        max_length: Tokens kept of a row, from the left; >= 2.
+        system_prompt: Text of the system turn of the chat template; None sends none.
+        template_kwargs: Further variables of the chat template, such as Llama 3's
+            ``date_string``, which would otherwise change with the calendar.
+        conventions: ``second_end_token`` is heeded here; ``attention_mask`` where rows are scored.
+
+    Raises:
+        InputError: If the chat template is asked for and the tokenizer has none, or the
+            tokenizer gives no offsets.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        template: Template = "chat",
+        max_length: int = 512,
+        system_prompt: str | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+        conventions: Conventions = Conventions(),  # noqa: B008 (frozen)
+    ) -> None:
+        if not tokenizer.is_fast:
+            raise InputError(
+                f"The tokenizer of {tokenizer.name_or_path!r} gives no character offsets; "
+                "labels can't be placed. Use a model with a tokenizer.json."
+            )
+        if tokenizer.eos_token_id is None:
+            raise InputError(
+                f"The tokenizer of {tokenizer.name_or_path!r} has no end token; an answer could "
+                "never be taught to stop. Set eos_token in its tokenizer_config.json."
+            )
+        self.tokenizer = tokenizer
+        self._renderer = Renderer(
+            tokenizer, template, system_prompt, template_kwargs, conventions.second_end_token
+        )
+        self.template = template
+        self.max_length = max_length
+        self.system_prompt = system_prompt
+        self.template_kwargs = dict(template_kwargs or {})
+        self.conventions = conventions
+
+    @property
+    def pad_id(self) -> int:
+        """Id that fills padded positions; the attention mask, not this id, says what is padding."""
+        pad = self.tokenizer.pad_token_id
+        return int(self.tokenizer.eos_token_id if pad is None else pad)
+
+    @property
+    def content_key(self) -> str:
+        """Hash of all that decides ids and where a generation stops; 12 hexadecimal digits.
+
+        A chat template that reads the calendar changes it from one day to the next.
+        """
+        tokenizer = self.tokenizer
+        state = {
+            "rows": self.template_key,
+            "special": [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id],
+            "special_tokens": sorted(self._renderer.special_tokens),
+            "tokenizer": tokenizer.backend_tokenizer.to_str(),
+            "chat_template": tokenizer.chat_template if self.template == "chat" else None,
+            "template": self.template,
+            "max_length": self.max_length,
+            "system_prompt": self.system_prompt,
+            "template_kwargs": self.template_kwargs,
+            "conventions": self._scoring_conventions(),
+        }
+        return _short_hash(state)
+
+    @property
+    def template_key(self) -> str:
+        """Hash of what a few fixed texts become; 12 hexadecimal digits.
+
+        Equal for tokenizers whose files differ in what does not matter, such as the order of
+        their entries or a template's white space; records of models with equal keys were made of
+        the same tokens.
+        """
+        rows = [self._lay_out(probe, probe.answer) for probe in _PROBES]
+        state: dict[str, Any] = {
+            "rows": [(row.ids, row.labels) for row in rows],
+            "prompts": [self.encode_prompt(probe) for probe in _PROBES],
+            "max_length": self.max_length,
+            "conventions": self._scoring_conventions(),
+        }
+        if self.conventions.attention_mask == "token_id":
+            state["pad"] = self.pad_id
+        return _short_hash(state)
+
+    def _scoring_conventions(self) -> dict[str, Any]:
+        """Return the conventions that change records; the others are of metrics alone."""
+        state = asdict(self.conventions)
+        return {key: state[key] for key in state if key not in ("floor", "gold_text")}
+
+    def prompt(self, example: Example) -> str:
+        """Return the text an answer is generated after; empty for raw text."""
+        return self._renderer.prompt(example)
+
+    def encode_prompt(self, example: Example) -> list[int]:
+        """Return the token ids of ``prompt``, for generation."""
+        prompt = self.prompt(example)
+        encoded = self.tokenizer(prompt, add_special_tokens=self._adds_special(example))
+        ids = list(encoded["input_ids"])
+        end = self.tokenizer.eos_token
+        # Some tokenizers end every text; a prompt goes on.
+        ends_it = ids[-1:] == [self.tokenizer.eos_token_id] and not prompt.endswith(end)
+        return ids[:-1] if ends_it else ids
+
+    def encode(self, example: Example, answer: str | None = None) -> EncodedRow:
+        """Return ids and labels of an example, or of its question with another answer.
+
+        Args:
+            example: The example.
+            answer: Takes the place of ``example.answer``.
+
+        Returns:
+            At most ``max_length`` tokens.
+
+        Raises:
+            InputError: If no labelled token is left after truncation; names the row.
+        """
+        whole = self._lay_out(example, example.answer if answer is None else answer)
+        layout = self._cut(whole)
+        is_cut = len(layout.labelled) < len(whole.labelled)
+        row = EncodedRow(example.id, tuple(layout.ids), tuple(layout.labels), is_cut)
+        if row.num_labels == 0 and not is_cut:
+            raise InputError(
+                f"Row {example.id} is too short to be scored: a label needs a token before it, "
+                f"and the whole row has {len(row.input_ids)} of the 2 tokens that takes. Remove "
+                "the row, or use a tokenizer that puts a begin token before a text."
+            )
+        if row.num_labels == 0:
+            raise InputError(
+                f"Row {example.id} has no answer token left within data.max_length = "
+                f"{self.max_length}: its prompt alone has {len(self.encode_prompt(example))} "
+                "tokens. Raise data.max_length or remove the row."
+            )
+        return row
+
+    def answer_spans(self, example: Example) -> list[tuple[int, int]]:
+        """Return where each labelled token lies in ``example.answer``, in characters.
+
+        Returns:
+            One pair a label of ``encode(example)``: ``(0, 0)`` for what stands before the answer,
+            twice its length for what stands behind it.
+        """
+        layout = self._cut(self._lay_out(example, example.answer))
+        first, answer = layout.shown.place, layout.shown.answer
+        stop, stripped = first + len(answer), max(example.answer.find(answer), 0)
+
+        def span(left: int, right: int) -> tuple[int, int]:
+            if right <= first:
+                return 0, 0
+            if left >= stop:
+                return len(example.answer), len(example.answer)
+            return max(left - first, 0) + stripped, min(right, stop) - first + stripped
+
+        return [span(*offsets) for offsets in layout.labelled]
+
+    def scored_text(self, example: Example) -> str | None:
+        """Return the labelled text without special tokens; None where it is just the answer.
+
+        It is another where ``max_length`` cuts the answer, where a template changes its beginning
+        or end, and for raw text of a tokenizer that puts no begin token before it.
+        """
+        layout = self._cut(self._lay_out(example, example.answer))
+        spans = layout.labelled or [(0, 0)]
+        # The first token may begin in the prompt, or hold the space that ends a plain one.
+        text = layout.shown.text[max(spans[0][0], layout.shown.start) : spans[-1][1]]
+        for token in self._renderer.special_tokens:
+            text = text.replace(token, "")
+        return None if text == example.answer else text
+
+    def chunk(self, examples: Sequence[Example], name: str) -> list[EncodedRow]:
+        """Cut raw texts, joined by blank lines, into rows of ``max_length`` tokens.
+
+        Every token but the first of a row is labelled. The last row may be shorter; one that
+        is too short to have a label is left out.
+
+        Args:
+            examples: Raw texts in file order.
+            name: Prefix of the row ids, ``raw/forget`` gives ``raw/forget/chunk0``.
+        """
+        rows = []
+        for number, piece in enumerate(self._pieces(examples)):
+            ids = tuple(token for token, _ in piece)
+            if len(ids) > 1:
+                labels = (IGNORE_INDEX, *ids[1:])
+                rows.append(EncodedRow(f"{name}/chunk{number}", ids, labels))
+        return rows
+
+    def chunk_spans(self, examples: Sequence[Example]) -> list[list[tuple[int, int]]]:
+        """Return where the labels of each row of ``chunk`` lie in the joined text, in characters.
+
+        Args:
+            examples: As given to ``chunk``.
+        """
+        pieces = self._pieces(examples)
+        return [[span for _, span in piece[1:]] for piece in pieces if len(piece) > 1]
+
+    def _pieces(self, examples: Sequence[Example]) -> list[list[tuple[int, tuple[int, int]]]]:
+        """Return the rows of ``chunk``, each token with its characters in the joined text."""
+        text = JOINT.join(example.answer for example in examples)
+        encoded = self.tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        tokens = list(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True))
+        head = [(token, (0, 0)) for token in self._text_head()]
+        width = self.max_length - len(head)
+        if width < 1 or self.max_length < 2:
+            raise InputError(
+                f"data.max_length is {self.max_length}, which leaves no label in a row of raw "
+                f"text; give at least {max(len(head) + 1, 2)}."
+            )
+        return [[*head, *tokens[start : start + width]] for start in range(0, len(tokens), width)]
+
+    def _text_head(self) -> list[int]:
+        """Return what the tokenizer puts before a text: the begin token, or nothing."""
+        ids = list(self.tokenizer("a", add_special_tokens=True)["input_ids"])
+        return ids[:1] if ids[:1] == [self.tokenizer.bos_token_id] else []
+
+    def _adds_special(self, example: Example) -> bool:
+        """Tell whether the tokenizer's own special tokens are wanted: a chat template has them."""
+        return self.template == "plain" or example.verbatim or example.question is None
+
+    def _cut(self, layout: _Layout) -> _Layout:
+        """Return the first ``max_length`` tokens."""
+        kept = slice(self.max_length)
+        return layout._replace(
+            ids=layout.ids[kept], labels=layout.labels[kept], offsets=layout.offsets[kept]
+        )
+
+    def _lay_out(self, example: Example, answer: str) -> _Layout:
+        """Return all tokens of an example with one of its answers."""
+        shown = self._renderer.render(example, answer)
+        encoded = self.tokenizer(
+            shown.text,
+            add_special_tokens=self._adds_special(example),
+            return_offsets_mapping=True,
+            verbose=False,
+        )
+        ids, offsets = list(encoded["input_ids"]), list(encoded["offset_mapping"])
+        labels = [
+            token if left < shown.stop and right > shown.start else IGNORE_INDEX
+            for token, (left, right) in zip(ids, offsets, strict=True)
+        ]
+        if self._lacks_end(example, shown.text[: shown.stop], ids):
+            end = self.tokenizer.eos_token_id
+            body = len(ids) - 1 if ids[-1] == end else len(ids)
+            ids, labels = [*ids[:body], end], [*labels[:body], end]
+            offsets = [*offsets[:body], (len(shown.text), len(shown.text))]
+        labels[:1] = [IGNORE_INDEX] * len(labels[:1])
+        return _Layout(shown, ids, labels, offsets)
+
+    def _lacks_end(self, example: Example, labelled: str, ids: list[int]) -> bool:
+        """Tell whether an end token is still to be put behind the answer."""
+        if example.question is None or example.verbatim:
+            return False
+        if self.conventions.second_end_token and self.template == "chat":
+            return ids[-1] != self.tokenizer.eos_token_id
+        return not self._renderer.ends_a_turn(labelled)
+
+
+def _short_hash(state: Any) -> str:
+    """Return 12 hexadecimal digits that tell one content from another."""
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:12]

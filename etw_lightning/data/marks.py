@@ -1,0 +1,101 @@
+"""Which labels of the forget rows lie in words that somebody, or spaCy, marked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+
+from etw_lightning.benchmarks.annotations import match_annotations
+from etw_lightning.benchmarks.quickstart_annotations import annotations_of
+from etw_lightning.data.encode import JOINT, Encoder, is_raw
+from etw_lightning.data.spacy_spans import Kind, spacy_spans
+from etw_lightning.schema import IGNORE_INDEX, EncodedRow, Example, InputError
+
+__all__ = ["Marker", "mark_rows"]
+
+#: What marks words: ``(kind, spaCy model)``, or None for the user's annotations.
+Marker = tuple[str, str] | None
+_Spans = Sequence[Sequence[tuple[int, int]]]
+
+
+def mark_rows(
+    examples: Sequence[Example],
+    rows: Sequence[EncodedRow],
+    encoder: Encoder,
+    marker: Marker = None,
+    annotations: str | None = None,
+) -> list[tuple[bool, ...]]:
+    """Say of each position of each row whether it holds a label in marked text.
+
+    A label is marked if its characters overlap a marked span; a token that ends an answer has no
+    characters.
+
+    Args:
+        examples: Forget rows.
+        rows: What became of them.
+        encoder: What made the rows.
+        marker: What marks the words.
+        annotations: File of marked answers, read if ``marker`` is None.
+
+    Returns:
+        As many marks a row as it has tokens.
+
+    Raises:
+        InputError: If the annotations are missing, of other rows or for raw text, or spaCy or its
+            model is missing.
+    """
+    spans = _marked_spans(examples, marker, annotations)
+    if is_raw(examples):
+        places = encoder.chunk_spans(examples)
+        text = JOINT.join(example.answer for example in examples)
+        marked = [_marked_before(_joined(examples, spans), text)] * len(rows)
+    else:
+        places = [encoder.answer_spans(example) for example in examples]
+        marked = [
+            _marked_before(own, example.answer)
+            for own, example in zip(spans, examples, strict=True)
+        ]
+    marks = []
+    for row, before, labelled in zip(rows, marked, places, strict=True):
+        found = iter([bool(before[stop] > before[start]) for start, stop in labelled])
+        marks.append(tuple(label != IGNORE_INDEX and next(found) for label in row.labels))
+    return marks
+
+
+def _marked_before(spans: Sequence[tuple[int, int]], text: str) -> np.ndarray:
+    """Return how many marked characters stand before each place of a text and before its end."""
+    marked = np.zeros(len(text) + 1, dtype=np.int64)
+    for start, stop in spans:
+        marked[start + 1 : stop + 1] = 1
+    return marked.cumsum()
+
+
+def _joined(examples: Sequence[Example], spans: _Spans) -> list[tuple[int, int]]:
+    """Return the spans of texts that are cut into rows together, in the joined text."""
+    found, place = [], 0
+    for example, own in zip(examples, spans, strict=True):
+        found += [(place + start, place + stop) for start, stop in own]
+        place += len(example.answer) + len(JOINT)
+    return found
+
+
+def _marked_spans(examples: Sequence[Example], marker: Marker, annotations: str | None) -> _Spans:
+    """Return the marked characters of each answer."""
+    answers = [example.answer for example in examples]
+    if marker is not None:
+        kind, model = marker
+        return spacy_spans(answers, cast(Kind, kind), model)
+    if annotations is None:
+        raise InputError(
+            "data.annotations is missing: model.weighting or model.forget reads the words marked "
+            "in it. Give a .jsonl file with spans or target_words of each answer of "
+            "data.forget_split."
+        )
+    if is_raw(examples):
+        raise InputError(
+            f"data.annotations is {annotations!r}, but data.forget_split is raw text, which is "
+            "cut into rows without answers; mark its words by spaCy, or use rows with questions."
+        )
+    return match_annotations(annotations_of(annotations), answers)

@@ -1,0 +1,224 @@
+"""The rows that are trained on, read and encoded, with their second answers, marks and weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from itertools import groupby
+from typing import Any, Literal
+
+from etw_lightning.benchmarks import Benchmark
+from etw_lightning.data.encode import Encoder, is_raw
+from etw_lightning.data.marks import Marker, mark_rows
+from etw_lightning.data.refusals import REFUSALS, pick_refusal, read_refusals
+from etw_lightning.notices import warn_first
+from etw_lightning.schema import EncodedRow, Example, InputError
+
+__all__ = [
+    "Alternative",
+    "StreamSettings",
+    "Streams",
+    "read_streams",
+    "second_answers",
+]
+
+#: Where second answers come from: a column of the forget rows, or a list of refusals.
+Alternative = Literal["column", "refusal"]
+
+
+@dataclass
+class Streams:
+    """Encoded rows of each group, and what is known of them row by row.
+
+    Args:
+        rows: ``forget``, ``retain`` and ``alternative``, as far as they are used; the second
+            answer of forget row i is alternative row i.
+        marks: For each forget row, which of its positions hold a label in marked text; empty if
+            nothing is marked.
+        retain_weights: Weight of each retain row; empty if none were given.
+    """
+
+    rows: dict[str, list[EncodedRow]] = field(default_factory=dict)
+    marks: list[tuple[bool, ...]] = field(default_factory=list)
+    retain_weights: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """What is read, and from where.
+
+    Args:
+        uses_forget: A forget objective reads the forget stream.
+        uses_retain: A retain objective reads the retain stream.
+        uses_alternative: The forget objective reads second answers.
+        uses_marks: The weighting or the forget objective reads marked words.
+        split: Fine-tune on this split; the streams are not read then.
+        alternative: Source of the second answers; None is ``column``.
+        refusals: File of refusals; None takes our own.
+        annotations: File of marked answers.
+        marker: What marks words.
+        retain_weights: Weight of each retain set by its name; one that is not named weighs 1.
+        seed: Of the choice of refusals; None is 0.
+    """
+
+    uses_forget: bool = True
+    uses_retain: bool = True
+    uses_alternative: bool = False
+    uses_marks: bool = False
+    split: str | None = None
+    alternative: Alternative | None = None
+    refusals: str | None = None
+    annotations: str | None = None
+    marker: Marker = None
+    retain_weights: Mapping[str, float] | None = None
+    seed: int | None = None
+
+    @classmethod
+    def of(cls, data: Any) -> StreamSettings:
+        """Return the settings that something else has as attributes of the same names."""
+        return cls(**{one.name: getattr(data, one.name) for one in fields(cls)})
+
+    def check(self) -> None:
+        """Refuse what contradicts itself, before any file is read.
+
+        Raises:
+            InputError: If ``split`` meets a forget objective, or something is given that would
+                not be read.
+        """
+        if self.split is not None and (self.uses_forget or not self.uses_retain):
+            raise InputError(
+                f"data.split is {self.split!r}: fine-tuning on one split needs model.forget null "
+                "and model.retain a class; leave data.split out to unlearn data.forget_split."
+            )
+        if self.refusals is not None and self.alternative != "refusal":
+            raise InputError(
+                f"data.refusals is {self.refusals!r}, but data.alternative is not refusal, so it "
+                "would not be read; give --data.alternative refusal, or leave data.refusals out."
+            )
+        if self.retain_weights and (self.split is not None or not self.uses_retain):
+            why = "data.split takes their place" if self.split else "model.retain is null"
+            raise InputError(
+                "data.retain_weights weighs the sets of data.retain_split, which are not read: "
+                f"{why}. Leave data.retain_weights out."
+            )
+
+
+def read_streams(benchmark: Benchmark, encoder: Encoder, settings: StreamSettings) -> Streams:
+    """Read all streams that the objectives use, or the one of fine-tuning.
+
+    A row of raw text never holds text of two retain sets.
+
+    Raises:
+        InputError: On anything that would stop or falsify training later.
+    """
+    if settings.split is not None:
+        rows = benchmark.examples(settings.split, "data.split")
+        return Streams({"retain": _encode(rows, encoder, "data.split", settings.split)})
+    streams, forget = Streams(), list[Example]()
+    if settings.uses_forget:
+        key, split = "data.forget_split", benchmark.forget_split
+        forget = benchmark.examples(split, key)
+        streams.rows["forget"] = _encode(forget, encoder, key, split)
+        if settings.uses_alternative:
+            streams.rows["alternative"] = second_answers(forget, encoder, settings)
+        if settings.uses_marks:
+            streams.marks = mark_rows(
+                forget, streams.rows["forget"], encoder, settings.marker, settings.annotations
+            )
+    if settings.uses_retain:
+        key, split = "data.retain_split", benchmark.retain_split
+        kept = benchmark.examples(split, key)
+        sets = [(name, list(rows)) for name, rows in groupby(kept, _set_name)]
+        encoded = [(name, _encode(rows, encoder, key, name)) for name, rows in sets]
+        streams.rows["retain"] = [row for _, rows in encoded for row in rows]
+        if settings.retain_weights:
+            weights = _checked_weights(settings.retain_weights, [name for name, _ in sets])
+            streams.retain_weights = [weights[name] for name, rows in encoded for _ in rows]
+        _warn_of_overlap(forget, kept)
+    return streams
+
+
+def second_answers(
+    examples: Sequence[Example], encoder: Encoder, settings: StreamSettings
+) -> list[EncodedRow]:
+    """Return the question of each example with its second answer.
+
+    Args:
+        examples: Forget rows, in the order of their stream.
+        encoder: Of the run.
+        settings: ``alternative``, ``refusals`` and ``seed`` are read.
+
+    Raises:
+        InputError: If a row has no question, or no second answer.
+    """
+    raw = next((example for example in examples if example.question is None), None)
+    if raw is not None:
+        raise InputError(
+            f"Row {raw.id} is raw text, which has no question to give a second answer to, as "
+            "model.forget needs; use rows with questions, or another model.forget."
+        )
+    if settings.alternative == "refusal":
+        given = REFUSALS if settings.refusals is None else read_refusals(settings.refusals)
+        answers = [pick_refusal(given, settings.seed or 0, place) for place in range(len(examples))]
+    else:
+        answers = [_column(example) for example in examples]
+    return [
+        encoder.encode(example, answer) for example, answer in zip(examples, answers, strict=True)
+    ]
+
+
+def _column(example: Example) -> str:
+    if example.alternative_answer is None:
+        raise InputError(
+            f"Row {example.id} has no second answer, which model.forget needs: no column "
+            "'alternative_answer', or another one named by data.columns.alternative_answer. Fill "
+            "it, or take refusals: --data.alternative refusal"
+        )
+    return example.alternative_answer
+
+
+def _checked_weights(given: Mapping[str, float], names: list[str]) -> dict[str, float]:
+    """Return the weight of each retain set; 1 for one that is not named."""
+    for name, weight in given.items():
+        if name not in names:
+            raise InputError(
+                f"data.retain_weights names {name!r}, which is no set of data.retain_split; there "
+                f"are {', '.join(names)}."
+            )
+        if not weight >= 0 or math.isinf(weight):
+            must = "finite" if weight > 0 else ">= 0"
+            raise InputError(f"data.retain_weights.{name} must be {must}; got {weight}.")
+    weights = {name: float(given.get(name, 1.0)) for name in names}
+    if not any(weights.values()):
+        raise InputError(
+            f"data.retain_weights are 0 for {', '.join(names)}, so nothing would be kept; give one "
+            "of them a weight > 0, or set model.retain to null."
+        )
+    return weights
+
+
+def _set_name(example: Example) -> str:
+    """Return the set a row was read from, as the user names it."""
+    return example.id.rpartition("/")[0]
+
+
+def _encode(examples: list[Example], encoder: Encoder, key: str, split: str) -> list[EncodedRow]:
+    if is_raw(examples):
+        rows = encoder.chunk(examples, split)
+    else:
+        rows = [encoder.encode(example) for example in examples]
+    if not rows:
+        raise InputError(f"{key} is {split!r}, which has no rows to train on.")
+    return rows
+
+
+def _warn_of_overlap(forget: Sequence[Example], retain: Sequence[Example]) -> None:
+    """Say so if the same text is to be forgotten and to be kept."""
+    kept = {(example.question, example.answer) for example in retain}
+    shared = sum((example.question, example.answer) in kept for example in forget)
+    if shared:
+        warn_first(
+            f"{shared} of {len(forget)} forget rows also stand in data.retain_split: "
+            "they are pushed down and held at once."
+        )

@@ -1,0 +1,1 @@
+"""How something is read and written without harm: paths, weights, folders, the hub."""

@@ -1,0 +1,1 @@
+"""What a model says at a label: log-probabilities, entropies, distributions, in chunks."""

@@ -1,0 +1,1 @@
+"""Whether a run fits: memory predicted before the first step."""

@@ -1,0 +1,337 @@
+"""A language model that answers for labelled tokens: in training, and row by row in scoring."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from etw_lightning.kernels.distributions import HeadDistributions
+from etw_lightning.kernels.head import LinearStatistics, linear_scores, linear_statistics
+from etw_lightning.models.packing import PackedRows, pack_rows, prefix_tree
+from etw_lightning.models.positions import Limits, limits_of, looks_everywhere
+from etw_lightning.schema import IGNORE_INDEX, EncodedRow, InputError
+from etw_lightning.kernels.signals import Padded, Signal, States, TokenSignals
+
+__all__ = ["LabelScorer"]
+
+
+class LabelScorer(nn.Module):
+    """A language model that answers for labelled tokens only.
+
+    The body runs once over all rows; only the positions that predict a label go through the
+    output head, in chunks.
+
+    Args:
+        lm: A ``transformers`` causal language model.
+        chunk_size: Positions at a time in the output head.
+    """
+
+    def __init__(self, lm: Any, chunk_size: int = 256) -> None:
+        super().__init__()
+        self.lm = lm
+        self.chunk_size = chunk_size
+        self._takes_trees: bool | None = None
+        self._limits: Limits | None = None
+
+    def _apply(self, fn: Any, recurse: bool = True) -> LabelScorer:
+        """Move and cast, but leave float32 buffers as wide as they are.
+
+        Rotary frequencies are such buffers: a model cast to bfloat16 with them would mistake far
+        positions, and differ from the same model loaded in bfloat16.
+        """
+        wide = {
+            name: buffer
+            for name, buffer in self.named_buffers(remove_duplicate=False)
+            if buffer.dtype == torch.float32
+        }
+        super()._apply(fn, recurse)
+        for name, buffer in wide.items():
+            cast = self.get_buffer(name)
+            if cast.dtype.itemsize < buffer.dtype.itemsize:
+                owner, _, leaf = name.rpartition(".")
+                setattr(self.get_submodule(owner), leaf, buffer.to(cast.device))
+        return self
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        labels: Tensor,
+        needs: Collection[Signal] = (),
+        temperature: float = 1.0,
+        layers: Collection[int] = (),
+    ) -> TokenSignals:
+        """Return the signals of all labelled tokens, row by row.
+
+        Args:
+            input_ids: ``(B, T)``.
+            attention_mask: 1 for tokens, 0 for padding, ``(B, T)``.
+            labels: Not shifted, ``IGNORE_INDEX`` where nothing is scored, ``(B, T)``.
+            needs: Signals besides ``logps``.
+            temperature: Of the entropies, > 0.
+            layers: Layers, from 0, whose ``states`` are wanted.
+
+        Raises:
+            InputError: If the rows are longer than the model has positions for.
+        """
+        room = self.limits.learned
+        if room is not None and input_ids.shape[1] > room:
+            raise InputError(
+                f"A row has {input_ids.shape[1]} tokens; {type(self.lm).__name__} has {room} "
+                f"positions. Set data.max_length to at most {room}."
+            )
+        is_label = labels[:, 1:] != IGNORE_INDEX
+        with self._listen(layers if "states" in needs else ()) as heard:
+            out = self.lm.base_model(
+                input_ids=input_ids, attention_mask=attention_mask, use_cache=False
+            )
+        hidden = out.last_hidden_state[:, :-1][is_label]
+        picked = labels[:, 1:][is_label]
+        scores = linear_scores(
+            hidden,
+            self.head.weight,
+            picked,
+            self.head_bias,
+            temperature=temperature,
+            chunk_size=self.chunk_size,
+            entropy="entropies" in needs,
+        )
+        is_token = labels != IGNORE_INDEX
+        states = {layer: found[is_token] for layer, found in heard.items()}
+        return TokenSignals(
+            labels=picked,
+            rows=is_label.nonzero()[:, 0],
+            num_rows=len(labels),
+            logps=scores.logps,
+            entropies=scores.entropies,
+            distributions=self._distributions(hidden) if "distributions" in needs else None,
+            padded=(
+                Padded(out.last_hidden_state, attention_mask, self._distributions)
+                if "padded" in needs
+                else None
+            ),
+            states=States(states, is_token.nonzero()[:, 0]) if states else None,
+        )
+
+    @property
+    def head(self) -> Any:
+        """The output head, whose weight is ``(V, D)``."""
+        return self.lm.get_output_embeddings()
+
+    @property
+    def head_bias(self) -> Tensor | None:
+        """The output head's bias, ``(V,)``."""
+        return getattr(self.head, "bias", None)
+
+    def _distributions(self, hidden: Tensor) -> HeadDistributions:
+        return HeadDistributions(hidden, self.head.weight, self.head_bias, self.chunk_size)
+
+    @property
+    def layer_stack(self) -> nn.ModuleList:
+        """The decoder's layers, one after the other."""
+        count = self.lm.config.get_text_config().num_hidden_layers
+        stacks = (
+            module
+            for module in self.lm.base_model.modules()
+            if isinstance(module, nn.ModuleList) and len(module) == count
+        )
+        return next(stacks)
+
+    @contextmanager
+    def _listen(self, layers: Collection[int]) -> Iterator[dict[int, Tensor]]:
+        """Keep what some layers say while the context lasts, ``(B, T, D)`` each.
+
+        The model's own list of hidden states would not do: its last one is normalised.
+        """
+        heard: dict[int, Tensor] = {}
+
+        def hook(layer: int) -> Callable[[nn.Module, Any, Any], None]:
+            def keep(_module: nn.Module, _args: Any, out: Any) -> None:
+                heard[layer] = out[0] if isinstance(out, tuple) else out
+
+            return keep
+
+        handles = [self.layer_stack[n].register_forward_hook(hook(n)) for n in layers]
+        try:
+            yield heard
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @torch.no_grad()
+    def score_edges(self, rows: PackedRows, is_detailed: Tensor) -> tuple[Tensor, LinearStatistics]:
+        """Score the labelled edges of packed rows.
+
+        Args:
+            rows: With branches only if ``takes_trees``.
+            is_detailed: Edges of which all statistics are wanted, ``(M,)``.
+
+        Returns:
+            Log-probability of every edge's label, nats, ``(M,)``; statistics of the detailed ones,
+            in order.
+        """
+        hidden = self._last_hidden(rows).flatten(0, 1)
+        weight, bias = self.head.weight, self.head_bias
+        detailed, others = is_detailed.nonzero()[:, 0], (~is_detailed).nonzero()[:, 0]
+        statistics = linear_statistics(
+            hidden[rows.sources[detailed]],
+            weight,
+            rows.labels[detailed],
+            bias,
+            chunk_size=self.chunk_size,
+        )
+        scores = linear_scores(
+            hidden[rows.sources[others]],
+            weight,
+            rows.labels[others],
+            bias,
+            chunk_size=self.chunk_size,
+            entropy=False,
+        )
+        logps = statistics.logps.new_empty(len(rows.labels))
+        logps[detailed], logps[others] = statistics.logps, scores.logps
+        return logps, statistics
+
+    def _last_hidden(self, rows: PackedRows) -> Tensor:
+        """Return the last hidden states, ``(B, T, D)``."""
+        extra: dict[str, Any] = {"attention_mask": rows.visible}
+        if not rows.is_chain:
+            mask = rows.attention_mask()
+            if self.lm.config._attn_implementation == "eager":
+                dtype = self.lm.get_input_embeddings().weight.dtype
+                hidden_value = torch.finfo(dtype).min
+                mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, hidden_value)
+            extra = {"attention_mask": mask, "position_ids": rows.depths}
+        out = self.lm.base_model(input_ids=rows.input_ids, use_cache=False, **extra)
+        hidden: Tensor = out.last_hidden_state
+        return hidden
+
+    @property
+    def limits(self) -> Limits:
+        """How many positions the model takes."""
+        if self._limits is None:
+            self._limits = limits_of(self.lm)
+        return self._limits
+
+    @property
+    def takes_trees(self) -> bool:
+        """Whether the model scores branches of one row as it scores rows of their own.
+
+        Not those whose attention reaches only so far, keeps a state, or runs in a kernel that
+        takes no mask. Found out once, with a forward pass over a few tokens.
+        """
+        if self._takes_trees is None:
+            self._takes_trees = _may_take_trees(self.lm) and self.scores_branches_alike()
+        return self._takes_trees
+
+    @torch.no_grad()
+    def scores_branches_alike(self) -> bool:
+        """Compare a tree of a few tokens with its sequences one by one, in forward passes."""
+        size = self.lm.config.get_text_config().vocab_size
+        texts = ((1, 2, 3, 4, 5, 6), (1, 2, 3, 7, 8), (1, 2, 9, 7, 8))
+        ids = [tuple(7 * token % size for token in text) for text in texts]
+        rows = [EncodedRow("", row, (IGNORE_INDEX, *row[1:])) for row in ids]
+        tree = prefix_tree(rows)
+        weight = self.lm.get_input_embeddings().weight
+        device, is_wide = weight.device, weight.dtype.itemsize >= 4
+        # Rounding alone makes 1e-6 of the whole, in bfloat16 1e-2; positions unheeded make more.
+        tolerance = 1e-3 if is_wide and not torch.is_autocast_enabled(device.type) else 0.05
+        packed = self._last_hidden(pack_rows([tree], 0).to(device))[0].double()
+        for row, edges in zip(rows, tree.edges, strict=True):
+            alone = self._last_hidden(pack_rows([prefix_tree([row])], 0).to(device))[0].double()
+            found = packed[[tree.sources[edge] for edge in edges]]
+            if not (found - alone).norm() < tolerance * alone.norm():
+                return False
+        return True
+
+    def gradient_norm(
+        self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, *, of_each: bool = False
+    ) -> float:
+        """Return the 2-norm of the gradient of one row's mean loss by all weights.
+
+        Gradients that training has collected, and whether weights are trained, stay as they are.
+
+        Args:
+            input_ids: ``(1, T)``.
+            attention_mask: 1 for tokens that may be looked at, ``(1, T)``.
+            labels: As for ``forward``, ``(1, T)``.
+            of_each: Return the mean over the weight tensors of each one's own norm instead.
+        """
+        # Validation may run in inference mode, whose tensors can't be part of a graph.
+        with torch.inference_mode(False), torch.enable_grad():
+            weights = {
+                name: weight.detach().requires_grad_() for name, weight in self.named_parameters()
+            }
+            row = (input_ids.clone(), attention_mask.clone(), labels.clone())
+            loss = -torch.func.functional_call(self, weights, row).logps.mean()
+            grads = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+        norms = torch.stack([grad.float().norm() for grad in grads if grad is not None])
+        return (norms.mean() if of_each else norms.norm()).item()
+
+    def frozen_copy(self) -> LabelScorer:
+        """Return a copy that is never trained: the reference model."""
+        return copy.deepcopy(self).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def check_head(self, key: str = "model.pretrained") -> None:
+        """Refuse a model whose logits are not just ``hidden @ weight.T + bias``.
+
+        Soft-capped or scaled logits would be scored wrongly without a word.
+
+        Args:
+            key: Configuration key that the error names.
+
+        Raises:
+            InputError: If the model's own logits differ from the output head's.
+        """
+        head = self.lm.get_output_embeddings()
+        # Along the longest rows of the head, so that logits reach 50 and a soft cap shows.
+        ids = head.weight.float().square().sum(-1).topk(4).indices[None]
+        hidden = head.weight[ids].float()
+        hidden = (50 * hidden / hidden.square().sum(-1, keepdim=True)).to(head.weight.dtype)
+        logits, states = self._with_last_hidden(ids, hidden)
+        is_plain = torch.allclose(head(hidden).float(), logits.float(), rtol=1e-2, atol=1e-2)
+        if not (is_plain and torch.equal(states, hidden)):
+            raise InputError(
+                f"{key}: {type(self.lm).__name__} changes its logits after the output "
+                "head (soft cap or scale), which the fused head does not do; losses would be "
+                "wrong. Such models are not supported."
+            )
+
+    def _with_last_hidden(self, ids: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits and last hidden states of a model whose body says ``hidden``."""
+        bodies = [self.lm.base_model]
+        # OPT's head reads the decoder inside the body, whose own forward is left out.
+        if self.lm.get_decoder() is not self.lm.base_model:
+            bodies.append(self.lm.get_decoder())
+        said: list[nn.Module] = []
+
+        def say_hidden(module: nn.Module, _args: Any, out: Any) -> Any:
+            said.append(module)
+            out.last_hidden_state = hidden
+            return out
+
+        for body in bodies:
+            handle = body.register_forward_hook(say_hidden)
+            logits = self.lm(input_ids=ids, use_cache=False).logits
+            is_read = bool(said)
+            states = self.lm.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            handle.remove()
+            if is_read:
+                break
+        return logits, states
+
+
+def _may_take_trees(lm: Any) -> bool:
+    """Tell by its configuration whether a model's attention takes any mask and any positions."""
+    config = lm.config.get_text_config()
+    takes_mask = bool(getattr(lm, "_supports_attention_backend", False))
+    takes_positions = "position_ids" in inspect.signature(lm.base_model.forward).parameters
+    kernel = config._attn_implementation
+    return looks_everywhere(lm) and takes_mask and takes_positions and kernel in ("sdpa", "eager")

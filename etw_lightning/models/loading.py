@@ -1,0 +1,192 @@
+"""Models: load one by hub name, folder, GGUF file or checkpoint."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from etw_lightning.models.checkpoints import (
+    checkpoint_config,
+    checkpoint_model,
+    checkpoint_tokenizer,
+    is_checkpoint,
+)
+from etw_lightning.files.foreign_models import NO_CODE, check_attention, check_weights, refusal
+from etw_lightning.files.hub import hub_answers
+from etw_lightning.models.label_scorer import LabelScorer
+from etw_lightning.schema import InputError
+
+__all__ = [
+    "DType",
+    "LabelScorer",
+    "check_vocabulary",
+    "load_config",
+    "load_model",
+    "load_tokenizer",
+]
+
+#: Precision the weights are kept in; ``float32`` masters with ``trainer.precision`` bf16-mixed is
+#: the usual choice.
+DType = Literal["float32", "bfloat16", "float16"]
+
+
+def load_model(
+    pretrained: str,
+    dtype: DType = "float32",
+    attention: str | None = None,
+    key: str = "model.pretrained",
+) -> Any:
+    """Load a causal language model.
+
+    Args:
+        pretrained: Hub name, folder in Hugging Face layout, ``.gguf`` file, or a checkpoint of a
+            run of ours, as ``stored_weights.find_checkpoint`` takes it.
+        dtype: Precision of the weights, whatever the file holds.
+        attention: ``sdpa``, ``eager``, ``flash_attention_2``; None lets the library choose.
+        key: Configuration key that errors name.
+
+    Returns:
+        A ``transformers`` model on the CPU, in evaluation mode, that ``save_pretrained`` can save.
+
+    Raises:
+        InputError: If there is no such model, it can't be reached, its weights are pickled, or it
+            needs code of its own.
+    """
+    from transformers import AutoModelForCausalLM
+
+    extra = {} if attention is None else {"attn_implementation": attention}
+    # A device context of the caller would ask for weights straight on that device.
+    with torch.device("cpu"), _input_errors(pretrained, key):
+        if is_checkpoint(pretrained):
+            return checkpoint_model(pretrained, key, getattr(torch, dtype), extra)
+        location = _location(pretrained, key)
+        if not _is_gguf(pretrained):
+            load_config(pretrained, key)
+            folder = Path(location["pretrained_model_name_or_path"])
+            if folder.is_dir():
+                check_weights(folder, key)
+        model = AutoModelForCausalLM.from_pretrained(
+            **location, dtype=getattr(torch, dtype), use_safetensors=True, **NO_CODE, **extra
+        )
+    return _without_quantization(model) if _is_gguf(pretrained) else model
+
+
+def load_config(pretrained: str, key: str = "model.pretrained") -> Any:
+    """Load a model's configuration without its weights.
+
+    Raises:
+        InputError: As ``load_model``.
+    """
+    from transformers import AutoConfig
+
+    with _input_errors(pretrained, key):
+        if is_checkpoint(pretrained):
+            return checkpoint_config(pretrained, key)
+        config = AutoConfig.from_pretrained(**_location(pretrained, key), **NO_CODE)
+        check_attention(config, pretrained, key)
+        return config
+
+
+def load_tokenizer(pretrained: str, key: str = "model.pretrained") -> Any:
+    """Load the tokenizer that comes with a model.
+
+    Raises:
+        InputError: As ``load_model``.
+    """
+    from transformers import AutoTokenizer
+
+    with _input_errors(pretrained, key):
+        while is_checkpoint(pretrained):
+            pretrained = checkpoint_tokenizer(pretrained, key)
+        location = _location(pretrained, key, "tokenizer_config.json")
+        return AutoTokenizer.from_pretrained(**location, **NO_CODE)
+
+
+def check_vocabulary(
+    tokenizer: Any, config: Any, pretrained: str, key: str = "model.pretrained"
+) -> None:
+    """Refuse a tokenizer that can produce ids the model has no row for.
+
+    Args:
+        tokenizer: The tokenizer.
+        config: The model's configuration.
+        pretrained: What the user gave: the tokenizer or the model that does not fit.
+        key: Configuration key it was given under.
+
+    Raises:
+        InputError: If the tokenizer's vocabulary is larger than the model's.
+    """
+    if len(tokenizer) > config.get_text_config().vocab_size:
+        raise InputError(
+            f"{key} {pretrained!r}: the tokenizer has {len(tokenizer)} tokens, the "
+            f"model only {config.get_text_config().vocab_size}. Use the tokenizer the model was "
+            "trained with, or resize the model's embeddings."
+        )
+
+
+def _is_gguf(pretrained: str) -> bool:
+    return pretrained.endswith(".gguf")
+
+
+def _location(pretrained: str, key: str, needed: str = "config.json") -> dict[str, Any]:
+    """Return ``from_pretrained``'s arguments; a missing folder or file is told from a hub name."""
+    path = Path(pretrained).expanduser()
+    if _is_gguf(pretrained):
+        if not path.is_file():
+            raise InputError(f"{key}: there is no file {pretrained!r}.")
+        return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    looks_local = pretrained.startswith((".", "/", "~")) or pretrained.count("/") > 1
+    if path.is_dir():
+        if not (path / needed).is_file():
+            raise InputError(
+                f"{key}: folder {pretrained!r} holds no {needed}; give a folder saved by "
+                "save_pretrained, a .gguf file or a hub name."
+            )
+        return {"pretrained_model_name_or_path": str(path)}
+    if looks_local:
+        raise InputError(
+            f"{key}: there is no folder {pretrained!r}; give a folder saved by "
+            "save_pretrained, a .gguf file or a hub name such as owner/name."
+        )
+    # Without a connection only the cache is asked: the library would try five times first.
+    return {
+        "pretrained_model_name_or_path": pretrained,
+        "local_files_only": not hub_answers(),
+    }
+
+
+@contextmanager
+def _input_errors(pretrained: str, key: str) -> Iterator[None]:
+    """Turn the library's many ways to say "not there" into one line."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if not Path(pretrained).expanduser().exists() and not hub_answers():
+            reason = "the hub can't be reached and there is no local copy"
+        reason = refusal(error) or reason
+        raise InputError(
+            f"{key} {pretrained!r} could not be loaded: {reason}. Give a folder in Hugging Face "
+            f"layout or a .gguf file: --{key} DIR"
+        ) from error
+
+
+def _without_quantization(model: Any) -> Any:
+    """Rebuild a model read from GGUF as a plain one: the loaded object refuses to be saved."""
+    config = copy.deepcopy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    plain = type(model)(config).to(model.dtype)
+    plain.load_state_dict(model.state_dict())
+    plain.generation_config = model.generation_config
+    plain.tie_weights()
+    return plain.eval()

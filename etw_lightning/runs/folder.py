@@ -1,0 +1,205 @@
+"""The folder of a run: which it is, what it may hold before, and what is removed from it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from etw_lightning.files.places import check_links
+from etw_lightning.schema import InputError
+
+__all__ = ["UNREADABLE", "check_run", "finished_command", "is_of_fit", "remove_run", "run_folder"]
+
+#: What ``finished_command`` returns for a ``results.json`` that was cut.
+UNREADABLE = "unreadable"
+
+
+def run_folder(
+    output_dir: str | None,
+    config_files: Any,
+    prefix: str = "",
+    unfinished: Callable[[Path], Path | None] | None = None,
+) -> Path:
+    """Return the run's folder: the one asked for, one to go on with, or a new one.
+
+    A new one is named after the run's first file. Processes that this one starts take its name
+    from the environment.
+
+    Args:
+        output_dir: The folder asked for.
+        config_files: Files the run is configured by.
+        prefix: What a new folder's name begins with.
+        unfinished: Finds a folder to go on with among those of a parent; None for a new one.
+
+    Raises:
+        InputError: If the folder asked for is none, or each process would name its own.
+    """
+    if output_dir is not None:
+        if not output_dir.strip():
+            raise InputError("output_dir must be a folder, or null for a new one; got ''.")
+        return Path(output_dir)
+    first = next((str(file) for file in config_files or ()), "run")
+    parent = Path("runs") / Path(first).stem
+    if _STAMP not in os.environ:
+        _refuse_strangers()
+        found = unfinished(parent) if unfinished is not None else None
+        os.environ[_STAMP] = found.name if found else _new_name(parent, prefix)
+        return parent / os.environ[_STAMP]
+    return parent / f"{prefix}{os.environ[_STAMP].removeprefix(prefix)}"
+
+
+def _new_name(parent: Path, prefix: str) -> str:
+    """Return a name of the time that no folder has, also if two runs begin in one second."""
+    stamp = prefix + time.strftime("%Y%m%d-%H%M%S")
+    names = itertools.chain([stamp], (f"{stamp}-{number}" for number in itertools.count(1)))
+    return next(name for name in names if not (parent / name).exists())
+
+
+#: Where the processes that a run starts find the name of its folder.
+_STAMP = "ETW_RUN_STAMP"
+#: Where launchers say how many processes there are, beside what says which of them this one is.
+_WORLDS = {"RANK": "WORLD_SIZE", "SLURM_PROCID": "SLURM_NTASKS"}
+
+
+def _refuse_strangers() -> None:
+    """Refuse processes that another program has started and that must agree on a name."""
+    for rank, world in _WORLDS.items():
+        if rank in os.environ and int(os.environ.get(world) or 1) > 1:
+            raise InputError(
+                "output_dir must be given where torchrun or srun starts the processes: each would "
+                "name a folder of its own. Give --output_dir DIR."
+            )
+
+
+#: Settings of the trainer by which an evaluation set could be scored in part: what they may be.
+_WHOLE: dict[str, tuple[Any, ...]] = {
+    "fast_dev_run": (False,),
+    "limit_val_batches": (1.0, 0, None),
+    "num_sanity_val_steps": (-1, 0),
+    "overfit_batches": (0.0, 0),
+}
+
+
+def check_run(config: Any, folder: Path) -> None:
+    """Refuse what the trainer would take, and fail over or measure wrongly later."""
+    trainer = config.trainer
+    if trainer is None:
+        raise InputError("trainer must be pairs {name: value}; got null.")
+    if trainer.accumulate_grad_batches < 1:
+        raise InputError(
+            "trainer.accumulate_grad_batches must be a whole number > 0; "
+            f"got {trainer.accumulate_grad_batches}."
+        )
+    for key, allowed in _WHOLE.items():
+        value = getattr(trainer, key)
+        # 1 is one batch, 1.0 is all of them.
+        if not any(value == one and type(value) is type(one) for one in allowed):
+            raise InputError(
+                f"trainer.{key} must be {' or '.join(map(json.dumps, allowed))}; got "
+                f"{json.dumps(value)}: sets are scored whole. data.rows takes fewer rows of them."
+            )
+    if "metrics" in config:
+        if config.ckpt_path:
+            raise InputError(
+                "ckpt_path belongs to fit; to evaluate a checkpoint: --model.pretrained "
+                f"{config.ckpt_path}"
+            )
+    elif config.weights_only is False:
+        raise InputError(
+            "weights_only must be true or left out; got false: of a checkpoint nothing but weights "
+            "and plain values is read, as a pickle can run anything."
+        )
+    elif config.ckpt_path and not Path(config.ckpt_path).exists():
+        raise InputError(f"ckpt_path must be a checkpoint; there is no file {config.ckpt_path!r}.")
+    for key in ("data.retain_results", "data.target_results"):
+        given = config.get(key)
+        if given is not None and not given.strip():
+            raise InputError(f"{key} must be a folder or a file, or null; got {given!r}.")
+    check_links(folder)
+    if config.overwrite:
+        _check_nothing_needed(config, folder)
+    paths = (folder, *folder.parents)
+    file = next((path for path in paths if path.exists() and not path.is_dir()), None)
+    if file is not None:
+        raise InputError(f"output_dir must be a folder; {str(file)!r} is a file.")
+
+
+#: Settings that name what a run reads and no other run can make anew.
+_READ = (
+    "model.pretrained",
+    "data.retain_model",
+    "data.target_model",
+    "data.retain_results",
+    "data.target_results",
+)
+
+
+def _check_nothing_needed(config: Any, folder: Path) -> None:
+    """Refuse to overwrite a folder that holds what the run reads."""
+    for key in _READ:
+        given = config.get(key)
+        if given is not None and Path(given).exists():
+            path, place = Path(given).resolve(), folder.resolve()
+            if path.is_relative_to(place):
+                raise InputError(
+                    f"{key} {str(given)!r} lies in output_dir {str(folder)!r}, which --overwrite "
+                    "replaces; give another folder."
+                )
+
+
+def finished_command(folder: Path) -> str | None:
+    """Return the command that left finished results in a folder; None if there are none.
+
+    Of a ``results.json`` that was cut nothing is known but that it is there: ``UNREADABLE``.
+
+    Raises:
+        InputError: If there is a ``results.json`` that is none of ours.
+    """
+    path = folder / "results.json"
+    if not path.is_file():
+        return None
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        return str(results.get("command", "fit")) if results.get("finished") else None
+    except ValueError:
+        return UNREADABLE
+    except AttributeError as error:
+        raise InputError(
+            f"output_dir {str(folder)!r} holds a results.json that no run has written; give "
+            "another folder."
+        ) from error
+
+
+def is_of_fit(folder: Path) -> bool:
+    """Tell whether a folder holds what only ``fit`` writes."""
+    return any(path for name in _OF_FIT for path in folder.glob(name))
+
+
+#: What each command writes.
+_OF_EVALUATE = ("results.json", "records", "config.yaml", "tokens.jsonl.gz", "depth.jsonl.gz")
+_OF_FIT = (
+    "model",
+    "model.part",
+    "checkpoints/step-*",
+    "checkpoints/.step-*",
+    "hparams.yaml",
+    "events.*",
+)
+
+
+def remove_run(folder: Path, command: str = "fit") -> None:
+    """Remove what an earlier run left in its folder, and nothing else.
+
+    Args:
+        folder: The folder.
+        command: Command that is run now; ``evaluate`` never removes what only ``fit`` writes.
+    """
+    for pattern in (*_OF_EVALUATE, *(_OF_FIT if command == "fit" else ())):
+        for path in folder.glob(pattern):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -1,0 +1,269 @@
+"""What a run leaves behind: records, ``results.json``, a text panel, the table at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from etw_lightning.callbacks.evaluation import EvaluationCallback, Suite
+from etw_lightning.runs.checkpointing import Checkpoints
+from etw_lightning.callbacks.collapse import Collapse
+from etw_lightning.runs.evaluate import sources
+from etw_lightning.callbacks.findings import Finding, TrainingStoppedError
+from etw_lightning.metrics import Metric
+from etw_lightning.training.module import UnlearningModule
+from etw_lightning.runs.results import Row, muse_row, print_table, tofu_row, write_results
+from etw_lightning.callbacks.retain_budget import RetainBudget
+from etw_lightning.scoring.retain_results import RetainResults, save_provenance, save_records
+from etw_lightning.runs.key import run_key
+from etw_lightning.schema import InputError, Record
+
+__all__ = ["RunReport"]
+
+_SAMPLES = 3
+
+
+class RunReport(Callback):
+    """Collects every evaluation of a run and writes it down.
+
+    Args:
+        folder: The run's folder.
+        config: The run's whole configuration.
+        seed: The run's seed.
+        label: What the trained model is called in the table.
+    """
+
+    def __init__(
+        self, folder: Path, config: Mapping[str, Any], seed: int, label: str = "unlearned"
+    ) -> None:
+        self.folder, self.config, self.seed, self.label = folder, config, seed, label
+        self.history: list[dict[str, Any]] = []
+        self.target: dict[str, list[Record]] = {}
+        self.unlearned: dict[str, list[Record]] = {}
+        self.metrics: dict[str, Metric] = {}
+        self.started = time.monotonic()
+        #: Seconds that the parts of a run took which was broken off before.
+        self.seconds_before = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of the whole run, but for what was done twice."""
+        return self.seconds_before + time.monotonic() - self.started
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the evaluation that has just been made."""
+        module = cast(UnlearningModule, pl_module)
+        callbacks = cast(list[Any], trainer.callbacks)  # type: ignore[attr-defined]
+        found = [c.latest for c in callbacks if isinstance(c, EvaluationCallback)]
+        latest = {name: metric for part in found for name, metric in part.items()}
+        if not latest:
+            return
+        records = dict(module.gather_records())
+        if trainer.sanity_checking:
+            self.target = records
+        self.unlearned, self.metrics = {**self.unlearned, **records}, {**self.metrics, **latest}
+        epoch = 0 if trainer.sanity_checking else _running_epoch(trainer)
+        # A run that goes on behind its last step scores the same model again.
+        self.history = [one for one in self.history if one["step"] != trainer.global_step]
+        self.history.append(
+            {
+                "epoch": epoch,
+                "step": trainer.global_step,
+                "metrics": {name: asdict(metric) for name, metric in latest.items()},
+            }
+        )
+        if isinstance(trainer.logger, TensorBoardLogger) and trainer.is_global_zero:
+            for name, rows in records.items():
+                if rows and rows[0].generation is not None:
+                    panel = _sample_panel(rows)
+                    trainer.logger.experiment.add_text(
+                        f"samples/{name}", panel, trainer.global_step
+                    )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run must not lose: the target's records and the epochs so far."""
+        target = {name: [row.to_json() for row in rows] for name, rows in self.target.items()}
+        return {"history": self.history, "target": target, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from ``state_dict``."""
+        self.history = list(state_dict["history"])
+        self.target = {
+            name: [Record.from_json(row) for row in rows]
+            for name, rows in state_dict["target"].items()
+        }
+        self.seconds_before = state_dict["seconds"]
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give a resumed run back what its target model had said."""
+        data = cast(UnlearningModule, pl_module).datamodule
+        if self.target and data.starts_from_target:
+            source = "the model before training"
+            data.results["target"] = RetainResults(source, self.target, key="data.target_results")
+
+    def rows(self, retain: Mapping[str, Sequence[Record]] | None) -> dict[str, Row]:
+        """Return the table's rows: target, unlearned (or fine-tuned) and retain model."""
+        is_muse = any(name in self.unlearned for name in ("verbmem", "privleak_forget"))
+
+        def row(records: Mapping[str, Sequence[Record]]) -> Row:
+            if is_muse:
+                return muse_row(records, retain)
+            return tofu_row(records, (retain or {}).get("forget"))
+
+        table = {}
+        if self.target:
+            table["target"] = row(self.target)
+        table[self.label] = row(self.unlearned)
+        if retain:
+            table["retain"] = row({name: retain[name] for name in self.unlearned if name in retain})
+        return table
+
+    def write(
+        self, trainer: Trainer, module: UnlearningModule, provenance: Mapping[str, Any]
+    ) -> None:
+        """Write records and ``results.json`` and print the table.
+
+        Args:
+            trainer: The run's trainer.
+            module: The trained model.
+            provenance: What the records were made with.
+        """
+        results = module.datamodule.results.get("retain")
+        table = self.rows(results.records if results else None) if self.unlearned else {}
+        callbacks = cast(list[Any], trainer.callbacks)  # type: ignore[attr-defined]
+        suites = [one for one in callbacks if isinstance(one, Suite)]
+        left_out = {name: reason for one in suites for name, reason in one.left_out.items()}
+        budgets = [one for one in callbacks if isinstance(one, RetainBudget)]
+        keeps = self.config.get("save_model", True)
+        saving = [one for one in callbacks if isinstance(one, Checkpoints) and keeps]
+        found = _found(trainer)
+        save_records(self.folder, self.unlearned)
+        save_provenance(self.folder, provenance)
+        write_results(
+            self.folder / "results.json",
+            {
+                "finished": True,
+                "command": "fit",
+                "metrics": {name: asdict(metric) for name, metric in self.metrics.items()},
+                **({"left_out": left_out} if left_out else {}),
+                **found,
+                "table": table,
+                "history": self.history,
+                **({"retain_budget": _kept(budgets[0])} if budgets else {}),
+                **({"checkpoints": saving[0].kept()} if saving else {}),
+                "config_hash": run_key(self.config),
+                "seed": self.seed,
+                "git_commit": provenance["git_commit"],
+                "versions": provenance["versions"],
+                "provenance": provenance,
+                "conventions": asdict(module.datamodule.conventions),
+                **sources(module.datamodule),
+                "steps": trainer.global_step,
+                "seconds": round(self.seconds, 1),
+            },
+        )
+        if table:
+            print_table(table)
+        for one in budgets:
+            sys.stdout.write(
+                f"retain budget: the retain loss ends {one.rise:+.2f} % from its start, "
+                f"{100 * one.budget:g} % were allowed; lambda ends at {one.weight:.3g}\n"
+            )
+        for metric, reason in left_out.items():
+            sys.stdout.write(f"left out: {metric} ({reason})\n")
+        if "stopped" in found:
+            sys.stdout.write(f"stopped: {_line(found['stopped'])}\n")
+        for one in found.get("warnings", ()):
+            sys.stdout.write(f"warning: {_line(one)}\n")
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Leave the reason in the folder if training could not go on, and the epochs so far."""
+        if isinstance(exception, TrainingStoppedError):
+            self._write_stopped(trainer, exception.finding)
+            # A launcher ends all processes with the first of them; a full disk stops one alone.
+            if exception.finding.kind != "disk":
+                trainer.strategy.barrier()
+        elif isinstance(exception, InputError) and trainer.global_step:
+            # The evaluation of a model that training has broken.
+            step, epoch = trainer.global_step, trainer.current_epoch + 1
+            self._write_stopped(trainer, Finding("scores", str(exception), step, epoch))
+
+    def _write_stopped(self, trainer: Trainer, finding: Finding) -> None:
+        # Where the disk is full, what the command prints has to do.
+        with contextlib.suppress(OSError):
+            self._write_unfinished(trainer, finding)
+
+    def _write_unfinished(self, trainer: Trainer, finding: Finding) -> None:
+        if trainer.is_global_zero:
+            write_results(
+                self.folder / "results.json",
+                {
+                    "finished": False,
+                    "command": "fit",
+                    **_found(trainer),
+                    "stopped": finding.to_json(),
+                    "history": self.history,
+                    "config_hash": run_key(self.config),
+                    "seed": self.seed,
+                    "steps": trainer.global_step,
+                    "seconds": round(self.seconds, 1),
+                },
+            )
+
+
+def _running_epoch(trainer: Trainer) -> int:
+    """Return the epoch that the last batch belongs to, from 1.
+
+    Lightning's own count differs inside and after ``fit``, and where a run went on behind its last
+    step.
+    """
+    batches = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+    return math.ceil(batches / trainer.num_training_batches)
+
+
+def _found(trainer: Trainer) -> dict[str, Any]:
+    """Return what was found of a collapse."""
+    callbacks = cast(list[Any], trainer.callbacks)  # type: ignore[attr-defined]
+    entries: dict[str, Any] = {}
+    for one in callbacks:
+        if isinstance(one, Collapse):
+            entries |= one.entries()
+    return entries
+
+
+def _line(found: Mapping[str, Any]) -> str:
+    return f"collapse at step {found['step']}, in epoch {found['epoch']}: {found['reason']}"
+
+
+def _kept(budget: RetainBudget) -> dict[str, float | int | None]:
+    """Return what a budget came to: the rise in percent, and the weight in the end."""
+    return {
+        "budget_percent": 100 * budget.budget,
+        "rise_percent": budget.rise,
+        "start_loss": budget.start_loss,
+        "forget_weight": budget.weight,
+        "measured_at_step": budget.measured_at,
+    }
+
+
+def _sample_panel(rows: Sequence[Record]) -> str:
+    """Return a Markdown table: question, truth, and what the model says now."""
+
+    def cell(text: str | None) -> str:
+        return (text or "")[-400:].replace("|", "\\|").replace("\n", " ")
+
+    lines = ["| question | truth | model |", "| --- | --- | --- |"]
+    for row in rows[:_SAMPLES]:
+        lines.append(f"| {cell(row.question)} | {cell(row.answer)} | {cell(row.generation)} |")
+    return "\n".join(lines)

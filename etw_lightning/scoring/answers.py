@@ -1,0 +1,266 @@
+"""Answers of an evaluation set as batches, and what a model says of them.
+
+All answers of an example go into one row, which feeds what they begin with once; rows of similar
+length go together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from etw_lightning.data.encode import Encoder
+from etw_lightning.models.loading import LabelScorer
+from etw_lightning.models.packing import PrefixTree, pack_rows, prefix_tree
+from etw_lightning.models.positions import Extent
+from etw_lightning.notices import warn_first
+from etw_lightning.schema import IGNORE_INDEX, EncodedRow, EvalSet, Example, InputError
+from etw_lightning.scoring.scores import TOKEN_FIELDS, Score, ScoreBatch, Slot
+
+__all__ = [
+    "AnswerBatch",
+    "GradientBatch",
+    "answer_batches",
+    "gradient_batches",
+    "score_answers",
+    "score_gradients",
+]
+
+#: Tokens of a row above which the answers of an example go into rows of their own: attention in
+#: a row costs its length squared.
+_MAX_WIDTH = 2048
+
+
+class _Answer(NamedTuple):
+    """A labelled row and where its value belongs."""
+
+    slot: Slot
+    row: EncodedRow
+
+
+@dataclass
+class AnswerBatch(ScoreBatch):
+    """Answers to score.
+
+    Args:
+        groups: Answers that share a row: of one example, its gold answer first if there.
+        pad_id: Fills the rows.
+        hidden_id: Token that no position may look at, by ``Conventions.attention_mask``.
+        known: Scores that need no model, such as where tokens lie in their answer.
+    """
+
+    groups: list[list[_Answer]]
+    pad_id: int
+    hidden_id: int | None = None
+    known: list[Score] = field(default_factory=list)
+
+    @property
+    def slots(self) -> list[Slot]:
+        """What is scored."""
+        return [answer.slot for group in self.groups for answer in group]
+
+    def extents(self) -> list[Extent]:
+        """Return how many positions each answer takes; its last label is not fed."""
+        rows = [answer.row for group in self.groups for answer in group]
+        return [Extent(row.id, _last_label(row)) for row in rows]
+
+    def trees(self, *, shared: bool) -> list[PrefixTree]:
+        """Return the rows, one a group, or one an answer if nothing is to be shared."""
+        groups = self.groups if shared else [[one] for group in self.groups for one in group]
+        return [prefix_tree([answer.row for answer in group]) for group in groups]
+
+
+@dataclass
+class GradientBatch(ScoreBatch):
+    """Gold answers the gradients of whose losses are measured, one by one.
+
+    Args:
+        answers: The rows.
+        hidden_id: As of ``AnswerBatch``.
+        of_each: As of ``LabelScorer.gradient_norm``.
+    """
+
+    answers: list[_Answer]
+    hidden_id: int | None
+    of_each: bool
+
+    @property
+    def slots(self) -> list[Slot]:
+        """What is scored."""
+        return [answer.slot for answer in self.answers]
+
+    def extents(self) -> list[Extent]:
+        """Return how many positions each answer takes."""
+        return [Extent(answer.row.id, len(answer.row.input_ids)) for answer in self.answers]
+
+
+def answer_batches(eval_set: EvalSet, encoder: Encoder, batch_size: int) -> list[ScoreBatch]:
+    """Return the answers of a set, about ``batch_size`` at a time, longest rows first.
+
+    Raises:
+        InputError: If an answer has no label, or an option of a choice is cut.
+    """
+    groups: list[tuple[PrefixTree, list[_Answer]]] = []
+    num_cut = 0
+    for number, example in enumerate(eval_set.examples):
+        answers = _answers(number, example, encoder)
+        # Raw texts are meant to be cut; an answer is by oversight.
+        num_cut += example.question is not None and any(one.row.is_cut for one in answers)
+        tree = prefix_tree([answer.row for answer in answers])
+        if len(tree.ids) <= _MAX_WIDTH or tree.is_chain:
+            groups.append((tree, answers))
+        else:
+            groups += [(prefix_tree([answer.row]), [answer]) for answer in answers]
+    if num_cut:
+        warn_first(
+            f"{eval_set.name}: answers of {num_cut} of {len(eval_set.examples)} rows are cut by "
+            f"data.max_length = {encoder.max_length}; what is left of them is scored. Raise it to "
+            "score them whole."
+        )
+    # Rows that branch need a mask of their own, which the others are not to pay for.
+    groups.sort(key=lambda group: (group[0].is_chain, -len(group[0].ids)))
+    parts: list[list[list[_Answer]]] = []
+    room, is_chain = 0, False
+    for tree, answers in groups:
+        if not parts or len(answers) > room or tree.is_chain != is_chain:
+            parts.append([])
+            room, is_chain = batch_size, tree.is_chain
+        parts[-1].append(answers)
+        room -= len(answers)
+    return [
+        AnswerBatch(
+            dataset=eval_set.name,
+            groups=part,
+            pad_id=encoder.pad_id,
+            hidden_id=_hidden_id(encoder),
+            known=[score for group in part for score in _known(group, eval_set, encoder)],
+        )
+        for part in parts
+    ]
+
+
+def _answers(number: int, example: Example, encoder: Encoder) -> list[_Answer]:
+    """Return the rows of an example, the gold answer's first."""
+    texts = [("answer_loss", 0, example.answer)]
+    if example.paraphrased_answer is not None:
+        texts.append(("paraphrase_loss", 0, example.paraphrased_answer))
+    texts += [
+        ("perturbed_losses", place, text) for place, text in enumerate(example.perturbed_answers)
+    ]
+    texts += [("choice_logps", place, text) for place, text in enumerate(example.choices)]
+    answers = [
+        _Answer(Slot(number, name, place), encoder.encode(example, text))
+        for name, place, text in texts
+    ]
+    for slot, row in answers:
+        if slot.field == "choice_logps" and row.is_cut:
+            raise InputError(
+                f"Row {example.id}: option {slot.place + 1} of {len(example.choices)} is cut by "
+                f"data.max_length = {encoder.max_length}; options of which a part is scored can't "
+                "be compared. Raise data.max_length."
+            )
+    return answers
+
+
+def _known(group: list[_Answer], eval_set: EvalSet, encoder: Encoder) -> list[Score]:
+    """Return what can be said of some answers of an example without a model."""
+    known = []
+    for slot, row in group:
+        example = eval_set.examples[slot.row]
+        if slot.field == "answer_loss":
+            spans = tuple(encoder.answer_spans(example))
+            known.append(Score(slot.row, "token_spans", 0, spans))
+            known.append(Score(slot.row, "scored_text", 0, encoder.scored_text(example)))
+        if slot.field == "choice_logps":
+            known.append(Score(slot.row, "choice_num_tokens", slot.place, row.num_labels))
+    return known
+
+
+def _last_label(row: EncodedRow) -> int:
+    return max(place for place, label in enumerate(row.labels) if label != IGNORE_INDEX)
+
+
+def _hidden_id(encoder: Encoder) -> int | None:
+    return encoder.pad_id if encoder.conventions.attention_mask == "token_id" else None
+
+
+def gradient_batches(eval_set: EvalSet, encoder: Encoder, batch_size: int) -> list[ScoreBatch]:
+    """Return the gold answers of a set for ``score_gradients``, longest first."""
+    conventions = encoder.conventions
+    answers = []
+    for number, example in enumerate(eval_set.examples):
+        row = encoder.encode(example)
+        if conventions.last_label == "left_out" and row.num_labels > 1:
+            last = _last_label(row)
+            labels = (*row.labels[:last], *[IGNORE_INDEX] * (len(row.labels) - last))
+            row = EncodedRow(row.id, row.input_ids, labels)
+        answers.append(_Answer(Slot(number, "gradient_norm", 0), row))
+    answers.sort(key=lambda answer: -len(answer.row.input_ids))
+    return [
+        GradientBatch(
+            dataset=eval_set.name,
+            answers=answers[start : start + batch_size],
+            hidden_id=_hidden_id(encoder),
+            of_each=conventions.gradient_norm == "tensor_mean",
+        )
+        for start in range(0, len(answers), batch_size)
+    ]
+
+
+def score_answers(scorer: LabelScorer, batch: AnswerBatch, device: torch.device) -> list[Score]:
+    """Return losses, log-probabilities of options, and what is kept of a gold answer's tokens."""
+    trees = batch.trees(shared=True)
+    if not all(tree.is_chain for tree in trees) and not scorer.takes_trees:
+        trees = batch.trees(shared=False)
+    rows = pack_rows(trees, batch.pad_id, batch.hidden_id).to(device)
+    first, picks, detailed = 0, [], []
+    for tree in trees:
+        picks += [[first + edge for edge in edges] for edges in tree.edges]
+        first += len(tree.labels)
+    for slot, pick in zip(batch.slots, picks, strict=True):
+        detailed += pick if slot.field == "answer_loss" else []
+    is_detailed = torch.zeros(first, dtype=torch.bool)
+    is_detailed[detailed] = True
+    logps, statistics = scorer.score_edges(rows, is_detailed.to(device))
+    logps = logps.cpu()
+    found = [part.cpu() for part in statistics[1:]]
+    scores = list(batch.known)
+    for slot, pick in zip(batch.slots, picks, strict=True):
+        scores.append(Score(*slot, _value(slot, logps[pick])))
+        if slot.field == "answer_loss":
+            parts = [part[: len(pick)] for part in found]
+            found = [part[len(pick) :] for part in found]
+            for name, part in zip(TOKEN_FIELDS, (logps[pick], *parts), strict=True):
+                scores.append(Score(slot.row, name, 0, _plain(part)))
+    return scores
+
+
+def _value(slot: Slot, logps: Tensor) -> float:
+    """Return a row's value; in float64, as the sum of many float32 numbers is not one."""
+    wide = logps.double()
+    return float(wide.sum() if slot.field == "choice_logps" else -wide.mean())
+
+
+def _plain(values: Tensor) -> tuple[float, ...]:
+    """Return numbers as short as they can be written without changing them."""
+    if values.dtype == torch.bool:
+        return tuple(values.int().tolist())
+    digits = 17 if values.dtype == torch.float64 else 9
+    return tuple(float(f"{value:.{digits}g}") for value in values.tolist())
+
+
+def score_gradients(scorer: LabelScorer, batch: GradientBatch, device: torch.device) -> list[Score]:
+    """Return the norm of each answer's gradient."""
+    scores = []
+    for slot, row in batch.answers:
+        ids, labels = (torch.tensor([part], device=device) for part in (row.input_ids, row.labels))
+        mask = torch.ones_like(ids)
+        if batch.hidden_id is not None:
+            mask = (ids != batch.hidden_id).long()
+            mask[:, 0] = 1
+        norm = scorer.gradient_norm(ids, mask, labels, of_each=batch.of_each)
+        scores.append(Score(*slot, norm))
+    return scores

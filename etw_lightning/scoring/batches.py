@@ -1,0 +1,175 @@
+"""One scoring pass over an evaluation set, giving one record an example.
+
+Answers are scored by teacher forcing: those of an example are put into one row that feeds what they
+begin with once, and rows of similar length go together. Questions are continued greedily, padded
+on the left, with a key-value cache. Rows are keyed by their number in the set, so any split over
+batches and processes gives the same records, but for rounding: with weights or autocast of 16 bits
+the last digits depend on which rows share a batch, and so may the choice between two tokens that
+are nearly as likely.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from etw_lightning.data.encode import Encoder
+from etw_lightning.models.generation import continue_greedily
+from etw_lightning.models.loading import LabelScorer
+from etw_lightning.models.positions import Extent, check_extents
+from etw_lightning.schema import EvalSet, InputError
+from etw_lightning.scoring.answers import (
+    AnswerBatch,
+    GradientBatch,
+    answer_batches,
+    gradient_batches,
+    score_answers,
+    score_gradients,
+)
+from etw_lightning.scoring.scores import Score, ScoreBatch, Slot, expected_scores, make_records
+
+__all__ = [
+    "AnswerBatch",
+    "GenerationBatch",
+    "GradientBatch",
+    "Score",
+    "ScoreBatch",
+    "build_batches",
+    "expected_scores",
+    "make_records",
+    "pad_rows",
+    "score_batch",
+]
+
+
+@dataclass
+class GenerationBatch(ScoreBatch):
+    """Questions to continue.
+
+    Args:
+        slots: What each row's text is.
+        input_ids: ``(B, T)``, padded on the left.
+        attention_mask: 0 for padding and hidden tokens, ``(B, T)``.
+        ids: Id of each row's example.
+        max_new_tokens: Greedy tokens to generate.
+        stop_strings: Where a generation is cut.
+    """
+
+    slots: list[Slot]
+    input_ids: Tensor
+    attention_mask: Tensor
+    ids: list[str]
+    max_new_tokens: int
+    stop_strings: tuple[str, ...] = ()
+
+    def extents(self) -> list[Extent]:
+        """Return how many positions each prompt and its continuation take."""
+        lengths = self.attention_mask.sum(1).tolist()
+        return [
+            Extent(name, length, self.max_new_tokens)
+            for name, length in zip(self.ids, lengths, strict=True)
+        ]
+
+
+def pad_rows(
+    rows: Sequence[Sequence[int]], fill: int, *, left: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Stack rows of ids to ``(B, T)``; return them with their attention mask.
+
+    Example:
+        >>> pad_rows([[5, 6], [7]], fill=0, left=True)[0]
+        tensor([[5, 6],
+                [0, 7]])
+    """
+    width = max(len(row) for row in rows)
+    ids = torch.full((len(rows), width), fill)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    for number, row in enumerate(rows):
+        span = slice(width - len(row), width) if left else slice(0, len(row))
+        ids[number, span] = torch.tensor(row)
+        mask[number, span] = 1
+    return ids, mask
+
+
+def build_batches(eval_set: EvalSet, encoder: Encoder, batch_size: int) -> list[ScoreBatch]:
+    """Return all that is to be scored of a set, longest rows first.
+
+    Longest first, so that a batch that does not fit in memory fails at once.
+
+    Args:
+        eval_set: The set.
+        encoder: How text becomes tokens.
+        batch_size: Answers or questions at a time; those of one example stay together.
+
+    Raises:
+        InputError: If a row can't be scored: without a label, an option of a choice cut, or
+            nothing to continue; names it.
+    """
+    batches: list[ScoreBatch] = []
+    if eval_set.losses:
+        batches += answer_batches(eval_set, encoder, batch_size)
+    if eval_set.gradient_norm:
+        batches += gradient_batches(eval_set, encoder, batch_size)
+    if eval_set.max_new_tokens:
+        batches += _generation_batches(eval_set, encoder, batch_size)
+    return batches
+
+
+def _generation_batches(eval_set: EvalSet, encoder: Encoder, batch_size: int) -> list[ScoreBatch]:
+    prompts = [encoder.encode_prompt(example) for example in eval_set.examples]
+    for example, prompt in zip(eval_set.examples, prompts, strict=True):
+        if not prompt:
+            raise InputError(
+                f"Row {example.id} of {eval_set.name} can't be continued: its prompt is empty and "
+                "the tokenizer puts no begin token before it. Remove the row."
+            )
+    order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))
+    batches: list[ScoreBatch] = []
+    for start in range(0, len(order), batch_size):
+        part = order[start : start + batch_size]
+        ids, mask = pad_rows([prompts[number] for number in part], encoder.pad_id, left=True)
+        if encoder.conventions.attention_mask == "token_id":
+            mask = (ids != encoder.pad_id).long()
+            # There must be something to look at.
+            mask[mask.sum(1) == 0, -1] = 1
+        batches.append(
+            GenerationBatch(
+                dataset=eval_set.name,
+                slots=[Slot(number, "generation", 0) for number in part],
+                input_ids=ids,
+                attention_mask=mask,
+                ids=[eval_set.examples[number].id for number in part],
+                max_new_tokens=eval_set.max_new_tokens,
+                stop_strings=eval_set.stop_strings,
+            )
+        )
+    return batches
+
+
+@torch.no_grad()
+def score_batch(scorer: LabelScorer, batch: ScoreBatch, tokenizer: Any) -> list[Score]:
+    """Run the model on one batch and return its scores.
+
+    Raises:
+        InputError: If a row is longer than the model takes.
+    """
+    check_extents(scorer.limits, type(scorer.lm).__name__, batch.extents())
+    device = next(scorer.parameters()).device
+    if isinstance(batch, AnswerBatch):
+        return score_answers(scorer, batch, device)
+    if isinstance(batch, GradientBatch):
+        return score_gradients(scorer, batch, device)
+    assert isinstance(batch, GenerationBatch)
+    texts = continue_greedily(
+        scorer.lm,
+        batch.input_ids.to(device),
+        batch.attention_mask.to(device),
+        tokenizer,
+        batch.max_new_tokens,
+        batch.stop_strings,
+    )
+    return [Score(*slot, text) for slot, text in zip(batch.slots, texts, strict=True)]

@@ -1,0 +1,1 @@
+"""Grids of runs: planned, found, chosen from, reported."""

@@ -1,0 +1,175 @@
+"""The rule of a sweep: which grid point of a method is chosen, from the results there are."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from etw_lightning.schema import InputError
+from etw_lightning.sweeps.grid import Bound, Select
+from etw_lightning.sweeps.runs import Finished, Run, find_finished
+
+__all__ = ["Point", "average", "choose", "gather", "is_p_value", "log10", "rule"]
+
+
+@dataclass
+class Point:
+    """One grid point of one method: its runs over the seeds.
+
+    Args:
+        method: Label of the method.
+        values: Short names of the grid's settings, without the seed, to their values.
+        runs: Its runs, one a seed.
+        fixed: The same of the settings that the method's grid has one value for.
+        results: What each finished run has left; None for one that is missing.
+    """
+
+    method: str
+    values: tuple[tuple[str, str], ...]
+    runs: list[Run] = field(default_factory=list)
+    fixed: tuple[tuple[str, str], ...] = ()
+    results: list[Finished | None] = field(default_factory=list)
+
+    @property
+    def found(self) -> list[Finished]:
+        """Results of the finished runs."""
+        return [one for one in self.results if one is not None]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every run is finished."""
+        return all(one is not None for one in self.results)
+
+    def numbers(self, metric: str, *, of_target: bool = False) -> list[float]:
+        """Return a number of each finished run; none at all if one of them lacks it."""
+        numbers = [one.number(metric, of_target=of_target) for one in self.found]
+        known = [number for number in numbers if number is not None]
+        return known if len(known) == len(numbers) else []
+
+    def mean(self, metric: str) -> float | None:
+        """Return the mean over the finished runs; of p-values the geometric one."""
+        return average(metric, self.numbers(metric))
+
+    def share(self, metric: str) -> float | None:
+        """Return the mean as a share of the target model's mean."""
+        mean, target = self.mean(metric), average(metric, self.numbers(metric, of_target=True))
+        return mean / target if mean is not None and target else None
+
+
+def gather(runs: Sequence[Run]) -> list[Point]:
+    """Return the points in the grid's order, with the results there are.
+
+    A run that equals an earlier one has the results of that one.
+
+    Raises:
+        InputError: If a run's folder holds anything else that is finished.
+    """
+    found = find_finished(runs)
+    points: dict[tuple[str, tuple[tuple[str, str], ...]], Point] = {}
+    for run in runs:
+        new = Point(run.method, run.point, fixed=run.fixed)
+        point = points.setdefault((run.method, run.point), new)
+        point.runs.append(run)
+        point.results.append(found.get(run.key))
+    return list(points.values())
+
+
+def choose(points: Sequence[Point], select: Select) -> tuple[Point | None, bool]:
+    """Return the point of one method that the rule chooses, and whether it keeps to the bounds.
+
+    Only points all of whose runs are finished can be chosen. Of those that keep to the bounds it is
+    the best; if none does, the one nearest to doing so. Of equal points the first counts.
+
+    Returns:
+        The point, None if no point is whole; and whether it keeps to every bound.
+
+    Raises:
+        InputError: If a finished run lacks a number that the rule needs.
+    """
+    whole = [point for point in points if point.is_whole]
+    if not whole:
+        return None, False
+    excess = [_excess(point, select.bounds) for point in whole]
+    aims = [_needed(point, select.metric) for point in whole]
+    if min(excess) > 0:
+        return whole[excess.index(min(excess))], False
+    # Among p-values of one sign the order is that of their logarithms.
+    better = max if select.maximise else min
+    best = better(aim for aim, much in zip(aims, excess, strict=True) if much <= 0)
+    return next(
+        point
+        for point, aim, much in zip(whole, aims, excess, strict=True)
+        if aim == best and much <= 0
+    ), True
+
+
+def rule(select: Select) -> str:
+    """Return the rule in words.
+
+    Example:
+        >>> rule(Select("privleak", False, (Bound("verbmem", "at_most", 5.0),)))
+        'the lowest privleak (mean over the seeds) among the grid points whose verbmem is at most 5'
+    """
+    way = "geometric mean" if is_p_value(select.metric) else "mean"
+    text = (
+        f"the {'highest' if select.maximise else 'lowest'} {select.metric} ({way} over the seeds)"
+    )
+    words = {"at_least": "at least {:g}", "at_most": "at most {:g}"}
+    words["at_least_of_target"] = "at least {:g} of the target model's"
+    said = [f"{one.metric} is {words[one.kind].format(one.value)}" for one in select.bounds]
+    return f"{text} among the grid points whose {' and '.join(said)}" if said else text
+
+
+def _excess(point: Point, bounds: Sequence[Bound]) -> float:
+    """Return by how much a point misses the bound it misses most, as a share of it; <= 0: none."""
+    worst = -math.inf
+    for bound in bounds:
+        mean, limit = _needed(point, bound.metric), bound.value
+        if bound.kind == "at_least_of_target":
+            target = average(bound.metric, point.numbers(bound.metric, of_target=True))
+            if target is None:
+                raise InputError(
+                    f"select.subject_to.{bound.metric}.at_least_of_target must be compared with "
+                    f"the target model's; runs of {point.method} have none at epoch 0. Let a "
+                    "callback score it, and trainer.num_sanity_val_steps be -1."
+                )
+            limit *= target
+        missed = mean - limit if bound.kind == "at_most" else limit - mean
+        worst = max(worst, missed / abs(limit) if limit else missed)
+    return worst
+
+
+def _needed(point: Point, metric: str) -> float:
+    mean = point.mean(metric)
+    if mean is None:
+        folder = next(one.folder for one in point.found if metric not in one.metrics)
+        raise InputError(
+            f"select must name numbers that all runs have; {folder} has no {metric!r}."
+        )
+    return mean
+
+
+def average(metric: str, numbers: Sequence[float]) -> float | None:
+    """Return the mean, of p-values the geometric one; None of no numbers."""
+    if not numbers:
+        return None
+    if is_p_value(metric):
+        return float(10 ** statistics.fmean(map(log10, numbers)))
+    return statistics.fmean(numbers)
+
+
+def log10(p_value: float) -> float:
+    """Return the logarithm of a p-value, finite for 0 too."""
+    # A p-value of 0 is one that a float can't hold.
+    return math.log10(max(p_value, sys.float_info.min))
+
+
+def is_p_value(metric: str) -> bool:
+    """Tell p-values, which are compared by their logarithm, from numbers that add up.
+
+    The floor of forget quality is one too.
+    """
+    return metric.startswith("forget_quality")

@@ -1,0 +1,1 @@
+"""One step, its data, and the models it compares with."""

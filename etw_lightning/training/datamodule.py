@@ -1,0 +1,436 @@
+"""``UnlearningDataModule``: pairs a forget with a retain stream, and holds what is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from etw_lightning.benchmarks import Benchmark
+from etw_lightning.benchmarks.annotations import match_annotations
+from etw_lightning.benchmarks.choice import Choice, ChoicePrompt
+from etw_lightning.benchmarks.quickstart_annotations import annotations_of
+from etw_lightning.benchmarks.readers import BenchmarkName, make_reader
+from etw_lightning.benchmarks.source import Source, check_name
+from etw_lightning.benchmarks.tofu import Columns
+from etw_lightning.catalogue.entries import Extra, Part
+from etw_lightning.data.encode import Encoder, Template
+from etw_lightning.data.marks import Marker
+from etw_lightning.data.pairing import Anchor, Pairing
+from etw_lightning.data.streams import Alternative, Streams, StreamSettings, read_streams
+from etw_lightning.method import Method
+from etw_lightning.models.loading import load_tokenizer
+from etw_lightning.schema import Conventions, EncodedRow, EvalSet, InputError, Record
+from etw_lightning.scoring.batches import Score
+from etw_lightning.scoring.evaluation_rows import IDLE, EvaluationRows, ScoreWork, deal
+from etw_lightning.scoring.other_results import Role, checked_records, missing_results, read_results
+from etw_lightning.scoring.parts import parts_of
+from etw_lightning.scoring.retain_results import RetainResults
+from etw_lightning.training.strategies import layout_of, steps_by_count
+from etw_lightning.training.training_batches import (
+    PairedLoader,
+    PairedRows,
+    PairedSampler,
+    RowValues,
+    trained_batches,
+)
+
+__all__ = ["BenchmarkName", "Role", "Spans", "UnlearningDataModule"]
+
+#: Marked characters of each answer of a set, ends exclusive.
+Spans = list[tuple[tuple[int, int], ...]]
+
+
+class UnlearningDataModule(LightningDataModule):
+    """Forget and retain rows for training, evaluation sets for scoring.
+
+    Args:
+        benchmark: Reader of the rows.
+        root: Folder with ``.jsonl`` or ``.jsonl.gz`` files, itself or one folder for each
+            benchmark; null reads from the hub.
+        hub: Data set on the hub, if not the benchmark's own.
+        forget_split: What is to be forgotten; for ``jsonl`` a file.
+        retain_split: What is to stay, sets joined by ``+``; null for TOFU means all but the
+            forget split.
+        retain_weights: Weight of each retain set, >= 0: ``{retain90: 0.5}``; others weigh 1. The
+            terms of its rows are multiplied by it, and not divided by the sum of weights.
+        split: Fine-tune on this split alone; several are joined by ``+``. ``forget_split`` then
+            only says what is scored as the forget set.
+        rows: Keep only the first rows of a split: ``{forget10: 100}``.
+        columns: Column names of the user's own files.
+        choice_prompt: How the questions of ``choice`` are put to the model.
+        template: How questions are put to the model.
+        system_prompt: System turn of the chat template; null sends none.
+        template_kwargs: Further variables of the chat template (Llama 3: ``date_string``).
+        max_length: Tokens kept of a row; raw text is cut into rows of this many.
+        batch_size: Rows of each stream in one micro-batch of one process.
+        eval_batch_size: Rows that are scored together.
+        max_new_tokens: Greedy tokens after a question in question-answer benchmarks.
+        anchor: Whose length an epoch has.
+        seed: Of the order of rows; null takes ``seed_everything``.
+        num_workers: Processes that build batches.
+        retain_results: Records of the retain model: a results folder or ``results.json`` of ours,
+            or a published ``TOFU_EVAL.json`` / ``MUSE_EVAL.json``, plain or gzipped.
+        retain_model: Retain model to score once, if there are no ``retain_results``.
+        target_results: Records of the target model, for what is reported relative to it; as
+            ``retain_results``. A run that unlearns takes those of the model it starts from.
+        target_model: Target model to score once, if there are no ``target_results``.
+        annotations: File of marked answers of the forget set: ``.jsonl`` with ``spans`` or
+            ``target_words``; for metrics of marked tokens, and for methods that read the marks.
+            ``quickstart:annotations`` stands for those of the quickstart corpus.
+        alternative: Where second answers come from, for objectives that read them: the ``column``
+            ``alternative_answer`` of the forget rows, or a ``refusal`` for each, chosen by the
+            seed; null is ``column``.
+        refusals: File of refusals, one a line; null takes about 20 of our own.
+        tokenizer: Where the tokenizer comes from; null takes ``model.pretrained``.
+    """
+
+    def __init__(
+        self,
+        benchmark: BenchmarkName,
+        root: str | None = None,
+        hub: str | None = None,
+        forget_split: str | None = None,
+        retain_split: str | None = None,
+        retain_weights: dict[str, NonNegativeFloat] | None = None,
+        split: str | None = None,
+        rows: dict[str, PositiveInt] | None = None,
+        columns: Columns = Columns(),
+        choice_prompt: ChoicePrompt = ChoicePrompt(),
+        template: Template = "chat",
+        system_prompt: str | None = None,
+        template_kwargs: dict[str, Any] | None = None,
+        max_length: PositiveInt = 512,
+        batch_size: PositiveInt = 8,
+        eval_batch_size: PositiveInt = 32,
+        max_new_tokens: PositiveInt = 200,
+        anchor: Anchor = "forget",
+        seed: NonNegativeInt | None = None,
+        num_workers: NonNegativeInt = 0,
+        retain_results: str | None = None,
+        retain_model: str | None = None,
+        target_results: str | None = None,
+        target_model: str | None = None,
+        annotations: str | None = None,
+        alternative: Alternative | None = None,
+        refusals: str | None = None,
+        tokenizer: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.benchmark_name, self.root, self.hub = benchmark, root, hub
+        self.forget_split, self.retain_split, self.split = forget_split, retain_split, split
+        self.limits, self.columns = dict(rows or {}), columns
+        self.choice_prompt = choice_prompt
+        self.template, self.system_prompt = template, system_prompt
+        self.template_kwargs, self.max_length = template_kwargs, max_length
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.max_new_tokens, self.anchor, self.seed = max_new_tokens, anchor, seed
+        self.num_workers, self.tokenizer_name = num_workers, tokenizer
+        self.retain_model, self.target_model = retain_model, target_model
+        self.annotations, self.retain_weights = annotations, dict(retain_weights or {})
+        self.alternative, self.refusals = alternative, refusals
+        #: What passes after the scoring will give; ``evaluate`` makes them, training does not.
+        self.further: frozenset[Extra] = frozenset()
+        self.results_paths: dict[Role, str | None] = {
+            "retain": retain_results,
+            "target": target_results,
+        }
+        #: Records of the other models, as far as they have been read or scored.
+        self.results: dict[Role, RetainResults] = {}
+        #: The model a run starts from is the target model.
+        self.starts_from_target = False
+        self.conventions = Conventions()
+        #: Whether the streams are needed; scoring alone does without their files.
+        self.trains = True
+        self.uses_forget = self.uses_retain = True
+        self.uses_alternative = self.uses_marks = False
+        #: What marks words of the forget rows; None takes ``annotations``.
+        self.marker: Marker = None
+        self.skipped_tokens = 0
+        self._marks_reader = "the method"
+        #: What the target model says of the rows of some groups, to be put into batches.
+        self.references: Mapping[str, RowValues] = {}
+        self._rows = EvaluationRows()
+        self._streams = Streams()
+        self._encoder: Encoder | None = None
+
+    @property
+    def encoder(self) -> Encoder:
+        """The run's encoder, once ``load`` has run."""
+        assert self._encoder is not None, "load() first"
+        return self._encoder
+
+    @property
+    def streams(self) -> dict[str, list[EncodedRow]]:
+        """Rows of each group that is trained on: ``forget``, ``retain``, ``alternative``."""
+        return self._streams.rows
+
+    @property
+    def eval_sets(self) -> dict[str, EvalSet]:
+        """The sets that are scored, each with the parts that are wanted of it."""
+        return self._rows.sets
+
+    def offered(self, name: str) -> EvalSet:
+        """Return a set that is scored, with all that the benchmark can have scored of it."""
+        return self._rows.offered(name)
+
+    @property
+    def extras(self) -> set[Extra]:
+        """What metrics can be given besides the model's own records.
+
+        Raises:
+            InputError: If results that are given can't be read.
+        """
+        self._load_results()
+        given: set[Extra] = set()
+        if "retain" in self.results or self.retain_model is not None:
+            given.add("retain")
+            if "retain" not in self.results or not self.results["retain"].is_published:
+                given.add("retain_tokens")
+        if "target" in self.results or self.target_model is not None or self.starts_from_target:
+            given.add("target")
+        if self.annotations is not None:
+            given.add("annotations")
+        return given | self.further
+
+    @property
+    def forget_sets(self) -> tuple[str, ...]:
+        """Choice tests on which accuracy should fall."""
+        benchmark = self._benchmark()
+        return benchmark.forget_sets if isinstance(benchmark, Choice) else ()
+
+    def spans(self, names: Collection[str]) -> dict[str, Spans]:
+        """Return the marked characters of each answer of the forget set, if there are annotations.
+
+        Args:
+            names: Sets that are scored.
+
+        Raises:
+            InputError: If the annotations can't be read or are of other rows.
+        """
+        if self.annotations is None or "forget" not in names:
+            return {}
+        answers = [example.answer for example in self.eval_sets["forget"].examples]
+        matched = match_annotations(annotations_of(self.annotations), answers)
+        return {"forget": [tuple((span.start, span.stop) for span in row) for row in matched]}
+
+    @property
+    def retain_sets(self) -> tuple[str, ...] | None:
+        """Sets that the retain results hold; None where a retain model can be asked for any.
+
+        Raises:
+            InputError: If results that are given can't be read.
+        """
+        self._load_results()
+        return tuple(self.results["retain"].records) if "retain" in self.results else None
+
+    def _load_results(self) -> None:
+        for role, path in self.results_paths.items():
+            if role not in self.results and path is not None:
+                self.results[role] = read_results(path, role, self.conventions)
+
+    @property
+    def offered_sets(self) -> tuple[str, ...]:
+        """Evaluation sets whose rows are there.
+
+        Raises:
+            InputError: If rows that are there can't be read.
+        """
+        benchmark = self._benchmark()
+        return tuple(one for one in benchmark.EVAL_SETS if not self._rows.missing(one, benchmark))
+
+    def why_missing(self) -> str:
+        """Say why the first evaluation set that is missing is; empty if none is."""
+        benchmark = self._benchmark()
+        found = (self._rows.missing(name, benchmark) for name in benchmark.EVAL_SETS)
+        return next(filter(None, found), "")
+
+    def require(self, needs: Mapping[str, Collection[Part]]) -> None:
+        """Score these parts of these evaluation sets in the validation loop."""
+        self._rows.require(needs)
+
+    def check_names(self) -> None:
+        """Check what needs no file and no model, and so can be refused at once.
+
+        Raises:
+            InputError: If there is no such split or evaluation set, ``split`` meets a forget
+                objective, or something is given that would not be read.
+        """
+        benchmark = self._benchmark()
+        for name in sorted(self._rows.wanted):
+            check_name("each set that trainer.callbacks score", name, benchmark.EVAL_SETS)
+        if self.trains:
+            StreamSettings.of(self).check()
+        if self.trains and self.uses_marks and self.marker is None and self.annotations is None:
+            own = ", or quickstart:annotations" if self.benchmark_name == "quickstart" else ""
+            raise InputError(
+                f"data.annotations is missing: {self._marks_reader} reads the words marked in it. "
+                f"Give a .jsonl file with spans or target_words of each answer of "
+                f"data.forget_split{own}."
+            )
+
+    def load(self, pretrained: str) -> None:
+        """Read and encode all rows that training and scoring need, and check them.
+
+        Args:
+            pretrained: Where the tokenizer comes from, unless ``tokenizer`` says otherwise.
+
+        Raises:
+            InputError: On anything that would stop or falsify the run later.
+        """
+        if self._encoder is None:
+            key = "data.tokenizer" if self.tokenizer_name else "model.pretrained"
+            tokenizer = load_tokenizer(self.tokenizer_name or pretrained, key)
+            how = (self.template, self.max_length, self.system_prompt, self.template_kwargs)
+            self._encoder = Encoder(tokenizer, *how, conventions=self.conventions)
+        benchmark = self._benchmark()
+        if self.trains and not self.streams:
+            self._streams = read_streams(benchmark, self.encoder, StreamSettings.of(self))
+            self._check_something_is_left()
+        self._rows.load(benchmark, self.encoder, self.eval_batch_size)
+        self._load_results()
+
+    def _check_something_is_left(self) -> None:
+        """Refuse a method that leaves no forget token to push down."""
+        rows = self.streams.get("forget", ())
+        if rows and max(row.num_labels for row in rows) <= self.skipped_tokens:
+            raise InputError(
+                f"model.forget.skip_first is {self.skipped_tokens}, but no answer of "
+                "data.forget_split has more tokens; give less."
+            )
+        if self.uses_marks and not any(any(marks) for marks in self._streams.marks):
+            raise InputError(
+                f"{self._marks_reader} reads marked words, but no word of data.forget_split is "
+                "marked; check data.annotations, or the model of the Spacy weighting."
+            )
+
+    def check_rows(self, known: Mapping[tuple[str, Part], Collection[Score]]) -> None:
+        """Find the rows that can't be scored, before anything is.
+
+        Args:
+            known: Scores there are already; what is complete is not looked at again.
+
+        Raises:
+            InputError: On a row that can't be encoded.
+        """
+        self._rows.check(known)
+
+    def retain_records(self, name: str) -> list[Record]:
+        """Return the retain model's records of a set.
+
+        Raises:
+            InputError: If there are none, or of other rows or tokens; says how to make them.
+        """
+        return self._records("retain", name)
+
+    def target_records(self, name: str) -> list[Record]:
+        """Return the target model's records of a set.
+
+        Raises:
+            InputError: As ``retain_records``.
+        """
+        return self._records("target", name)
+
+    def _records(self, role: Role, name: str) -> list[Record]:
+        if role not in self.results:
+            raise InputError(missing_results(role, self._benchmark()))
+        examples = self.eval_sets[name].examples
+        return checked_records(self.results[role], name, examples, self.encoder)
+
+    def _benchmark(self) -> Benchmark:
+        """Return the reader, with the split names the user gave or the benchmark's own."""
+        source = Source(self.hub, Path(self.root) if self.root else None, self.limits)
+        splits = {"forget_split": self.forget_split, "retain_split": self.retain_split}
+        if self.benchmark_name == "jsonl":
+            splits = {key: name or self.split or "" for key, name in splits.items()}
+        given = {key: name for key, name in splits.items() if name is not None}
+        how = (self.columns, self.choice_prompt, self.max_new_tokens)
+        return make_reader(self.benchmark_name, source, given, *how)
+
+    def setup(self, stage: str) -> None:
+        """Load what the model's objectives use, unless the command line has done so."""
+        module = cast(Any, self.trainer).lightning_module
+        self.follow(module.method)
+        self.trains = stage == "fit"
+        self.load(module.pretrained)
+
+    def follow(self, method: Method) -> None:
+        """Read what this method uses, and nothing else."""
+        self.uses_forget = method.forget is not None
+        self.uses_retain = method.retain is not None
+        self.uses_alternative = "alternative" in method.needs
+        self.uses_marks = "marked" in method.needs
+        self.marker = method.weighting.marker
+        in_weighting = "marked" in method.weighting.needs
+        part = method.weighting if in_weighting else method.forget
+        key = "model.weighting" if in_weighting else "model.forget"
+        self._marks_reader = f"{key} {type(part).__name__}"
+        self.skipped_tokens = method.forget.skipped_tokens if method.forget is not None else 0
+
+    def pairing(self) -> Pairing:
+        """Return the order of rows for this run's devices and accumulation."""
+        trainer = self.trainer
+        return Pairing(
+            num_forget=len(self.streams.get("forget", ())),
+            num_retain=len(self.streams.get("retain", ())),
+            batch_size=self.batch_size,
+            accumulate=trainer.accumulate_grad_batches if trainer else 1,
+            world_size=trainer.world_size if trainer else 1,
+            anchor=self.anchor,
+            seed=self.seed or 0,
+            whole_steps=steps_by_count(trainer),
+        )
+
+    def train_dataloader(self) -> PairedLoader:
+        """Return the paired loader of this process."""
+        pairing, trainer = self.pairing(), cast(Any, self.trainer)
+        scale = float(pairing.accumulate * pairing.world_size)
+        if steps_by_count(trainer):
+            # DeepSpeed divides by the micro-batches of a step, and the trainer has done so before.
+            scale *= pairing.accumulate
+        rows = PairedRows(
+            self._streams, scale, self.encoder.pad_id, self.references, self.skipped_tokens
+        )
+        rank = trainer.global_rank if trainer else 0
+
+        # Workers fetch before the trainer tells the epoch; `current_epoch` lags after a resume.
+        epoch = trainer.fit_loop.epoch_progress.current.processed if trainer else 0
+        sampler = PairedSampler(pairing, rank, epoch)
+        return PairedLoader(rows, sampler, lambda: trained_batches(trainer), self.num_workers)
+
+    def val_dataloader(self) -> DataLoader[ScoreWork]:
+        """Return this process's share of all batches that are to be scored.
+
+        In training every part of every set is there, and the module leaves out what is not due;
+        a validation alone leaves out the rows that the module knows already. Of a model in shards
+        all processes get equally many batches of each part: each pass needs all of them.
+        """
+        trainer = cast(Any, self.trainer)
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        parts = [
+            self._rows.works(name, part, self._known(name, part))
+            for name, eval_set in self.eval_sets.items()
+            for part in parts_of(eval_set)
+        ]
+        if layout_of(trainer) == "whole":
+            works = [work for part in parts for work in part][rank::world]
+        else:
+            works = [work for part in parts for work in deal(part, rank, world)]
+        return DataLoader(works or [IDLE], batch_size=None)  # type: ignore[arg-type]
+
+    def _known(self, name: str, part: Part) -> Sequence[Score]:
+        trainer = cast(Any, self.trainer)
+        if trainer is None or trainer.state.fn != "validate":
+            return ()
+        found: Sequence[Score] = trainer.lightning_module.known.get((name, part), ())
+        return found
+
+    def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
+        """Move training batches; scoring moves its own."""
+        if isinstance(batch, ScoreWork):
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)

@@ -1,0 +1,284 @@
+"""``UnlearningModule``: one step = retain term + lambda * forget term. It holds no formula."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from jsonargparse import lazy_instance
+from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from etw_lightning.forget import GA, ForgetObjective
+from etw_lightning.kernels.distributions import TopLogps
+from etw_lightning.kernels.signals import Reduction, Signal, TokenSignals
+from etw_lightning.method import Method, Reference
+from etw_lightning.models.checkpoints import describe_model
+from etw_lightning.models.loading import DType, LabelScorer
+from etw_lightning.models.optimizers import Schedule, make_optimizer, scale_of
+from etw_lightning.retain import NLL, RetainObjective
+from etw_lightning.schema import IGNORE_INDEX, InputError
+from etw_lightning.training.prepared_module import PreparedModule
+from etw_lightning.training.step_log import StepLog
+from etw_lightning.training.training_batches import Batch
+from etw_lightning.weighting import ETW, TokenWeighting
+
+__all__ = ["UnlearningModule"]
+
+
+class UnlearningModule(PreparedModule):
+    """A model that forgets one stream of rows and keeps another.
+
+    The loss of an optimiser step is ``retain_weight * retain + lambda * forget``, each a mean over
+    the whole effective batch, so that it does not depend on how the batch is split over
+    micro-batches and processes. Both streams go through the model in one forward pass.
+
+    Args:
+        pretrained: The target model, or the one to evaluate: hub name, folder in Hugging Face
+            layout, ``.gguf`` file, or checkpoint of a run: a ``.ckpt`` file, a folder of shards, or
+            the run's folder, of which the newest is taken.
+        weighting: Weight of each forget token.
+        forget: Forget objective; null trains on the retain stream alone (fine-tuning).
+        retain: Retain objective; null for none.
+        forget_weight: The paper's lambda, > 0: weight of the forget term. ``--model.lambda`` is
+            the same key.
+        retain_weight: Weight of the retain term, > 0.
+        reduction: How forget token terms are averaged: ``token`` over the labelled tokens of the
+            effective batch, ``sequence`` over its sequences' means. Not published.
+        reference: Where the target model's values come from, if a part reads any: ``cache``
+            computes them once before training and reads them from a file; ``live`` keeps a frozen
+            copy of the model beside the trained one; ``adapter`` switches ``peft``'s adapter off;
+            null refuses such parts. In float32 all say the same to 1e-5; in 16 bits a cached value
+            was rounded in a batch of another shape, so that ratios are not exactly 1 at the start:
+            there the others are exact.
+        reference_top_k: Tokens of the target model's distributions that the cache keeps at each
+            position, the rest as one sum; as many as the vocabulary make it exact.
+        reference_cache: Folder of the cached values, one file a stream; null takes the one that
+            all runs share, where files are found by what they were made of.
+        peft: Train an adapter of the ``peft`` package, in its own names:
+            ``{peft_type: LORA, r: 8, target_modules: all-linear}``. Merged at export.
+        train_only: Patterns (regular expressions) of the whole names of the weights that train;
+            null trains all.
+        freeze_embeddings: Leave the input embeddings as they are; with them a head that is tied
+            to them.
+        optimizer: Class path of the optimiser; ``bitsandbytes.optim.AdamW8bit`` holds its state
+            in 8 bits.
+        optimizer_args: Further arguments of its class.
+        lr: Peak learning rate, > 0.
+        betas: Adam's decay rates of its two running means, each in [0, 1); for optimisers that
+            have them.
+        weight_decay: Of matrices; vectors (norms, biases) have none.
+        schedule: Course of the learning rate after the warm-up.
+        warmup: Share of the steps in which the rate rises from 0.
+        dtype: Precision the weights are kept in.
+        attention: Attention implementation; null lets the library choose.
+        gradient_checkpointing: Trade time for memory in the backward pass.
+        chunk_size: Positions that go through the output head at a time.
+    """
+
+    def __init__(
+        self,
+        pretrained: str,
+        weighting: TokenWeighting = lazy_instance(ETW),
+        forget: ForgetObjective | None = lazy_instance(GA),
+        retain: RetainObjective | None = lazy_instance(NLL),
+        forget_weight: PositiveFloat = 0.1,
+        retain_weight: PositiveFloat = 1.0,
+        reduction: Reduction = "token",
+        reference: Reference | None = "cache",
+        reference_top_k: PositiveInt = 128,
+        reference_cache: str | None = None,
+        peft: dict[str, Any] | None = None,
+        train_only: list[str] | None = None,
+        freeze_embeddings: bool = False,
+        optimizer: str = "torch.optim.AdamW",
+        optimizer_args: dict[str, Any] | None = None,
+        lr: PositiveFloat = 1e-5,
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: NonNegativeFloat = 0.01,
+        schedule: Schedule = "linear",
+        warmup: NonNegativeFloat = 0.0,
+        dtype: DType = "float32",
+        attention: str | None = None,
+        gradient_checkpointing: bool = False,
+        chunk_size: PositiveInt = 256,
+    ) -> None:
+        super().__init__()
+        for key, value in (
+            ("forget_weight", forget_weight),
+            ("retain_weight", retain_weight),
+            ("lr", lr),
+        ):
+            if not math.isfinite(value):
+                raise InputError(f"model.{key} must be a finite number; got {value}.")
+        self.method = Method(weighting, forget, retain)
+        self.method.check(reference, has_adapter=peft is not None)
+        #: What a run that goes on from a checkpoint must have in common with the one that wrote it.
+        self.settings = {
+            "model.weighting": str(weighting),
+            "model.forget": str(forget),
+            "model.retain": str(retain),
+            "model.forget_weight": str(float(forget_weight)),
+            "model.retain_weight": str(float(retain_weight)),
+            "model.reduction": reduction,
+            "model.peft": json.dumps(peft, sort_keys=True),
+            "model.train_only": json.dumps(train_only),
+        }
+        self.pretrained = pretrained
+        # Plain numbers: the parser's own types would make checkpoints that can't be read safely.
+        self.forget_weight, self.retain_weight = float(forget_weight), float(retain_weight)
+        self.reduction, self.reference = reduction, reference
+        self.reference_top_k, self.reference_cache = int(reference_top_k), reference_cache
+        self.peft, self.train_only, self.freeze_embeddings = peft, train_only, freeze_embeddings
+        self.optimizer, self.optimizer_args = optimizer, optimizer_args
+        self.lr, self.betas, self.weight_decay = float(lr), betas, float(weight_decay)
+        self.schedule, self.warmup = schedule, warmup
+        self.dtype_name: DType = dtype
+        self.attention, self.chunk_size = attention, chunk_size
+        self.gradient_checkpointing = gradient_checkpointing
+        #: Share of the last micro-batch in the effective batch's losses, by term.
+        self.losses: dict[str, float] = {}
+        self._log = StepLog()
+        self._weighs_any = False
+
+    @property
+    def needs(self) -> frozenset[Signal]:
+        """Signals that are computed in a step, besides label log-probabilities."""
+        # Entropies are logged beside the weights of every weighting, so that runs compare.
+        logged: frozenset[Signal] = frozenset({"entropies"} if self.method.forget else ())
+        return self.method.needs | logged
+
+    def check_optimizer(self) -> None:
+        """Make the optimiser once, to find what it refuses before anything is scored.
+
+        Raises:
+            InputError: As ``make_optimizer``.
+        """
+        scorer = self.scorer or (self._loaded[0] if self._loaded else None)
+        if scorer is not None:
+            self._make_optimizer(scorer)
+
+    def setup(self, stage: str) -> None:
+        """Have the target model's values at hand before the first step."""
+        super().setup(stage)
+        if stage == "fit":
+            self.make_references(self.datamodule, self.trainer)
+
+    def configure_optimizers(self) -> Any:
+        """Make the optimiser of what trains, with the learning rate's schedule by steps."""
+        assert self.scorer is not None
+        optimizer = self._make_optimizer(self.scorer)
+        scale = scale_of(self.schedule, self.warmup, self._num_steps())
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def _make_optimizer(self, scorer: LabelScorer) -> torch.optim.Optimizer:
+        return make_optimizer(
+            scorer.named_parameters(),
+            self.optimizer,
+            lr=self.lr,
+            betas=self.betas,
+            weight_decay=self.weight_decay,
+            optimizer_args=self.optimizer_args,
+        )
+
+    def _num_steps(self) -> int:
+        """Return the optimiser steps of the run.
+
+        Not ``trainer.estimated_stepping_batches``: that sets the training loader up before a
+        checkpoint is restored, whose place in the epoch would then never reach the loader.
+        """
+        trainer = self.trainer
+        batches, limit = self.datamodule.pairing().num_batches, trainer.limit_train_batches
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        epoch = math.ceil(batches / trainer.accumulate_grad_batches)
+        bounds = (epoch * (trainer.max_epochs or 0), trainer.max_steps)
+        return min(steps for steps in bounds if steps >= 0)
+
+    def forward(self, batch: Batch) -> dict[str, TokenSignals]:
+        """Return the signals of each group of rows from one pass over all of them."""
+        assert self.scorer is not None
+        own = {need for need in self.needs if not need.startswith("reference_")}
+        ids, mask, labels = batch["input_ids"], batch["attention_mask"], batch["labels"]
+        signals = self.scorer(ids, mask, labels, own, self.method.temperature, self.method.layers)
+        if "marked" in batch:
+            is_label = labels[:, 1:] != IGNORE_INDEX
+            signals = replace(signals, marked=batch["marked"][:, 1:][is_label])
+        if self.method.reference_needs and self.reference != "cache":
+            signals = self._with_reference(signals, batch)
+        groups, start = {}, 0
+        for name, size in batch["sizes"].items():
+            groups[name] = signals.slice_rows(start, start + size)
+            start += size
+        for name, values in batch.get("reference", {}).items():
+            groups[name] = _with_values(groups[name], values)
+        if "alternative" in groups:
+            groups["forget"] = replace(groups["forget"], alternative=groups.pop("alternative"))
+        return groups
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return this micro-batch's share of the effective batch's loss."""
+        # Not by a call of this module: ZeRO would let weights go at its end that losses still read.
+        groups = self.forward(batch)
+        loss: Any = 0.0
+        shares: dict[str, Tensor] = {}
+        if self.method.retain is not None:
+            weights = batch.get("row_weights")
+            if weights is not None:
+                first = batch["sizes"].get("forget", 0)
+                weights = weights[first : first + batch["sizes"]["retain"]]
+            share = self.method.retain_share(groups["retain"], batch["counts"]["retain"], weights)
+            shares["retain"] = share.value
+            loss = loss + self.retain_weight * share.value
+        if self.method.forget is not None:
+            share = self.method.forget_share(groups["forget"], batch["counts"], self.reduction)
+            shares["forget"] = share.value
+            loss = loss + self.forget_weight * share.value
+            if share.weights is not None:
+                self._log.note_weights(groups["forget"], share.weights)
+                self._weighs_any = self._weighs_any or bool(share.weights.any())
+        self.losses = {name: value.item() for name, value in shares.items()}
+        self.losses["total"] = loss.item()
+        for name, value in self.losses.items():
+            self._log.note_loss(name, value)
+        self._log.log(self, batch_idx)
+        # Lightning divides by the micro-batches of a step, DDP by the processes; shares add up.
+        return cast(Tensor, loss * batch["scale"])
+
+    def on_train_epoch_end(self) -> None:
+        """Say so if an epoch has pushed nothing down."""
+        takes = self.method.forget is not None and self.method.forget.takes_weights
+        if takes and not self._weighs_any and self.trainer.world_size == 1:
+            rank_zero_warn(
+                f"model.weighting {type(self.method.weighting).__name__} has given no token any "
+                "weight in this epoch: nothing is pushed down."
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store what makes the checkpoint a model that ``model.pretrained`` takes."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["weighs_any"] = self._weighs_any
+        if self.scorer is not None:
+            tokenizer = self.datamodule.tokenizer_name or self.pretrained
+            checkpoint.update(describe_model(self.scorer.lm, tokenizer, self.peft, self.settings))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Know of the epoch so far whether any token had weight."""
+        self._weighs_any = bool(checkpoint.get("weighs_any", False))
+
+
+def _with_values(signals: TokenSignals, values: Mapping[str, Tensor]) -> TokenSignals:
+    """Add the cached values of a group's tokens."""
+    kept = dict(values)
+    if "top_ids" in kept:
+        top = TopLogps(kept.pop("top_logps"), kept.pop("top_ids"), kept.pop("top_rest", None))
+        kept["reference_distributions"] = cast(Any, top)
+    return replace(signals, **cast(Any, kept))

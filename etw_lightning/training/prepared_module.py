@@ -1,0 +1,249 @@
+"""The model of a run on its devices, and the target model that it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import Trainer
+
+from etw_lightning.kernels.signals import TokenSignals
+from etw_lightning.method import Method, Reference
+from etw_lightning.models.adapters import add_adapter
+from etw_lightning.models.loading import DType, LabelScorer, load_model
+from etw_lightning.models.shards import Sharding, plain_modules, read_outside, spread
+from etw_lightning.models.trainable import choose_trained
+from etw_lightning.schema import InputError
+from etw_lightning.training.datamodule import UnlearningDataModule
+from etw_lightning.training.reference_model import ReferenceModel, Wanted
+from etw_lightning.training.reference_values import reference_values
+from etw_lightning.training.scoring_module import ScoringModule
+from etw_lightning.training.strategies import (
+    check_layout,
+    computing_precision,
+    engine_dtype,
+    is_first_process,
+    layout_of,
+    place_whole,
+)
+from etw_lightning.training.training_batches import Batch
+
+__all__ = ["PreparedModule"]
+
+
+class PreparedModule(ScoringModule):
+    """Holds the model that trains, whole or in shards, and knows where the target model speaks."""
+
+    #: Of ``UnlearningModule``'s arguments, those that say what is loaded and what of it trains.
+    pretrained: str
+    method: Method
+    reference: Reference | None
+    reference_top_k: int
+    reference_cache: str | None
+    peft: dict[str, Any] | None
+    train_only: list[str] | None
+    freeze_embeddings: bool
+    dtype_name: DType
+    attention: str | None
+    gradient_checkpointing: bool
+    chunk_size: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reference_model: LabelScorer | None = None
+        #: The model as the first process has loaded it, until it is dealt out to shards; in a
+        #: list, so that it is no part of this module.
+        self._loaded: list[LabelScorer] = []
+        #: Whether the run trains; one that does not needs no reference and no adapter.
+        self.trains = True
+
+    def load_ahead(self, trainer: Trainer) -> None:
+        """Find what is wrong with the model before the processes of a run meet.
+
+        A model that will be in shards is loaded by the first process alone, which keeps it for
+        ``configure_model``.
+
+        Args:
+            trainer: Of the run that is to come.
+
+        Raises:
+            InputError: If the model can't be loaded, or not be trained as asked.
+        """
+        if layout_of(trainer) == "whole":
+            self.configure_model()
+        elif is_first_process():
+            self._loaded = [self._load()]
+
+    def configure_model(self) -> None:
+        """Load the target model, and make ready what trains and what is compared with."""
+        if self.scorer is not None:
+            return
+        if self._trainer is not None:
+            check_layout(self._trainer, has_adapter=self.trains and self.peft is not None)
+        if self.layout != "whole":
+            self._spread()
+            return
+        scorer = self._load()
+        if self.trains and self._compares_live:
+            self.reference_model = scorer.frozen_copy()
+        if self.trains and self.gradient_checkpointing:
+            scorer.lm.activation_checkpointing_enable({"use_reentrant": False})
+        self.scorer = scorer.train()
+
+    @property
+    def _compares_live(self) -> bool:
+        return self.reference == "live" and bool(self.method.reference_needs)
+
+    def _load(self) -> LabelScorer:
+        """Return the model whole, with what trains in it."""
+        lm = load_model(self.pretrained, self.dtype_name, self.attention)
+        scorer = LabelScorer(lm, self.chunk_size)
+        scorer.check_head()
+        if self.method.layers:
+            self.method.check_layers(len(scorer.layer_stack))
+        if self.trains:
+            if self.peft is not None:
+                self.adapter = add_adapter(lm, self.peft)
+            self._choose(scorer)
+        return scorer
+
+    def _choose(self, scorer: LabelScorer) -> None:
+        """Freeze what does not train."""
+        choose_trained(scorer.lm, self.train_only, freeze=self.freeze_embeddings)
+        if self.method.layers:
+            self.check_reach(scorer)
+
+    def _spread(self) -> None:
+        """Lay the model out in shards, and with it the frozen one that it is compared with."""
+        if not self._loaded and is_first_process():
+            with plain_modules(cast(Sharding, self.layout)):
+                self._loaded = [self._load()]
+        source = self._loaded.pop() if self._loaded else None
+        how = (cast(Sharding, self.layout), self.trainer.strategy.root_device)
+        if self.trains and self._compares_live:
+            frozen = spread(source, *how, lambda scorer: scorer.requires_grad_(False), keep=True)
+            self.reference_model = frozen.eval()
+        self.scorer = spread(source, *how, self._prepare_shards)
+        for scorer in filter(None, (self.scorer, self.reference_model)):
+            if self.layout == "zero3":
+                # A step's forward is this module's: there objectives read the head's weights.
+                read_outside(self, scorer)
+                read_outside(scorer, scorer)
+
+    def _prepare_shards(self, scorer: LabelScorer) -> None:
+        if not self.trains:
+            return
+        if self.gradient_checkpointing:
+            scorer.lm.activation_checkpointing_enable({"use_reentrant": False})
+        self._choose(scorer)
+
+    def check_reach(self, scorer: LabelScorer) -> None:
+        """Refuse to train only what the layers that are read can't feel.
+
+        Args:
+            scorer: With the weights chosen that train.
+
+        Raises:
+            InputError: Names the key.
+        """
+        if any(
+            part is not None and not part.layers
+            for part in (self.method.forget, self.method.retain)
+        ):
+            return
+        last = self.method.layers[-1]
+        above = {id(p) for layer in scorer.layer_stack[last + 1 :] for p in layer.parameters()}
+        above |= {id(p) for p in scorer.head.parameters()}
+        above -= {id(p) for p in scorer.lm.get_input_embeddings().parameters()}
+        if all(id(p) in above for p in scorer.lm.parameters() if p.requires_grad):
+            raise InputError(
+                f"model.train_only {self.train_only} trains nothing at or below layer {last}, "
+                "whose states model.forget reads; name weights of layers up to it."
+            )
+
+    def make_references(self, data: UnlearningDataModule, trainer: Any) -> None:
+        """Read the target model's values of the training rows, or compute and keep them.
+
+        Before the processes of a run meet, whichever of a machine's comes first computes them and
+        the others wait for its file.
+
+        Args:
+            data: Loaded; its batches hold the values from now on.
+            trainer: Whose device and precision they are computed in.
+
+        Raises:
+            InputError: As ``reference_values``.
+        """
+        if self.reference != "cache" or data.references or not self.method.reference_needs:
+            return
+
+        # Weights that are cast on the way can't be trained with afterwards.
+        is_whole = self.scorer is not None and self.layout == "whole"
+        whole = [self.scorer] if is_whole else self._loaded
+        own = whole[0] if whole and engine_dtype(trainer) is None else None
+
+        def place(scorer: LabelScorer) -> LabelScorer:
+            return place_whole(trainer, scorer)
+
+        def untrained() -> LabelScorer:
+            assert own is not None
+            return place(own.eval())
+
+        target = ReferenceModel(
+            self.pretrained,
+            dtype=self.dtype_name,
+            precision=computing_precision(trainer),
+            attention=self.attention,
+            chunk_size=self.chunk_size,
+            template=data.encoder.content_key,
+            context=trainer.precision_plugin.forward_context,
+            place=place,
+            load=None if own is None else untrained,
+            shows_progress=trainer.progress_bar_callback is not None,
+        )
+        with target:
+            data.references = {
+                group: reference_values(
+                    data.streams[group],
+                    Wanted(signals, self.method.temperature, self.reference_top_k),
+                    target,
+                    group=group,
+                    batch_size=data.eval_batch_size,
+                    folder=self.reference_cache,
+                )
+                for group, signals in self.method.reference_needs.items()
+            }
+        if own is not None:
+            own.train()
+        if self._loaded:
+            self._loaded[0].cpu()
+
+    @torch.no_grad()
+    def _with_reference(self, signals: TokenSignals, batch: Batch) -> TokenSignals:
+        """Add what the target model says of the same tokens."""
+        wanted = frozenset().union(*self.method.reference_needs.values())
+        names = [name.removeprefix("reference_") for name in wanted]
+        with self._reference_scorer() as scorer:
+            said = scorer(
+                batch["input_ids"],
+                batch["attention_mask"],
+                batch["labels"],
+                names,
+                self.method.temperature,
+                self.method.layers,
+            )
+            return replace(signals, **{f"reference_{name}": getattr(said, name) for name in names})
+
+    @contextmanager
+    def _reference_scorer(self) -> Iterator[LabelScorer]:
+        """Give the target model: the frozen copy, or the model without its adapter."""
+        if self.reference_model is not None:
+            yield self.reference_model
+            return
+        assert self.scorer is not None
+        assert self.adapter is not None
+        with self.adapter.switched_off():
+            yield self.scorer

@@ -1,0 +1,185 @@
+"""The quickstart's target and retain models, trained on the spot and kept for the next run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from filelock import FileLock
+from lightning.pytorch import Trainer, seed_everything
+
+from etw_lightning.benchmarks import quickstart
+from etw_lightning.models.export import export_model
+from etw_lightning.schema import InputError
+from etw_lightning.scoring.record_cache import cache_dir
+from etw_lightning.training.datamodule import UnlearningDataModule
+from etw_lightning.training.module import UnlearningModule
+
+__all__ = ["PREFIX", "Recipe", "resolve", "resolve_untrained"]
+
+#: ``quickstart:target`` and ``quickstart:retain`` stand for the two models.
+PREFIX = "quickstart:"
+
+_Role = Literal["target", "retain"]
+_SPLITS: dict[str, str] = {"target": "general+full", "retain": "general+retain"}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the two models are made.
+
+    Args:
+        vocab_size: Entries of the tokenizer.
+        num_layers: Decoder layers.
+        hidden_size: Width.
+        intermediate_size: Width of the feed-forward part.
+        num_heads: Attention heads.
+        passes: Times each row is seen.
+        batch_size: Rows a step.
+        lr: Peak learning rate.
+        betas: AdamW's decay rates.
+        warmup: Share of steps in which the rate rises; it then falls to 0 on a line.
+        seed: Of the first weights and of the order of rows.
+    """
+
+    vocab_size: int = 1500
+    num_layers: int = 2
+    hidden_size: int = 256
+    intermediate_size: int = 512
+    num_heads: int = 4
+    passes: int = 12
+    batch_size: int = 16
+    lr: float = 2e-3
+    betas: tuple[float, float] = (0.9, 0.98)
+    warmup: float = 0.1
+    seed: int = 0
+
+
+def resolve(pretrained: str, seed: int = 0) -> str:
+    """Return the folder of a quickstart model, training it if it is not there; else the name.
+
+    Args:
+        pretrained: ``quickstart:target``, ``quickstart:retain``, or any other model.
+        seed: Of the models, so that runs of several seeds are runs on several models.
+
+    Raises:
+        InputError: If there is no quickstart model of this name.
+    """
+    if not pretrained.startswith(PREFIX):
+        return pretrained
+    role, recipe = _role(pretrained), Recipe(seed=seed)
+    folder = _folder(recipe)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"):
+        if not (folder / role).is_dir():
+            _train(role, folder, recipe)
+    return str(folder / role)
+
+
+def resolve_untrained(pretrained: str, folder: Path, seed: int = 0) -> str:
+    """Return a folder that has configuration and tokenizer of a model, training nothing.
+
+    Args:
+        pretrained: As of ``resolve``.
+        folder: Where a quickstart model that is not there yet is put, with random weights.
+        seed: As of ``resolve``.
+
+    Raises:
+        InputError: As ``resolve``.
+    """
+    if not pretrained.startswith(PREFIX):
+        return pretrained
+    role, recipe = _role(pretrained), Recipe(seed=seed)
+    trained = _folder(recipe) / role
+    if trained.is_dir():
+        return str(trained)
+    _save_random_model(folder / role, recipe)
+    return str(folder / role)
+
+
+def _role(pretrained: str) -> str:
+    role = pretrained.removeprefix(PREFIX)
+    if role not in get_args(_Role):
+        raise InputError(
+            f"model.pretrained must be quickstart:target or quickstart:retain; got {pretrained!r}."
+        )
+    return role
+
+
+def _folder(recipe: Recipe) -> Path:
+    return cache_dir() / "quickstart" / _key(recipe)
+
+
+def _key(recipe: Recipe) -> str:
+    """Hash what the models depend on: recipe and corpus."""
+    rows = json.dumps(quickstart.build_corpus(), sort_keys=True)
+    text = json.dumps([asdict(recipe), quickstart.CHAT_TEMPLATE, rows], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _train(role: str, folder: Path, recipe: Recipe) -> None:
+    """Train one model from random weights and save it."""
+    sys.stdout.write(f"quickstart: training the {role} model (first run only)\n")
+    # What was seeded for the run itself must not depend on whether the models were there.
+    seed_everything(recipe.seed, verbose=False)
+    start = folder / f"{role}.start"
+    _save_random_model(start, recipe)
+    data = UnlearningDataModule(
+        benchmark="quickstart",
+        split=_SPLITS[role],
+        batch_size=recipe.batch_size,
+        max_length=256,
+        seed=recipe.seed,
+    )
+    module = UnlearningModule(
+        pretrained=str(start),
+        forget=None,
+        lr=recipe.lr,
+        betas=recipe.betas,
+        schedule="linear",
+        warmup=recipe.warmup,
+    )
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=recipe.passes,
+        gradient_clip_val=1.0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(module, datamodule=data)
+    assert module.scorer is not None
+    export_model(module.scorer.lm, data.encoder.tokenizer, folder / role)
+    shutil.rmtree(start)
+
+
+def _save_random_model(folder: Path, recipe: Recipe) -> None:
+    """Save a Llama with random weights and the corpus's tokenizer."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    texts = quickstart.corpus_texts(quickstart.build_corpus())
+    tokenizer = quickstart.train_tokenizer(texts, recipe.vocab_size)
+    quickstart.save_tokenizer(tokenizer, folder)
+    ids: dict[str, Any] = {
+        f"{name}_token_id": tokenizer.token_to_id(f"<|{name}|>") for name in ("bos", "eos", "pad")
+    }
+    config = LlamaConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=recipe.hidden_size,
+        intermediate_size=recipe.intermediate_size,
+        num_hidden_layers=recipe.num_layers,
+        num_attention_heads=recipe.num_heads,
+        num_key_value_heads=recipe.num_heads,
+        max_position_embeddings=256,
+        tie_word_embeddings=False,
+        **ids,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
