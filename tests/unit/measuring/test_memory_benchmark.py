@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture(scope="module")
 def memory():
-    folder = str(Path(__file__).resolve().parents[1] / "benchmarks")
+    folder = str(Path(__file__).resolve().parents[2] / "benchmarks")
     sys.path.insert(0, folder)
     import memory
 

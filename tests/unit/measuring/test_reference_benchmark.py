@@ -10,7 +10,7 @@ import torch
 
 @pytest.fixture(scope="module")
 def reference():
-    folder = str(Path(__file__).resolve().parents[1] / "benchmarks")
+    folder = str(Path(__file__).resolve().parents[2] / "benchmarks")
     sys.path.insert(0, folder)
     import reference
 

@@ -17,7 +17,7 @@ ROWS = 5
 
 @pytest.fixture(scope="module")
 def benchmark_folder():
-    folder = str(Path(__file__).resolve().parents[1] / "benchmarks")
+    folder = str(Path(__file__).resolve().parents[2] / "benchmarks")
     sys.path.insert(0, folder)
     yield folder
     sys.path.remove(folder)
