@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -16,9 +15,6 @@ __all__ = ["Normalise", "choice_accuracy", "choice_hits", "wilson_interval"]
 
 #: What an option's log-probability is divided by before the options are compared.
 Normalise = Literal["none", "tokens", "characters"]
-
-#: Two-sided 95 % point of the normal distribution.
-_Z95 = 1.959963984540054
 
 
 def choice_accuracy(
@@ -91,10 +87,10 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     """
     if not 0 <= successes <= n or n < 1:
         raise InputError(f"Wilson interval: needs 0 <= successes <= n, got {successes} of {n}.")
-    share, z2 = successes / n, _Z95**2
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    from scipy.stats import binomtest
+
+    interval = binomtest(successes, n).proportion_ci(confidence_level=0.95, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def _is_hit(record: Record, row: int, normalise: Normalise) -> float:

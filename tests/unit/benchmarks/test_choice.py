@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from decimal import Decimal, localcontext
 
 import pytest
 
@@ -217,6 +218,19 @@ def test_the_interval_holds_the_shares_that_the_count_does_not_refute(hits, n):
             distance = (hits / n - end) ** 2
             assert distance == pytest.approx(1.959963984540054**2 * end * (1 - end) / n, rel=1e-9)
     assert 0 <= low <= hits / n <= high <= 1
+
+
+@pytest.mark.parametrize("n", [1, 2, 40, 1273, 14042])
+def test_the_interval_is_wilsons_formula(n):
+    """In decimals of 40 digits; 95 % of the normal distribution lie within z of its middle."""
+    with localcontext(prec=40):
+        z = Decimal("1.959963984540054235524594430520551527956")
+        for hits in {0, 1, n // 3, n - 1, n}:
+            share = Decimal(hits) / n
+            middle = share + z * z / (2 * n)
+            half = z * (share * (1 - share) / n + (z / (2 * n)) ** 2).sqrt()
+            expected = [float((middle + side * half) / (1 + z * z / n)) for side in (-1, 1)]
+            assert wilson_interval(hits, n) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(
