@@ -225,8 +225,7 @@ def histogram(values: Sequence[float], edges: Sequence[float]) -> Histogram:
     array = np.asarray(values, dtype=np.float64)
     if not np.isfinite(array).all() or (len(array) and array.min() < edges[0]):
         raise InputError(f"histogram: values must be finite and at least {edges[0]}.")
-    places = np.minimum(np.searchsorted(edges, array, side="right") - 1, len(edges) - 2)
-    counts = np.bincount(places, minlength=len(edges) - 1)
+    counts, _ = np.histogram(np.minimum(array, edges[-1]), edges)
     return Histogram(
         tuple(edges), tuple(counts.tolist()), math.fsum(array), math.fsum(np.square(array))
     )
