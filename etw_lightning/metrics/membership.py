@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from etw_lightning.metrics.attacks import Attack, attack_scores
-from etw_lightning.metrics.values import TINY, Floats, Metric, check_rows
+from etw_lightning.metrics.values import TINY, Floats, Metric, check_rows, pairs_in_order
 from etw_lightning.schema import Conventions, InputError, Record
 
 __all__ = [
@@ -55,10 +55,7 @@ def auc_of_scores(forget: Sequence[float] | Floats, holdout: Sequence[float] | F
         >>> auc_of_scores([1.0, 3.0], [2.0, 3.0])
         0.625
     """
-    forget, holdout = _checked_scores(forget, holdout)
-    below = np.searchsorted(np.sort(forget), holdout, side="left")
-    equal = np.searchsorted(np.sort(forget), holdout, side="right") - below
-    return float((below + equal / 2).sum() / (len(forget) * len(holdout)))
+    return pairs_in_order(*_checked_scores(forget, holdout))
 
 
 def attack_auc(

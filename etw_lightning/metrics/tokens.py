@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from etw_lightning.metrics.values import check_rows, finite, present, where
+from etw_lightning.metrics.values import check_rows, finite, pairs_in_order, present, where
 from etw_lightning.schema import InputError, Record
 
-__all__ = ["Marks", "TokenAUCResult", "mark_tokens", "roc_auc", "token_auc", "token_values"]
+__all__ = ["Marks", "TokenAUCResult", "mark_tokens", "token_auc", "token_values"]
 
 #: For each labelled token of a row: marked, not marked, or None where it is no part of the answer.
 Marks = tuple[bool | None, ...]
@@ -89,31 +89,16 @@ def token_values(record: Record, row: int, name: str) -> list[float]:
     return values
 
 
-def roc_auc(values: Sequence[float], marks: Sequence[bool]) -> float:
-    """Probability that a marked token has a higher value than an unmarked one; ties count half.
-
-    Raises:
-        InputError: If all are marked, or none.
-
-    Example:
-        >>> roc_auc([0.1, 0.5, 0.5], [False, True, False])
-        0.75
-    """
+def _roc_auc(values: Sequence[float], marks: Sequence[bool]) -> float:
+    """Return how often a marked token has a higher value than another; refuse one kind only."""
     is_marked = np.asarray(marks, dtype=bool)
-    num_marked = int(is_marked.sum())
-    num_others = len(is_marked) - num_marked
-    if not num_marked or not num_others:
+    if is_marked.all() or not is_marked.any():
         raise InputError(
-            f"token ROC-AUC: {num_marked} of {len(is_marked)} tokens are marked; it needs both "
-            "kinds. Check the annotations."
+            f"token ROC-AUC: {is_marked.sum()} of {len(is_marked)} tokens are marked; it needs "
+            "both kinds. Check the annotations."
         )
-    _, places, counts = np.unique(
-        np.asarray(values, dtype=np.float64), return_inverse=True, return_counts=True
-    )
-    # Twice the mean rank of equal values, from 1: a whole number, so the sum is exact.
-    ranks = 2 * np.cumsum(counts) - counts + 1
-    wins = int(ranks[places[is_marked]].sum()) - num_marked * (num_marked + 1)
-    return wins / (2 * num_marked * num_others)
+    found = np.asarray(values, dtype=np.float64)
+    return pairs_in_order(found[~is_marked], found[is_marked])
 
 
 def token_auc(weights: Sequence[Sequence[float]], marks: Sequence[Marks]) -> TokenAUCResult:
@@ -163,8 +148,8 @@ def token_auc(weights: Sequence[Sequence[float]], marks: Sequence[Marks]) -> Tok
         rows.append(([value for value, _ in kept], [flag for _, flag in kept]))
     values = [value for some, _ in rows for value in some]
     flags_of_all = [flag for _, flags in rows for flag in flags]
-    pooled = roc_auc(values, flags_of_all)
-    mixed = [roc_auc(some, flags) for some, flags in rows if 0 < sum(flags) < len(flags)]
+    pooled = _roc_auc(values, flags_of_all)
+    mixed = [_roc_auc(some, flags) for some, flags in rows if 0 < sum(flags) < len(flags)]
     if not mixed:
         raise InputError("token ROC-AUC: no row has both marked and unmarked tokens.")
     return TokenAUCResult(

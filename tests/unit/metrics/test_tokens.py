@@ -17,7 +17,8 @@ from etw_lightning.metrics.token_probabilities import (
     token_histograms,
     token_rows,
 )
-from etw_lightning.metrics.tokens import mark_tokens, roc_auc, token_auc
+from etw_lightning.metrics.tokens import mark_tokens, token_auc
+from etw_lightning.metrics.values import pairs_in_order
 from etw_lightning.schema import InputError, Record
 from etw_lightning.weighting import ETW, TokenWeighting, Uniform
 
@@ -85,19 +86,22 @@ def auc_by_pairs(values, marks):
         max_size=40,
     ).filter(lambda pairs: len({flag for _, flag in pairs}) == 2)
 )
-def test_roc_auc_counts_pairs(pairs):
-    values, marks = zip(*pairs, strict=True)
-    assert roc_auc(values, marks) == pytest.approx(auc_by_pairs(values, marks), abs=1e-12)
-    opposite = roc_auc([-value for value in values], marks)
-    assert roc_auc(values, marks) + opposite == pytest.approx(1, abs=1e-12)
+def test_pairs_in_order_are_counted(pairs):
+    values, marks = map(np.array, zip(*pairs, strict=True))
+    found = pairs_in_order(values[~marks], values[marks])
+    assert found == pytest.approx(auc_by_pairs(values, marks), abs=1e-12)
+    opposite = pairs_in_order(values[marks], values[~marks])
+    assert found + opposite == pytest.approx(1, abs=1e-12)
 
 
-def test_roc_auc_is_sklearns_on_many_values():
+def test_pairs_in_order_are_sklearns_area_on_many_values():
     from sklearn.metrics import roc_auc_score
 
     generator = np.random.default_rng(0)
     values, marks = generator.normal(size=5000).round(2), generator.random(5000) < 0.2
-    assert roc_auc(values, marks) == pytest.approx(roc_auc_score(marks, values), abs=1e-12)
+    found = pairs_in_order(values[~marks], values[marks])
+    assert found == pytest.approx(roc_auc_score(marks, values), abs=1e-12)
+    assert token_auc([values], [tuple(marks)]).pooled == found
 
 
 def test_token_auc_by_hand():
