@@ -1,0 +1,1 @@
+"""Which model, on which weights, laid out how."""
