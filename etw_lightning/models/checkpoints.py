@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 
-from etw_lightning.models.adapters import add_adapter
 from etw_lightning.files.foreign_models import NO_CODE, check_attention
 from etw_lightning.files.safe_files import check_checkpoint
-from etw_lightning.schema import InputError
 from etw_lightning.files.stored_weights import (
     find_checkpoint,
     is_checkpoint,
     read_description,
     read_weights,
 )
+from etw_lightning.models.adapters import add_adapter
+from etw_lightning.schema import InputError
 
 __all__ = [
     "check_resume",

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from etw_lightning.kernels.distributions import HeadDistributions
 from etw_lightning.kernels.head import LinearStatistics, linear_scores, linear_statistics
+from etw_lightning.kernels.signals import Padded, Signal, States, TokenSignals
 from etw_lightning.models.packing import PackedRows, pack_rows, prefix_tree
 from etw_lightning.models.positions import Limits, limits_of, looks_everywhere
 from etw_lightning.schema import IGNORE_INDEX, EncodedRow, InputError
-from etw_lightning.kernels.signals import Padded, Signal, States, TokenSignals
 
 __all__ = ["LabelScorer"]
 

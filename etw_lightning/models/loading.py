@@ -10,14 +10,14 @@ from typing import Any, Literal
 
 import torch
 
+from etw_lightning.files.foreign_models import NO_CODE, check_attention, check_weights, refusal
+from etw_lightning.files.hub import hub_answers
 from etw_lightning.models.checkpoints import (
     checkpoint_config,
     checkpoint_model,
     checkpoint_tokenizer,
     is_checkpoint,
 )
-from etw_lightning.files.foreign_models import NO_CODE, check_attention, check_weights, refusal
-from etw_lightning.files.hub import hub_answers
 from etw_lightning.models.label_scorer import LabelScorer
 from etw_lightning.schema import InputError
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from etw_lightning.catalogue.suite import explain
 from etw_lightning.metrics import Metric
 from etw_lightning.schema import InputError
-from etw_lightning.catalogue.suite import explain
 
 __all__ = ["BestEvaluation"]
 

@@ -13,8 +13,8 @@ import torch
 from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from etw_lightning.runs.best_evaluation import BestEvaluation
 from etw_lightning.callbacks.evaluation import EvaluationCallback
+from etw_lightning.callbacks.findings import Finding, TrainingStoppedError
 from etw_lightning.files.checkpoint_folder import (
     FOLDER,
     STATE,
@@ -27,11 +27,11 @@ from etw_lightning.files.checkpoint_folder import (
     remove_drafts,
     saved_checkpoints,
 )
-from etw_lightning.callbacks.findings import Finding, TrainingStoppedError
 from etw_lightning.metrics import Metric
+from etw_lightning.runs.best_evaluation import BestEvaluation
 from etw_lightning.runs.preemption import Preempted, StopSignals
-from etw_lightning.schema import InputError
 from etw_lightning.runs.state_file import UnwrittenError
+from etw_lightning.schema import InputError
 
 __all__ = ["Checkpoints"]
 

@@ -12,15 +12,15 @@ from typing import Any, cast
 from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 from lightning.pytorch import Trainer
 
-from etw_lightning.memory.check_memory import print_memory
-from etw_lightning.training.datamodule import Role, UnlearningDataModule
 from etw_lightning.catalogue.entries import Part
+from etw_lightning.memory.check_memory import print_memory
 from etw_lightning.metrics import Metric
-from etw_lightning.training.module import UnlearningModule
+from etw_lightning.runs.results import print_metrics, write_results
+from etw_lightning.schema import InputError, Record
+from etw_lightning.scoring.batches import make_records
 from etw_lightning.scoring.parts import parts_of, with_parts
 from etw_lightning.scoring.provenance import generating
 from etw_lightning.scoring.record_cache import Known, known_scores, model_identity, score_keys
-from etw_lightning.runs.results import print_metrics, write_results
 from etw_lightning.scoring.retain_results import (
     differing,
     load_provenance,
@@ -30,8 +30,8 @@ from etw_lightning.scoring.retain_results import (
     save_records,
     write_lines,
 )
-from etw_lightning.schema import InputError, Record
-from etw_lightning.scoring.batches import make_records
+from etw_lightning.training.datamodule import Role, UnlearningDataModule
+from etw_lightning.training.module import UnlearningModule
 from etw_lightning.training.scoring_module import Scores
 
 __all__ = ["Evaluation", "LmEval", "UnlearningTrainer", "find_known", "sources"]

@@ -13,8 +13,8 @@ import numpy as np
 
 from etw_lightning import metrics
 from etw_lightning.metrics import Metric
-from etw_lightning.scoring.retain_results import write_atomically
 from etw_lightning.schema import InputError, Record
+from etw_lightning.scoring.retain_results import write_atomically
 
 if TYPE_CHECKING:
     from rich.console import Console

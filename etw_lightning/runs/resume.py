@@ -18,10 +18,10 @@ from etw_lightning.files.checkpoint_folder import (
     what_is_wrong,
 )
 from etw_lightning.notices import warn_first
-from etw_lightning.scoring.provenance import library_versions
 from etw_lightning.runs.folder import finished_command
 from etw_lightning.runs.key import differences, run_key, that_count
 from etw_lightning.schema import InputError
+from etw_lightning.scoring.provenance import library_versions
 
 __all__ = [
     "check_processes",

@@ -14,18 +14,18 @@ from typing import Any, cast
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from etw_lightning.callbacks.evaluation import EvaluationCallback, Suite
-from etw_lightning.runs.checkpointing import Checkpoints
 from etw_lightning.callbacks.collapse import Collapse
-from etw_lightning.runs.evaluate import sources
+from etw_lightning.callbacks.evaluation import EvaluationCallback, Suite
 from etw_lightning.callbacks.findings import Finding, TrainingStoppedError
-from etw_lightning.metrics import Metric
-from etw_lightning.training.module import UnlearningModule
-from etw_lightning.runs.results import Row, muse_row, print_table, tofu_row, write_results
 from etw_lightning.callbacks.retain_budget import RetainBudget
-from etw_lightning.scoring.retain_results import RetainResults, save_provenance, save_records
+from etw_lightning.metrics import Metric
+from etw_lightning.runs.checkpointing import Checkpoints
+from etw_lightning.runs.evaluate import sources
 from etw_lightning.runs.key import run_key
+from etw_lightning.runs.results import Row, muse_row, print_table, tofu_row, write_results
 from etw_lightning.schema import InputError, Record
+from etw_lightning.scoring.retain_results import RetainResults, save_provenance, save_records
+from etw_lightning.training.module import UnlearningModule
 
 __all__ = ["RunReport"]
 
