@@ -1,30 +1,30 @@
-"""Where benchmark rows come from: a folder of JSON lines, or the Hugging Face hub and its cache."""
+"""Where benchmark rows come from: a folder of files, or the Hugging Face hub and its cache."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import gzip
 import json
-import zlib
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from etw_lightning.files.hub import hub_answers
+from etw_lightning.benchmarks.formats import FORMATS, SUFFIXES, is_saved, read_file, suffix_of
+from etw_lightning.benchmarks.hub_rows import HUB, hub_name, read_hub
 from etw_lightning.files.places import is_below
 from etw_lightning.schema import InputError, MissingRowsError
 
 __all__ = [
     "Source",
+    "as_list",
     "check_limits",
     "check_name",
     "field",
     "fields",
 ]
 
-_SUFFIXES = (".jsonl", ".jsonl.gz")
+#: Rows in both are the same rows, one packed.
+_LINES = (".jsonl", ".jsonl.gz")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Source:
 
     Args:
         hub: Data set on the hub, ``locuslab/TOFU``; not used where ``root`` is given.
-        root: Folder that holds ``NAME.jsonl`` or ``NAME.jsonl.gz``; a name is a whole path or
-            stays in it. Without it and without ``hub``, names are files relative to the current
-            folder.
+        root: Folder that holds ``NAME.jsonl``, or NAME in another of ``formats``; a name is a whole
+            path or stays in it. Without it and without ``hub``, names are files relative to the
+            current folder.
         limits: How many rows to keep from the start of a split; the user's ``data.rows``.
         alike: Splits that have another one's limit unless they have their own: ``{split: other}``.
     """
@@ -62,23 +62,26 @@ class Source:
 
         Args:
             name: ``forget10`` (configuration of a data set whose only split is ``train``),
-                ``raw/forget`` (configuration and split) or the name of a file.
+                ``raw/forget`` (configuration and split), the name of a file or of a folder that
+                ``save_to_disk`` has written, or ``hub:owner/name/config/split``.
             key: Configuration key that the error for a missing file names.
 
         Raises:
             InputError: If the split can't be found or read, or has fewer rows than its limit.
         """
-        if self.root is None and self.hub is not None:
-            rows = _read_hub(self.hub, name)
+        if name.startswith(HUB):
+            rows = read_hub(*hub_name(name))
+        elif self.root is None and self.hub is not None:
+            rows = read_hub(self.hub, name)
         else:
             root = Path(self.root or "").expanduser()
-            rows = _read_lines(_find(root, name, key))
+            rows = read_file(_find(root, name, key))
         return self.cut(name, rows)
 
     def holds(self, name: str) -> bool:
         """Tell whether there is a file of this name; the hub is not asked."""
         root = Path(self.root or "").expanduser()
-        return any(path.is_file() for path in _candidates(root, name))
+        return bool(_found(root, name))
 
     def cut(self, name: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return the rows of a split that its limit keeps.
@@ -156,10 +159,25 @@ def fields(row: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
     Raises:
         InputError: If the column is missing, is no list, is empty or holds an empty text.
     """
-    value = _column(row, key, where)
+    value = as_list(_column(row, key, where))
     if not isinstance(value, list) or not value:
         raise InputError(f"{where}: column {key!r} must hold a list of texts; got {value!r:.60}.")
     return tuple(_text(item, f"{key}[{i}]", where) for i, item in enumerate(value))
+
+
+def as_list(value: Any) -> Any:
+    """Return a list that a table's cell holds as JSON; anything else as it is.
+
+    Example:
+        >>> as_list('["no", "never"]'), as_list("never")
+        (['no', 'never'], 'never')
+    """
+    if not isinstance(value, str) or not value.lstrip().startswith("["):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        return value
 
 
 def _column(row: Mapping[str, Any], key: str, where: str) -> Any:
@@ -177,9 +195,15 @@ def _text(value: Any, key: str, where: str) -> str:
 
 
 def _candidates(root: Path, name: str) -> list[Path]:
-    """Return the files that a split may be in."""
-    endings = ("",) if name.endswith(_SUFFIXES) else _SUFFIXES
+    """Return the files and folders that a split may be in."""
+    endings = ("",) if suffix_of(name) else (*SUFFIXES, "")
     return [root / f"{name}{ending}" for ending in endings]
+
+
+def _found(root: Path, name: str) -> list[Path]:
+    """Return those that are there."""
+    tried = _candidates(root, name)
+    return [path for path in tried if (suffix_of(path.name) and path.is_file()) or is_saved(path)]
 
 
 def _find(root: Path, name: str, key: str) -> Path:
@@ -191,92 +215,21 @@ def _find(root: Path, name: str, key: str) -> Path:
             f"{'a split' if key == 'data.root' else key} must name a file in data.root "
             f"{str(root)!r}, or the whole path of one; got {name!r}."
         )
-    tried = _candidates(root, name)
-    for path in tried:
-        if path.is_file():
-            return path
+    found = _found(root, name)
+    given = f"{key}: " if key == "data.root" else f"{key} is {name!r}: "
+    if len(found) > 1 and suffix_of(found[0].name) not in _LINES:
+        names = " and ".join(path.name for path in found)
+        raise InputError(f"{given}there are {names} in {root}; name one with its ending.")
+    if found:
+        return found[0]
+    tried = _candidates(root, name)[0]
     there = dict.fromkeys(  # the folder of the file first, each file once
         str(path.relative_to(root) if root in path.parents else path)
-        for folder, pattern in ((tried[0].parent, "*"), (root, "*"), (root, "*/*"))
+        for folder, pattern in ((tried.parent, "*"), (root, "*"), (root, "*/*"))
         for path in sorted(folder.glob(pattern))
-        if path.name.endswith(_SUFFIXES)
+        if suffix_of(path.name) or is_saved(path)
     )
     near = difflib.get_close_matches(f"{name}.jsonl", there, n=4) or list(there)[:8]
-    found = f"there: {', '.join(near)}" if near else "no .jsonl or .jsonl.gz file there"
-    given = f"{key}: " if key == "data.root" else f"{key} is {name!r}: "
-    raise MissingRowsError(f"{given}no file {' or '.join(map(str, tried))} ({found}).")
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read one JSON object a line; blank lines don't count."""
-    try:
-        data = path.read_bytes()
-        data = gzip.decompress(data) if path.suffix == ".gz" else data
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} can't be read: {error}.") from error
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line.decode("utf-8"))
-        except json.JSONDecodeError as error:
-            reason = f"{error.msg} at column {error.colno}"
-            raise InputError(f"{path} line {number} is not JSON: {reason}.") from error
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path} line {number} is not UTF-8: {error.reason}.") from error
-        if not isinstance(row, dict):
-            raise InputError(
-                f"{path} line {number} must be a JSON object with named columns; got {row!r:.60}."
-            )
-        rows.append(row)
-    if not rows:
-        raise InputError(f"{path} has no rows; give one JSON object a line.")
-    return rows
-
-
-def _read_hub(hub: str, name: str) -> list[dict[str, Any]]:
-    """Read a split from the hub; without a connection from what an earlier run has stored."""
-    import datasets
-    from datasets.exceptions import DatasetsError
-
-    config, _, split = name.partition("/")
-    split = split or "train"
-    online = Path(hub).is_dir() or (not datasets.config.HF_HUB_OFFLINE and hub_answers())
-    try:
-        if online:
-            return datasets.load_dataset(hub, config, split=split).to_list()
-        with _without_network():
-            return _read_cache(hub, config, split)
-    # A RuntimeError: the data set comes with a script, which is not run.
-    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
-        reason = " ".join(str(error).split())[:200] if online else "no connection, no stored copy"
-        raise InputError(
-            f"{hub} (configuration {config!r}, split {split!r}) can't be read from the hub "
-            f"({reason}). Give a folder that holds {name}.jsonl or {name}.jsonl.gz: --data.root DIR"
-        ) from error
-
-
-def _read_cache(hub: str, config: str, split: str) -> list[dict[str, Any]]:
-    """Read what `load_dataset` has prepared, else a snapshot that was only downloaded."""
-    import datasets
-    from huggingface_hub import snapshot_download
-
-    try:
-        return datasets.load_dataset(hub, config, split=split).to_list()
-    except (OSError, ValueError):
-        folder = snapshot_download(hub, repo_type="dataset", local_files_only=True)
-        return datasets.load_dataset(folder, config, split=split).to_list()
-
-
-@contextmanager
-def _without_network() -> Iterator[None]:
-    """Keep `datasets` from its five retries (23 s a split) when there is no connection."""
-    import datasets
-
-    before = datasets.config.HF_HUB_OFFLINE
-    datasets.config.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        datasets.config.HF_HUB_OFFLINE = before
+    listed = f"there: {', '.join(near)}" if near else f"no {FORMATS} there"
+    further = "" if suffix_of(name) else " or another ending"
+    raise MissingRowsError(f"{given}no file {tried}{further} ({listed}).")

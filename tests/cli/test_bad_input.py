@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from etw_lightning.benchmarks import quickstart, source
+from etw_lightning.benchmarks import hub_rows, quickstart
 from etw_lightning.commands import parser
 from etw_lightning.files import hub
 from etw_lightning.models import loading as models
@@ -644,7 +644,7 @@ def test_a_file_in_the_place_of_the_folder(refused, with_retain, tmp_path):
 
 
 def test_a_hub_out_of_reach_is_told_at_once(refused, tofu_args, monkeypatch):
-    for module in (hub, models, source):
+    for module in (hub, models, hub_rows):
         monkeypatch.setattr(module, "hub_answers", lambda: False)
     slept = []
     monkeypatch.setattr(time, "sleep", slept.append)

@@ -121,7 +121,7 @@ def test_the_published_tests_are_read_from_their_data_sets(monkeypatch):
         asked.append((hub, name))
         return mmlu("anatomy", 1)
 
-    monkeypatch.setattr("etw_lightning.benchmarks.source._read_hub", read)
+    monkeypatch.setattr("etw_lightning.benchmarks.source.read_hub", read)
     Choice(retain_split="mmlu", prompt=ChoicePrompt(mmlu_shots=1)).eval_sets()
     assert sorted(asked) == [
         ("cais/mmlu", "all/dev"),

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etw_lightning.benchmarks import source as source_module
+from etw_lightning.benchmarks import hub_rows
 from etw_lightning.benchmarks.source import Source, check_limits, check_name, field, fields
 from etw_lightning.schema import InputError
 
@@ -121,7 +121,10 @@ def test_a_missing_file_is_an_error_with_the_near_ones(tmp_path):
     write(tmp_path / "a" / "b" / "mine.jsonl")
     text = message(Source(root=tmp_path).rows, "a/b/main")
     assert text.endswith("(there: a/b/mine.jsonl).")
-    assert "no .jsonl or .jsonl.gz file there" in message(Source(root=tmp_path / "void").rows, "a")
+    assert (
+        "no .jsonl or .jsonl.gz, .json, .csv, .tsv, .parquet, or a folder of save_to_disk there"
+        in message(Source(root=tmp_path / "void").rows, "a")
+    )
     text = message(Source(root=tmp_path / "nowhere").rows, "a")
     assert text.startswith("data.root must be a folder")
 
@@ -177,7 +180,7 @@ def hub_home(tmp_path, monkeypatch):
     hub, prepared = tmp_path / "home" / "hub", tmp_path / "home" / "datasets"
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(hub))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", prepared)
-    monkeypatch.setattr(source_module, "hub_answers", lambda: False)
+    monkeypatch.setattr(hub_rows, "hub_answers", lambda: False)
     datasets.disable_progress_bars()
     yield tmp_path / "home"
     datasets.enable_progress_bars()
@@ -240,7 +243,7 @@ def test_an_unknown_data_set_on_the_hub_is_named(hub_home, monkeypatch):
     def load(hub, config, split):
         raise datasets.exceptions.DatasetNotFoundError(f"'{hub}'\ndoesn't exist")
 
-    monkeypatch.setattr(source_module, "hub_answers", lambda: True)
+    monkeypatch.setattr(hub_rows, "hub_answers", lambda: True)
     monkeypatch.setattr(datasets, "load_dataset", load)
     text = message(Source("locuslab/TOFUU").rows, "forget10")
     assert "(''locuslab/TOFUU' doesn't exist)" not in text
@@ -267,9 +270,9 @@ def test_any_answer_of_the_hub_counts(monkeypatch, error, answers):
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
-    assert source_module.hub_answers.__wrapped__() is answers
+    assert hub_rows.hub_answers.__wrapped__() is answers
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert source_module.hub_answers.__wrapped__() is False
+    assert hub_rows.hub_answers.__wrapped__() is False
 
 
 def test_the_readers_import_neither_torch_nor_datasets():

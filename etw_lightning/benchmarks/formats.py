@@ -1,0 +1,213 @@
+"""Files and folders of rows in the formats people have; each is told by the end of its name."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from etw_lightning.schema import InputError
+
+__all__ = ["FORMATS", "SUFFIXES", "is_saved", "read_file", "suffix_of"]
+
+Rows = list[dict[str, Any]]
+
+#: Ends of the names of files that are read, the ones looked for first in front.
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".tsv", ".parquet")
+#: What is read, for messages.
+FORMATS = ".jsonl or .jsonl.gz, .json, .csv, .tsv, .parquet, or a folder of save_to_disk"
+
+_DICT, _STATE = "dataset_dict.json", "state.json"
+
+
+def suffix_of(name: str) -> str:
+    """Return which of ``SUFFIXES`` a name ends in; empty if in none.
+
+    Example:
+        >>> suffix_of("mine.jsonl.gz"), suffix_of("mine.txt")
+        ('.jsonl.gz', '')
+    """
+    return next((end for end in sorted(SUFFIXES, key=len)[::-1] if name.endswith(end)), "")
+
+
+def is_saved(path: Path) -> bool:
+    """Tell whether a folder was written by ``save_to_disk``."""
+    return (path / _STATE).is_file() or (path / _DICT).is_file()
+
+
+def read_file(path: Path) -> Rows:
+    """Return the rows of a file, or of a folder that ``save_to_disk`` has written.
+
+    Args:
+        path: What ends in one of ``SUFFIXES``, or such a folder. ``.json`` holds a list of objects
+            or one object a line. A cell of ``.csv`` is a text, whatever it looks like; an empty
+            one counts as missing.
+
+    Raises:
+        InputError: If it can't be read or has no rows; names the file and, if it is one row's
+            fault, the line.
+    """
+    if path.is_dir():
+        rows = _read_saved(path)
+    else:
+        rows = _READERS[suffix_of(path.name).removesuffix(".gz")](path)
+    if not rows:
+        raise InputError(f"{path} has no rows; give at least one.")
+    return rows
+
+
+def _content(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+        return gzip.decompress(data) if path.suffix == ".gz" else data
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path} can't be read: {error}.") from error
+
+
+def _text(path: Path) -> str:
+    data = _content(path)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise InputError(f"{path} line {line} is not UTF-8: {error.reason}.") from error
+
+
+def _read_lines(path: Path) -> Rows:
+    """Read one JSON object a line; blank lines don't count."""
+    rows: Rows = []
+    for number, line in enumerate(_text(path).split("\n"), start=1):
+        if line.strip():
+            rows.append(_object(_parse(line, f"{path} line {number}"), f"{path} line {number}"))
+    return rows
+
+
+def _read_json(path: Path) -> Rows:
+    """Read a list of objects, or one object a line."""
+    text = _text(path)
+    if not text.lstrip().startswith("["):
+        return _read_lines(path)
+    return [_object(row, f"{path} row {n}") for n, row in enumerate(_parse(text, str(path)))]
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where} is not JSON: {error.msg} at column {error.colno}.") from error
+
+
+def _object(row: Any, where: str) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise InputError(f"{where} must be a JSON object with named columns; got {row!r:.60}.")
+    return row
+
+
+def _read_cells(path: Path) -> Rows:
+    """Read a table with a line of names above; every row must have as many cells as there are."""
+    # Not by pandas, which reads the text "NA" as nothing and moves the cells of rows too long.
+    delimiter = "\t" if ".tsv" in path.suffixes else ","
+    reader = csv.reader(io.StringIO(_text(path), newline=""), delimiter=delimiter, strict=True)
+    rows: Rows = []
+    names: list[str] = []
+    try:
+        for cells in reader:
+            if not cells:
+                continue
+            if not names:
+                names = _names(cells, path)
+            elif len(cells) != len(names):
+                raise InputError(
+                    f"{path} line {reader.line_num} has {len(cells)} cells, the first line names "
+                    f"{len(names)} columns; quote texts that hold {delimiter!r} or a line's end."
+                )
+            else:
+                rows.append({n: cell or None for n, cell in zip(names, cells, strict=True)})
+    except csv.Error as error:
+        raise InputError(f"{path} line {reader.line_num} is no line of cells: {error}.") from error
+    return rows
+
+
+def _names(cells: list[str], path: Path) -> list[str]:
+    names = [cell.strip() for cell in cells]
+    if "" in names or len(set(names)) < len(names):
+        raise InputError(
+            f"{path} line 1 must name each column once; got {', '.join(map(repr, names))}."
+        )
+    if len(names) == 1 and any(other in names[0] for other in ";\t|"):
+        raise InputError(
+            f"{path} line 1 names one column, {names[0]!r}; cells are told apart by commas in "
+            ".csv and by tabs in .tsv."
+        )
+    return names
+
+
+def _read_parquet(path: Path) -> Rows:
+    def load(folder: str) -> Any:
+        from datasets import Dataset
+
+        return Dataset.from_parquet(str(path), cache_dir=folder, keep_in_memory=True)
+
+    return _loaded(path, load)
+
+
+def _read_saved(path: Path) -> Rows:
+    def load(_: str) -> Any:
+        from datasets import DatasetDict, load_from_disk
+
+        found = load_from_disk(str(path))
+        if not isinstance(found, DatasetDict):
+            return found
+        if len(found) != 1:
+            raise InputError(
+                f"{path} holds {', '.join(found) or 'no split'}; name one of them behind the "
+                f"folder, as in {path.name}/{next(iter(found), 'train')}."
+            )
+        return next(iter(found.values()))
+
+    return _loaded(path, load)
+
+
+def _loaded(path: Path, load: Callable[[str], Any]) -> Rows:
+    """Return the rows of what ``load`` gives, which may use the folder it is called with."""
+    from datasets.exceptions import DatasetsError
+    from datasets.utils import logging
+
+    shows, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        with TemporaryDirectory() as folder:
+            rows: Rows = load(folder).to_list()
+    except InputError:
+        raise
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        DatasetsError,
+    ) as error:
+        cause = error.__cause__ or error
+        reason = " ".join(str(cause).split())[:200] or type(cause).__name__
+        raise InputError(f"{path} can't be read: {reason}.") from error
+    finally:
+        logging.set_verbosity(level)
+        if shows:
+            logging.enable_progress_bar()
+    return rows
+
+
+_READERS: Mapping[str, Callable[[Path], Rows]] = {
+    ".jsonl": _read_lines,
+    ".json": _read_json,
+    ".csv": _read_cells,
+    ".tsv": _read_cells,
+    ".parquet": _read_parquet,
+}
