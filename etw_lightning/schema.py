@@ -12,7 +12,7 @@ Shape letters used in all docstrings:
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 __all__ = [
     "IGNORE_INDEX",
@@ -23,6 +23,7 @@ __all__ = [
     "InputError",
     "MissingRowsError",
     "Record",
+    "Turn",
 ]
 
 #: Label of a position that is not trained on and not scored.
@@ -39,6 +40,18 @@ class InputError(ValueError):
 
 class MissingRowsError(InputError):
     """Rows that a part of the evaluation reads are not there, or lack the column it reads."""
+
+
+class Turn(NamedTuple):
+    """What somebody says in a chat.
+
+    Args:
+        role: ``system``, ``user`` or ``assistant``.
+        text: What is said.
+    """
+
+    role: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -58,6 +71,8 @@ class Example:
         alternative_answer: A second, wanted answer, for objectives that prefer one to the other.
         choices: Options of a choice question, each as it continues the prompt; empty for others.
         right_choice: Place of the right one among them, from 0.
+        turns: What was said before the question, in a chat of several turns.
+        labels_turns: The assistant's turns among them are labelled too.
     """
 
     id: str
@@ -70,6 +85,8 @@ class Example:
     alternative_answer: str | None = None
     choices: tuple[str, ...] = ()
     right_choice: int | None = None
+    turns: tuple[Turn, ...] = ()
+    labels_turns: bool = False
 
 
 @dataclass(frozen=True)

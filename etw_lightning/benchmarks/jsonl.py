@@ -1,4 +1,4 @@
-"""The user's own rows: files of JSON lines with question and answer, or with raw text."""
+"""The user's own rows: files with question and answer, with raw text, or with chats."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from etw_lightning.benchmarks.chat import WhichTurns, read_chat, turn_by_turn
 from etw_lightning.benchmarks.source import Source, check_limits, check_name
 from etw_lightning.benchmarks.source import field as text_of
 from etw_lightning.benchmarks.tofu import Columns, read_row
@@ -19,15 +20,18 @@ class JSONL:
     """Reads a forget and a retain file of the user's own.
 
     A split is a file, relative to ``data.root`` (without it, to the current folder) or absolute;
-    ``.jsonl`` and ``.jsonl.gz`` may be left out. Several files are joined by ``+``, unless there is
-    one file of that name. A row with the text column is raw text, every other row needs question
-    and answer.
+    the end of its name (``.jsonl``, ``.csv``, ``.parquet``, ... of ``formats``) may be left out.
+    Several files are joined by ``+``, unless there is one file of that name. A row with the text
+    column is raw text, one with the messages column a chat, every other row needs question and
+    answer.
 
     Args:
         source: Where the files are, and how many rows to keep of each.
         forget_split: File of the forget set, or several.
         retain_split: File of the retain set, or several.
         columns: Names of the columns.
+        which_turns: Of chats, whether the assistant's last turn or all of them are labelled; in an
+            evaluation set each labelled turn is a row.
         max_new_tokens: Greedy tokens after each question of an evaluation set; raw text gets
             none.
     """
@@ -36,6 +40,7 @@ class JSONL:
     forget_split: str
     retain_split: str
     columns: Columns = field(default_factory=Columns)
+    which_turns: WhichTurns = "last"
     max_new_tokens: int = 200
 
     name: ClassVar[str] = "jsonl"
@@ -92,7 +97,8 @@ class JSONL:
         }
 
     def _eval_set(self, name: str, split: str) -> EvalSet:
-        examples = tuple(self.examples(split, f"data.{name}_split"))
+        read = self.examples(split, f"data.{name}_split")
+        examples = tuple(turn for example in read for turn in turn_by_turn(example))
         asked = {example.question is not None for example in examples}
         if len(asked) > 1:
             raise InputError(
@@ -104,16 +110,27 @@ class JSONL:
     def _read(self, row: Mapping[str, Any], where: str) -> Example:
         text, question, answer = self.columns.text, self.columns.question, self.columns.answer
         pair = [key for key in (question, answer) if row.get(key) is not None]
+        if row.get(self.columns.messages) is not None:
+            others = [key for key in (*pair, text) if row.get(key) is not None]
+            if others:
+                raise self._unclear(where, self.columns.messages, others[0])
+            return read_chat(row, where, self.columns, self.which_turns)
         if row.get(text) is None:
             if not pair:
                 raise InputError(
-                    f"{where}: neither {text!r} nor {question!r} and {answer!r}; its columns are "
+                    f"{where}: neither {text!r} nor {question!r} and {answer!r}, nor "
+                    f"{self.columns.messages!r}; its columns are "
                     f"{', '.join(row) or 'none'}. Name the right ones in data.columns."
                 )
             return read_row(row, where, columns=self.columns)
         if pair:
-            raise InputError(
-                f"{where}: both {text!r} and {pair[0]!r}, so it is unclear which to learn from; "
-                "name an unused column in data.columns.text, or drop one of them."
-            )
+            raise self._unclear(where, text, pair[0])
         return Example(where, text_of(row, text, where))
+
+    def _unclear(self, where: str, one: str, other: str) -> InputError:
+        """Say that a row has columns of two kinds."""
+        field = "messages" if one == self.columns.messages else "text"
+        return InputError(
+            f"{where}: both {one!r} and {other!r}, so it is unclear which to learn from; "
+            f"name an unused column in data.columns.{field}, or drop one of them."
+        )

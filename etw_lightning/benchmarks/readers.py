@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from etw_lightning.benchmarks import Benchmark
 from etw_lightning.benchmarks.choice import Choice, ChoicePrompt
@@ -11,7 +11,7 @@ from etw_lightning.benchmarks.jsonl import JSONL
 from etw_lightning.benchmarks.muse import MUSE
 from etw_lightning.benchmarks.quickstart_reader import Quickstart
 from etw_lightning.benchmarks.source import Source
-from etw_lightning.benchmarks.tofu import TOFU, Columns
+from etw_lightning.benchmarks.tofu import TOFU
 
 __all__ = ["BenchmarkName", "make_reader"]
 
@@ -22,7 +22,7 @@ def make_reader(
     name: BenchmarkName,
     source: Source,
     splits: Mapping[str, str],
-    columns: Columns,
+    own: Mapping[str, Any],
     choice_prompt: ChoicePrompt,
     max_new_tokens: int,
 ) -> Benchmark:
@@ -33,7 +33,7 @@ def make_reader(
         source: Where its rows are.
         splits: ``forget_split`` and ``retain_split`` as far as the user gave them; both of
             ``jsonl``.
-        columns: Columns of ``jsonl``.
+        own: Further arguments of ``JSONL``: ``columns`` and ``which_turns``.
         choice_prompt: Prompts of ``choice``.
         max_new_tokens: Greedy tokens after a question of ``tofu``, ``quickstart`` and ``jsonl``.
 
@@ -47,5 +47,6 @@ def make_reader(
     if name == "choice":
         return Choice(source, prompt=choice_prompt, **splits)
     if name == "jsonl":
-        return JSONL(source, columns=columns, max_new_tokens=max_new_tokens, **splits)
+        own = {**own, **splits}
+        return JSONL(source, max_new_tokens=max_new_tokens, **own)
     return MUSE(source, corpus="news" if name == "muse_news" else "books", **splits)

@@ -72,6 +72,7 @@ class Columns:
         perturbed_answer: A list of wrong answers; may be missing.
         alternative_answer: A second, wanted answer, for objectives that prefer one to the other;
             may be missing.
+        messages: A chat as a list of ``{role, content}``, for rows without question and answer.
     """
 
     question: str = "question"
@@ -81,6 +82,7 @@ class Columns:
     paraphrased_answer: str = "paraphrased_answer"
     perturbed_answer: str = "perturbed_answer"
     alternative_answer: str = "alternative_answer"
+    messages: str = "messages"
 
 
 def read_row(

@@ -58,9 +58,10 @@ class Encoder:
 
     Labels cover what the model is to say after the prompt, and nothing else: the answer, the token
     that ends it and, where a template begins an answer with more than its prompt for one ends in,
-    that too. They are found in the rendered text by character offsets, so that a token which
-    straddles the border of prompt and answer is counted once, whatever the tokenizer does with
-    spaces. Raw texts, and what continues a verbatim prompt, have no token that ends them.
+    that too; of a chat whose turns are all labelled, the same of each turn of the assistant. They
+    are found in the rendered text by character offsets, so that a token which straddles the border
+    of prompt and answer is counted once, whatever the tokenizer does with spaces. Raw
+    texts, and what continues a verbatim prompt, have no token that ends them.
 
     Args:
         tokenizer: A fast Hugging Face tokenizer (one that gives offsets).
@@ -304,8 +305,9 @@ class Encoder:
             verbose=False,
         )
         ids, offsets = list(encoded["input_ids"]), list(encoded["offset_mapping"])
+        spans = (*shown.earlier, (shown.start, shown.stop))
         labels = [
-            token if left < shown.stop and right > shown.start else IGNORE_INDEX
+            token if any(left < stop and right > start for start, stop in spans) else IGNORE_INDEX
             for token, (left, right) in zip(ids, offsets, strict=True)
         ]
         if self._lacks_end(example, shown.text[: shown.stop], ids):

@@ -84,6 +84,12 @@ def _joined(examples: Sequence[Example], spans: _Spans) -> list[tuple[int, int]]
 def _marked_spans(examples: Sequence[Example], marker: Marker, annotations: str | None) -> _Spans:
     """Return the marked characters of each answer."""
     answers = [example.answer for example in examples]
+    chat = next((example for example in examples if example.labels_turns), None)
+    if chat is not None:
+        raise InputError(
+            f"data.which_turns is 'all', but words are marked in the last turn of row {chat.id} "
+            "alone, so that no word of the others would count; set it to 'last'."
+        )
     if marker is not None:
         kind, model = marker
         return spacy_spans(answers, cast(Kind, kind), model)

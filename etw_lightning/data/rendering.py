@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from jinja2 import TemplateError
 
-from etw_lightning.schema import Example, InputError
+from etw_lightning.schema import Example, InputError, Turn
 
 __all__ = ["Rendered", "Renderer", "Template"]
 
@@ -28,6 +28,7 @@ class Rendered(NamedTuple):
         stop: One past the last.
         place: First character of the answer.
         answer: What of the answer is there; templates may strip it.
+        earlier: Characters of the labelled turns before it, first and one past the last of each.
     """
 
     text: str
@@ -35,6 +36,7 @@ class Rendered(NamedTuple):
     stop: int
     place: int
     answer: str
+    earlier: tuple[tuple[int, int], ...] = ()
 
 
 class Renderer:
@@ -81,8 +83,13 @@ class Renderer:
         if example.verbatim:
             return example.question
         if self.template == "plain":
+            if example.turns:
+                raise InputError(
+                    "data.template is 'plain', which has no form for the turns before the "
+                    f"question of row {example.id}; set it to 'chat', or take them out."
+                )
             return _PLAIN_PROMPT.format(question=example.question)
-        return self._fill(example.question, None)
+        return self._fill(self._said(example), prompts=True)
 
     def render(self, example: Example, answer: str) -> Rendered:
         """Return the whole text, and which of it is to be labelled."""
@@ -92,7 +99,8 @@ class Renderer:
             start = len(prompt) + (not is_joined)
             text = prompt + " " * (not is_joined) + answer
             return Rendered(text, start, len(text), start, answer)
-        text = self._fill(example.question, answer)
+        said = [*self._said(example), Turn("assistant", answer)]
+        text = self._fill(said)
         # Templates may strip the answer; they never change what is inside it.
         place, shown = text.find(answer, len(prompt)), answer
         if place < 0:
@@ -103,13 +111,61 @@ class Renderer:
                 f"The chat template of {self.tokenizer.name_or_path!r} changes the answer of row "
                 f"{example.id}; its labels can't be placed. Set data.template to 'plain'."
             )
+        earlier = self._earlier(example, said, text) if example.labels_turns else ()
+        if example.turns and not text.startswith(prompt):
+            raise self._changes(example, len(said) - 1)
         start = len(prompt) if text.startswith(prompt) else place
         if self.second_end_token:
-            return Rendered(text, start, len(text), place, shown)
+            return Rendered(text, start, len(text), place, shown, earlier)
         stop = self._end_of_turn(text, place + len(shown))
         # A template without an end token: ours follows the answer, not the template's tail.
         text = text if self.ends_a_turn(text[:stop]) else text[:stop]
-        return Rendered(text, start, stop, place, shown)
+        return Rendered(text, start, stop, place, shown, earlier)
+
+    def _earlier(
+        self, example: Example, said: Sequence[Turn], text: str
+    ) -> tuple[tuple[int, int], ...]:
+        """Return the characters of the assistant's turns before the last, each with its end.
+
+        Each is what a model would have to say there: it begins where the prompt of the turns before
+        it ends, and the text goes on as the one that ends with it.
+        """
+        spans = []
+        for place, turn in enumerate(said[:-1]):
+            if turn.role != "assistant":
+                continue
+            prompt = self._fill(said[:place], prompts=True)
+            done = self._fill(said[: place + 1])
+            first = done.find(turn.text.strip(), len(prompt))
+            if first < 0 or not done.startswith(prompt):
+                raise self._changes(example, place)
+            stop = self._end_of_turn(done, first + len(turn.text.strip()))
+            if not self.ends_a_turn(done[:stop]):
+                raise InputError(
+                    f"The chat template of {self.tokenizer.name_or_path!r} puts no special token "
+                    "behind an assistant's turn, so that earlier ones can't be taught to end; set "
+                    "data.which_turns to 'last'."
+                )
+            if not text.startswith(done[:stop]):
+                raise self._changes(example, place)
+            spans.append((len(prompt), stop))
+        return tuple(spans)
+
+    def _changes(self, example: Example, place: int) -> InputError:
+        """Say that a template shows a turn otherwise once more is said.
+
+        Args:
+            example: The row.
+            place: Of the assistant's turn among all that are shown.
+        """
+        own = place - (len(self._said(example)) - len(example.turns) - 1)
+        way = ", or data.which_turns to 'last'" if example.labels_turns else ""
+        return InputError(
+            f"The chat template of {self.tokenizer.name_or_path!r} shows message {own} of row "
+            f"{example.id}, or what comes before it, in another way once more is said: what would "
+            "be learnt is not what is asked. Set data.template_kwargs so that it does not"
+            f"{way}."
+        )
 
     def _end_of_turn(self, text: str, stop: int) -> int:
         """Return where the special token ends that closes the answer; ``stop`` if none does."""
@@ -124,19 +180,22 @@ class Renderer:
         """Tell whether the labelled text ends in a special token."""
         return labelled.endswith(self.special_tokens)
 
-    def _fill(self, question: str, answer: str | None) -> str:
-        """Fill the chat template; without an answer, up to where the answer begins."""
-        messages = [{"role": "user", "content": question}]
-        if self.system_prompt is not None:
-            messages.insert(0, {"role": "system", "content": self.system_prompt})
-        if answer is not None:
-            messages.append({"role": "assistant", "content": answer})
+    def _said(self, example: Example) -> list[Turn]:
+        """Return the turns up to the question; a row's own system turn takes the place of ours."""
+        turns = [*example.turns, Turn("user", example.question or "")]
+        if self.system_prompt is not None and turns[0].role != "system":
+            turns.insert(0, Turn("system", self.system_prompt))
+        return turns
+
+    def _fill(self, turns: Sequence[Turn], *, prompts: bool = False) -> str:
+        """Fill the chat template; ``prompts`` goes on to where an answer begins."""
+        messages = [{"role": turn.role, "content": turn.text} for turn in turns]
         try:
             return str(
                 self.tokenizer.apply_chat_template(
                     messages,
                     tokenize=False,
-                    add_generation_prompt=answer is None,
+                    add_generation_prompt=prompts,
                     **self.template_kwargs,
                 )
             )

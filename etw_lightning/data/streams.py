@@ -158,6 +158,12 @@ def second_answers(
             f"Row {raw.id} is raw text, which has no question to give a second answer to, as "
             "model.forget needs; use rows with questions, or another model.forget."
         )
+    chat = next((example for example in examples if example.labels_turns), None)
+    if chat is not None:
+        raise InputError(
+            f"data.which_turns is 'all', but model.forget needs a second answer to row {chat.id}, "
+            "which is there for the last turn alone; set it to 'last'."
+        )
     if settings.alternative == "refusal":
         given = REFUSALS if settings.refusals is None else read_refusals(settings.refusals)
         answers = [pick_refusal(given, settings.seed or 0, place) for place in range(len(examples))]
@@ -213,10 +219,15 @@ def _encode(examples: list[Example], encoder: Encoder, key: str, split: str) -> 
     return rows
 
 
+def _said(example: Example) -> tuple[object, ...]:
+    """Return all that a row says."""
+    return example.turns, example.question, example.answer
+
+
 def _warn_of_overlap(forget: Sequence[Example], retain: Sequence[Example]) -> None:
     """Say so if the same text is to be forgotten and to be kept."""
-    kept = {(example.question, example.answer) for example in retain}
-    shared = sum((example.question, example.answer) in kept for example in forget)
+    kept = {_said(example) for example in retain}
+    shared = sum(_said(example) in kept for example in forget)
     if shared:
         warn_first(
             f"{shared} of {len(forget)} forget rows also stand in data.retain_split: "

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from etw_lightning.benchmarks import Benchmark
 from etw_lightning.benchmarks.annotations import match_annotations
+from etw_lightning.benchmarks.chat import WhichTurns
 from etw_lightning.benchmarks.choice import Choice, ChoicePrompt
 from etw_lightning.benchmarks.quickstart_annotations import annotations_of
 from etw_lightning.benchmarks.readers import BenchmarkName, make_reader
@@ -62,6 +63,7 @@ class UnlearningDataModule(LightningDataModule):
             only says what is scored as the forget set.
         rows: Keep only the first rows of a split: ``{forget10: 100}``.
         columns: Column names of the user's own files.
+        which_turns: Of own rows of chat: label the assistant's ``last`` turn, or ``all`` of them.
         choice_prompt: How the questions of ``choice`` are put to the model.
         template: How questions are put to the model.
         system_prompt: System turn of the chat template; null sends none.
@@ -100,6 +102,7 @@ class UnlearningDataModule(LightningDataModule):
         split: str | None = None,
         rows: dict[str, PositiveInt] | None = None,
         columns: Columns = Columns(),
+        which_turns: WhichTurns = "last",
         choice_prompt: ChoicePrompt = ChoicePrompt(),
         template: Template = "chat",
         system_prompt: str | None = None,
@@ -124,7 +127,7 @@ class UnlearningDataModule(LightningDataModule):
         self.benchmark_name, self.root, self.hub = benchmark, root, hub
         self.forget_split, self.retain_split, self.split = forget_split, retain_split, split
         self.limits, self.columns = dict(rows or {}), columns
-        self.choice_prompt = choice_prompt
+        self.choice_prompt, self.which_turns = choice_prompt, which_turns
         self.template, self.system_prompt = template, system_prompt
         self.template_kwargs, self.max_length = template_kwargs, max_length
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
@@ -348,7 +351,8 @@ class UnlearningDataModule(LightningDataModule):
         if self.benchmark_name == "jsonl":
             splits = {key: name or self.split or "" for key, name in splits.items()}
         given = {key: name for key, name in splits.items() if name is not None}
-        how = (self.columns, self.choice_prompt, self.max_new_tokens)
+        own = {"columns": self.columns, "which_turns": self.which_turns}
+        how = (own, self.choice_prompt, self.max_new_tokens)
         return make_reader(self.benchmark_name, source, given, *how)
 
     def setup(self, stage: str) -> None:

@@ -90,8 +90,8 @@ def test_errors_name_row_and_columns(root):
     write(root / "mixed.jsonl", [*QA, *TEXT])
     reader = JSONL(Source(root=root), "mixed", "retain")
     assert message(reader.examples, "odd", "k") == (
-        "odd/3: neither 'text' nor 'question' and 'answer'; its columns are input, output. "
-        "Name the right ones in data.columns."
+        "odd/3: neither 'text' nor 'question' and 'answer', nor 'messages'; its columns are input, "
+        "output. Name the right ones in data.columns."
     )
     assert message(reader.examples, "both", "k").startswith("both/0: both 'text' and 'question'")
     assert message(reader.examples, "half", "k").startswith("half/0: no column 'question'")
