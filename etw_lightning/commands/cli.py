@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import re
 import signal
 import sys
@@ -46,6 +47,7 @@ from etw_lightning.runs.folder import (
     is_of_fit,
     run_folder,
 )
+from etw_lightning.runs.launched import is_lost_peer, is_torchrun, launched_settings
 from etw_lightning.runs.preemption import Preempted, StopSignals
 from etw_lightning.runs.resume import (
     check_processes,
@@ -149,6 +151,7 @@ class UnlearningCLI(FitCommand, EvaluateCommand, CheckCommand):
         if SLURMEnvironment.detect() and not config.trainer.plugins:
             # Its own handler would save inside a signal handler.
             settings["plugins"] = [SLURMEnvironment(auto_requeue=False)]
+        settings |= launched_settings(config.trainer.devices, config.trainer.num_nodes)
         self.resumed: Saved | None = None
         if self.subcommand == "fit":
             self._find_checkpoint()
@@ -303,6 +306,9 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=".*Checkpoint directory.*exists and is not empty.*")
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    if is_torchrun() or "SLURM_JOB_ID" not in os.environ:
+        # Said on every machine that has Slurm, though nobody has asked for a job.
+        warnings.filterwarnings("ignore", message="The `srun` command is available.*")
     # DeepSpeed, where it is installed, tells everybody without a GPU that there is none.
     logging.getLogger("DeepSpeed").addFilter(
         lambda record: "Setting accelerator to CPU" not in record.getMessage()
@@ -371,6 +377,11 @@ def main(args: list[str] | None = None) -> int:
         if end.name and is_first_process():
             sys.stderr.write(f"stopped by {end.name}; {_WHAT_IS_KEPT}\n")
         raise
+    except RuntimeError as error:
+        if not is_lost_peer(error):
+            raise
+        sys.stderr.write(f"error: another process of this run has ended; {_WHAT_IS_KEPT}\n")
+        return 1
     finally:
         while UnlearningCLI.held:
             UnlearningCLI.held.pop().release()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from etw_lightning.files.places import check_links
+from etw_lightning.runs.launched import agreed_name
 from etw_lightning.schema import InputError
 
 __all__ = ["UNREADABLE", "check_run", "finished_command", "is_of_fit", "remove_run", "run_folder"]
@@ -47,9 +48,16 @@ def run_folder(
     first = next((str(file) for file in config_files or ()), "run")
     parent = Path("runs") / Path(first).stem
     if _STAMP not in os.environ:
-        _refuse_strangers()
         found = unfinished(parent) if unfinished is not None else None
-        os.environ[_STAMP] = found.name if found else _new_name(parent, prefix)
+        name = found.name if found else _new_name(parent, prefix)
+        if _are_strangers():
+            name = agreed_name(name) or ""
+        if not name:
+            raise InputError(
+                "output_dir must be given where srun starts the processes, or torchrun without a "
+                "store: each would name a folder of its own. Give --output_dir DIR."
+            )
+        os.environ[_STAMP] = name
         return parent / os.environ[_STAMP]
     return parent / f"{prefix}{os.environ[_STAMP].removeprefix(prefix)}"
 
@@ -67,14 +75,12 @@ _STAMP = "ETW_RUN_STAMP"
 _WORLDS = {"RANK": "WORLD_SIZE", "SLURM_PROCID": "SLURM_NTASKS"}
 
 
-def _refuse_strangers() -> None:
-    """Refuse processes that another program has started and that must agree on a name."""
-    for rank, world in _WORLDS.items():
-        if rank in os.environ and int(os.environ.get(world) or 1) > 1:
-            raise InputError(
-                "output_dir must be given where torchrun or srun starts the processes: each would "
-                "name a folder of its own. Give --output_dir DIR."
-            )
+def _are_strangers() -> bool:
+    """Whether another program has started several processes, which must agree on a name."""
+    return any(
+        rank in os.environ and int(os.environ.get(world) or 1) > 1
+        for rank, world in _WORLDS.items()
+    )
 
 
 #: Settings of the trainer by which an evaluation set could be scored in part: what they may be.

@@ -433,7 +433,7 @@ def test_processes_of_another_launcher_need_a_folder(words, tmp_path, monkeypatc
     monkeypatch.setenv("WORLD_SIZE", "2")
     log = tmp_path / "log"
     assert run_forked(words, log=log) == 2
-    assert "output_dir must be given where torchrun or srun" in log.read_text()
+    assert "output_dir must be given where srun" in log.read_text()
 
 
 def test_the_last_and_the_best_are_kept(run):

@@ -89,6 +89,10 @@ def test_two_processes_go_on_bit_for_bit(words, name, tmp_path):
         statuses = run_processes(command, 2, fault, log)
         assert statuses[1] == status, log.read_text()
         assert statuses[0] == (143 if status == 143 else 1), log.read_text()
+        if status == -9:
+            said = log.read_text()
+            assert said.count("error: another process of this run has ended") == 1, said
+            assert "Traceback" not in said
         states = sorted((folder / "checkpoints").glob("step-*/state.ckpt"))
         assert states
         assert all(state.is_dir() == is_sharded for state in states)
