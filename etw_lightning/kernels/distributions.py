@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from etw_lightning.kernels.logits import LogitTransform
 
 __all__ = ["Distributions", "GivenDistributions", "HeadDistributions", "TopLogps"]
 
@@ -118,28 +120,31 @@ class HeadDistributions(Distributions):
         weight: Output embedding, ``(V, D)``.
         bias: Output bias, ``(V,)``.
         chunk_size: Positions at a time, >= 1. Changes memory, not values.
+        transform: What the model makes of the logits; V is what it keeps of the vocabulary.
     """
 
     hidden: Tensor
     weight: Tensor
     bias: Tensor | None = None
     chunk_size: int = 256
+    transform: LogitTransform | None = None
 
     def __len__(self) -> int:
         return len(self.hidden)
 
     def __getitem__(self, part: slice) -> HeadDistributions:
-        return HeadDistributions(self.hidden[part], self.weight, self.bias, self.chunk_size)
+        return replace(self, hidden=self.hidden[part])
 
     def log_probs(self) -> Tensor:
         """Return all of them at once, nats, ``(N, V)``."""
-        return _log_probs(self.hidden, self.weight, self.bias)
+        return _log_probs(self.hidden, self.weight, self.bias, self.transform)
 
     def map(self, function: Callable[..., Tensor], *others: Any) -> Tensor:
         """Return what a function makes of each position, ``(N,)``, in chunks."""
 
         def run(hidden: Tensor, weight: Tensor, bias: Tensor | None, *parts: Any) -> Tensor:
-            return function(_log_probs(hidden, weight, bias), *(_fixed(part) for part in parts))
+            logps = _log_probs(hidden, weight, bias, self.transform)
+            return function(logps, *(_fixed(part) for part in parts))
 
         found = []
         # One chunk without rows for no rows: the result stays part of the graph.
@@ -155,9 +160,14 @@ def _fixed(other: Any) -> Any:
     return TopLogps(other.log_probs()) if isinstance(other, Distributions) else other
 
 
-def _log_probs(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _log_probs(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, transform: LogitTransform | None
+) -> Tensor:
     """Return log-probabilities of the whole vocabulary, as precise as the fused head's."""
     dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    if transform is not None:
+        weight, bias = transform.cut(weight, bias)
     with torch.autocast(hidden.device.type, enabled=False):
         wide = None if bias is None else bias.to(dtype)
-        return nn.functional.linear(hidden.to(dtype), weight.to(dtype), wide).log_softmax(-1)
+        logits = nn.functional.linear(hidden.to(dtype), weight.to(dtype), wide)
+        return (logits if transform is None else transform.change(logits)).log_softmax(-1)

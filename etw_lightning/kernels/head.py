@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from etw_lightning.kernels.logits import LogitTransform
+
 __all__ = [
     "LinearScores",
     "LinearStatistics",
@@ -51,6 +53,7 @@ def plain_linear_scores(
     labels: Tensor,
     bias: Tensor | None = None,
     temperature: float = 1.0,
+    transform: LogitTransform | None = None,
 ) -> LinearScores:
     """Do what ``linear_scores`` does with the full logits in memory: its test oracle.
 
@@ -60,6 +63,8 @@ def plain_linear_scores(
     logits = hidden.to(dtype) @ weight.to(dtype).T
     if bias is not None:
         logits = logits + bias.to(dtype)
+    if transform is not None:
+        logits = transform.change(logits[:, : transform.size])
     logps = logits.log_softmax(-1).gather(-1, labels[:, None])[:, 0]
     tempered = (logits.detach() / temperature).log_softmax(-1)
     return LinearScores(logps, -(tempered.exp() * tempered).sum(-1))
@@ -74,6 +79,7 @@ def linear_scores(
     temperature: float = 1.0,
     chunk_size: int = 256,
     entropy: bool = True,
+    transform: LogitTransform | None = None,
 ) -> LinearScores:
     """Score labels under ``softmax(hidden @ weight.T + bias)`` in chunks of positions.
 
@@ -90,6 +96,8 @@ def linear_scores(
         temperature: Divides the logits for the entropy only, > 0.
         chunk_size: Positions at a time, >= 1. Changes memory, not values.
         entropy: Also compute entropies.
+        transform: What the model makes of the logits; labels must lie in what it keeps of the
+            vocabulary. A soft cap takes one more chunk of logits in the backward pass.
 
     Returns:
         ``LinearScores`` with ``(N,)`` log-probabilities and entropies (None if not asked for).
@@ -102,8 +110,10 @@ def linear_scores(
         >>> scores.logps.item() == -scores.entropies.item()  # uniform over four tokens
         True
     """
+    if transform is not None:
+        weight, bias = transform.cut(weight, bias)
     logps, entropies = _LinearScores.apply(
-        hidden, weight, bias, labels, temperature, chunk_size, entropy
+        hidden, weight, bias, labels, temperature, chunk_size, entropy, transform
     )
     return LinearScores(logps, entropies if entropy else None)
 
@@ -116,6 +126,7 @@ def linear_statistics(
     bias: Tensor | None = None,
     *,
     chunk_size: int = 256,
+    transform: LogitTransform | None = None,
 ) -> LinearStatistics:
     """Describe the predictions ``softmax(hidden @ weight.T + bias)`` in chunks of positions.
 
@@ -128,6 +139,7 @@ def linear_statistics(
         labels: Token ids in ``[0, V)``, ``(N,)``.
         bias: Output bias, ``(V,)``.
         chunk_size: Positions at a time, >= 1. Changes memory, not values.
+        transform: As for ``linear_scores``.
 
     Example:
         >>> head = torch.tensor([[0.0], [1.0]])
@@ -138,12 +150,16 @@ def linear_statistics(
         tensor([False])
     """
     dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    if transform is not None:
+        weight, bias = transform.cut(weight, bias)
     found: list[tuple[Tensor, ...]] = []
     with torch.autocast(hidden.device.type, enabled=False):
         wide = weight if hidden.is_cuda and hidden.dtype == weight.dtype else weight.to(dtype)
         for start in range(0, len(labels), chunk_size):
             part = slice(start, start + chunk_size)
             logits = _float_logits(hidden[part], wide, bias, dtype)
+            if transform is not None:
+                transform.change_(logits)
             found.append(_describe_in_place(logits, labels[part]))
     if not found:
         empty = hidden.new_empty(0, dtype=dtype)
@@ -193,12 +209,13 @@ class _LinearScores(torch.autograd.Function):
         temperature: float,
         chunk_size: int,
         entropy: bool,
+        transform: LogitTransform | None,
     ) -> tuple[Tensor, Tensor]:
         device = hidden.device.type
         dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         autocast = torch.is_autocast_enabled(device)
         ctx.product_dtype = torch.get_autocast_dtype(device) if autocast else hidden.dtype
-        ctx.chunk_size, ctx.dtype = chunk_size, dtype
+        ctx.chunk_size, ctx.dtype, ctx.transform = chunk_size, dtype, transform
         logps = torch.empty(len(labels), dtype=dtype, device=hidden.device)
         normalizers = torch.empty_like(logps)
         entropies = torch.empty_like(logps) if entropy else logps.new_empty(0)
@@ -207,6 +224,8 @@ class _LinearScores(torch.autograd.Function):
             for start in range(0, len(labels), chunk_size):
                 part = slice(start, start + chunk_size)
                 logits = _float_logits(hidden[part], wide, bias, dtype)
+                if transform is not None:
+                    transform.change_(logits)
                 normalizers[part] = logits.logsumexp(-1)
                 picked = logits.gather(-1, labels[part, None])[:, 0]
                 logps[part] = picked - normalizers[part]
@@ -231,9 +250,14 @@ class _LinearScores(torch.autograd.Function):
             for start in range(0, len(labels), ctx.chunk_size):
                 part = slice(start, start + ctx.chunk_size)
                 logits = _float_logits(hidden[part], wide, bias, dtype)
+                own_slope: Tensor | float = 1.0
+                if ctx.transform is not None:
+                    own_slope = ctx.transform.slope(ctx.transform.change_(logits))
                 # d logp / d logits = onehot(label) - softmax, times the incoming gradient.
                 slope = logits.sub_(normalizers[part, None]).exp_().mul_(-grad[part, None])
                 slope.scatter_add_(-1, labels[part, None], grad[part, None].to(dtype))
+                if ctx.transform is not None:
+                    slope.mul_(own_slope)
                 product = slope.to(low)
                 if grad_hidden is not None:
                     grad_hidden[part] = (product @ narrow).to(hidden.dtype)
@@ -245,6 +269,7 @@ class _LinearScores(torch.autograd.Function):
             grad_hidden,
             None if grad_weight is None else grad_weight.to(weight.dtype),
             None if grad_bias is None else grad_bias.to(bias.dtype),
+            None,
             None,
             None,
             None,
