@@ -17,6 +17,7 @@ from etw_lightning.memory.check_memory import asked_layout
 from etw_lightning.memory.outline import TraceError
 from etw_lightning.memory.run_needs import RunShape, Sizes, run_outline
 from etw_lightning.memory.table import in_gib
+from etw_lightning.models.head_probe import vocabulary_size
 from etw_lightning.models.label_scorer import LabelScorer
 from etw_lightning.models.optimizers import make_optimizer
 from etw_lightning.schema import InputError
@@ -167,7 +168,7 @@ def describe_input(data: UnlearningDataModule, config: Any) -> list[str]:
     trained = [f"{name} {len(found)} rows" for name, found in lengths.items()]
     longest = max(itertools.chain.from_iterable(lengths.values()), default=0)
     scored = [f"{name} {len(one.examples)} rows" for name, one in data.eval_sets.items()]
-    size = config.get_text_config().vocab_size
+    size = vocabulary_size(config)
     lines = [f"data: {', '.join(trained)}; the longest has {longest} tokens"] if trained else []
     lines += [f"scored: {', '.join(scored)}"] if scored else []
     return [

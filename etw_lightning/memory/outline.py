@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from etw_lightning.kernels.logits import LogitTransform
+from etw_lightning.models.decoder import find_layers
+from etw_lightning.models.head_probe import configured_transforms, vocabulary_size
 from etw_lightning.schema import InputError
 
 __all__ = ["Outline", "TraceError", "build_outline", "bytes_of"]
@@ -53,13 +57,24 @@ class Outline:
     @property
     def layer_sizes(self) -> list[int]:
         """Bytes of each decoder layer's weights."""
-        count = self.lm.config.get_text_config().num_hidden_layers
-        stacks = (
-            part
-            for part in self.lm.base_model.modules()
-            if isinstance(part, nn.ModuleList) and len(part) == count
-        )
-        return [sum(map(bytes_of, layer.parameters())) for layer in next(stacks)]
+        layers = find_layers(self.lm)
+        if layers is None:
+            raise TraceError(f"the decoder layers of {type(self.lm).__name__} can't be found")
+        return [sum(map(bytes_of, layer.parameters())) for layer in layers]
+
+    @property
+    def transform(self) -> LogitTransform | None:
+        """What the model may make of its output head's logits at most.
+
+        Without numbers it can't be tried; what takes memory is a soft cap and a cut vocabulary.
+        """
+        config = self.lm.config.get_text_config()
+        caps = [one for one in configured_transforms(config) if one is not None and one.cap]
+        size = vocabulary_size(config)
+        cut = size if size < len(self.head) else None
+        if not caps and cut is None:
+            return None
+        return replace(caps[0] if caps else LogitTransform(), size=cut)
 
 
 def build_outline(

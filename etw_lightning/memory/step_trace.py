@@ -25,6 +25,7 @@ from torch.utils._pytree import tree_leaves
 from etw_lightning.kernels.distributions import HeadDistributions
 from etw_lightning.kernels.head import linear_scores, linear_statistics
 from etw_lightning.memory.outline import Outline, TraceError, bytes_of
+from etw_lightning.models.decoder import body_of
 
 __all__ = [
     "Moment",
@@ -118,7 +119,13 @@ def trace_evaluation(outline: Outline, shape: StepShape) -> int:
         hidden = _run_body(outline, shape)
         count.phase = "head"
         labels = torch.zeros(shape.labels, dtype=torch.long)
-        linear_statistics(hidden, outline.head, labels, chunk_size=shape.chunk_size)
+        linear_statistics(
+            hidden,
+            outline.head,
+            labels,
+            chunk_size=shape.chunk_size,
+            transform=outline.transform,
+        )
         return max(count.peaks.values())
 
 
@@ -127,7 +134,7 @@ def _run_body(outline: Outline, shape: StepShape) -> Tensor:
     ids = torch.zeros(shape.rows, shape.tokens, dtype=torch.long)
     # Rows of unequal length, so that there is padding to be masked.
     visible = torch.ones(shape.rows, shape.tokens, dtype=torch.long)
-    out = outline.lm.base_model(input_ids=ids, attention_mask=visible, use_cache=False)
+    out = body_of(outline.lm)(input_ids=ids, attention_mask=visible, use_cache=False)
     places = torch.zeros(shape.labels, dtype=torch.long)
     hidden: Tensor = out.last_hidden_state[:, :-1][places, places]
     return hidden
@@ -146,9 +153,12 @@ def _score(outline: Outline, hidden: Tensor, shape: StepShape) -> Tensor:
     labels = torch.zeros(shape.labels, dtype=torch.long)
     head = outline.lm.get_output_embeddings()
     bias = getattr(head, "bias", None)
-    scores = linear_scores(hidden, head.weight, labels, bias, chunk_size=shape.chunk_size).logps
+    transform, size = outline.transform, shape.chunk_size
+    scores = linear_scores(
+        hidden, head.weight, labels, bias, chunk_size=size, transform=transform
+    ).logps
     if shape.reads_distributions:
-        every = HeadDistributions(hidden, head.weight, bias, shape.chunk_size)
+        every = HeadDistributions(hidden, head.weight, bias, size, transform)
         scores = scores + every.map(_negative_entropy)
     return scores
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from etw_lightning.models.adapter_settings import MERGEABLE, REFUSALS, make_config, refused
+from etw_lightning.models.decoder import body_of
 from etw_lightning.schema import InputError
 
 __all__ = ["MERGEABLE", "Adapter", "add_adapter", "wrap_model"]
@@ -224,6 +225,6 @@ def _says(lm: Any) -> Tensor:
     was_training = lm.training
     weight = lm.get_input_embeddings().weight
     ids = (torch.arange(8, device=weight.device) * 7919 % weight.shape[0])[None]
-    hidden: Tensor = lm.eval().base_model(input_ids=ids, use_cache=False).last_hidden_state
+    hidden: Tensor = body_of(lm.eval())(input_ids=ids, use_cache=False).last_hidden_state
     lm.train(was_training)
     return hidden

@@ -59,7 +59,9 @@ def export_model(
     if adapter is not None:
         _check_merge(text_logits(lm), logits, lm, adapter, draft)
     if said is not None:
-        copied = text_logps(LabelScorer(reloaded), logits.device)
+        scorer = LabelScorer(reloaded)
+        scorer.check_head()
+        copied = text_logps(scorer, logits.device)
         said = said.to(logits.device)
         error = (copied - said).norm()
         _require(bool(error <= _rounding(lm) * said.norm()), said, copied, draft)

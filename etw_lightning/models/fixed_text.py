@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from etw_lightning.models.head_probe import vocabulary_size
 from etw_lightning.models.label_scorer import LabelScorer
 
 __all__ = ["text_logits", "text_logps"]
@@ -14,7 +15,7 @@ __all__ = ["text_logits", "text_logps"]
 
 def _ids(lm: Any, device: torch.device) -> Tensor:
     """Return the ids of the text, 32 tokens, ``(1, 32)``."""
-    size = lm.config.get_text_config().vocab_size
+    size = vocabulary_size(lm.config)
     return (torch.arange(32, device=device) * 7919 % size)[None]
 
 

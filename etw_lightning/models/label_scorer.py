@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -13,7 +12,10 @@ from torch import Tensor, nn
 
 from etw_lightning.kernels.distributions import HeadDistributions
 from etw_lightning.kernels.head import LinearStatistics, linear_scores, linear_statistics
+from etw_lightning.kernels.logits import LogitTransform
 from etw_lightning.kernels.signals import Padded, Signal, States, TokenSignals
+from etw_lightning.models.decoder import body_of, layers_of, listening
+from etw_lightning.models.head_probe import find_transform, vocabulary_size
 from etw_lightning.models.packing import PackedRows, pack_rows, prefix_tree
 from etw_lightning.models.positions import Limits, limits_of, looks_everywhere
 from etw_lightning.schema import IGNORE_INDEX, EncodedRow, InputError
@@ -30,12 +32,17 @@ class LabelScorer(nn.Module):
     Args:
         lm: A ``transformers`` causal language model.
         chunk_size: Positions at a time in the output head.
+        transform: What the model makes of its output head's logits, where that is known;
+            ``check_head`` finds it out.
     """
 
-    def __init__(self, lm: Any, chunk_size: int = 256) -> None:
+    def __init__(
+        self, lm: Any, chunk_size: int = 256, transform: LogitTransform | None = None
+    ) -> None:
         super().__init__()
         self.lm = lm
         self.chunk_size = chunk_size
+        self.transform = transform
         self._takes_trees: bool | None = None
         self._limits: Limits | None = None
 
@@ -87,8 +94,8 @@ class LabelScorer(nn.Module):
                 f"positions. Set data.max_length to at most {room}."
             )
         is_label = labels[:, 1:] != IGNORE_INDEX
-        with self._listen(layers if "states" in needs else ()) as heard:
-            out = self.lm.base_model(
+        with listening(self.lm, layers if "states" in needs else ()) as heard:
+            out = body_of(self.lm)(
                 input_ids=input_ids, attention_mask=attention_mask, use_cache=False
             )
         hidden = out.last_hidden_state[:, :-1][is_label]
@@ -101,6 +108,7 @@ class LabelScorer(nn.Module):
             temperature=temperature,
             chunk_size=self.chunk_size,
             entropy="entropies" in needs,
+            transform=self.transform,
         )
         is_token = labels != IGNORE_INDEX
         states = {layer: found[is_token] for layer, found in heard.items()}
@@ -130,39 +138,13 @@ class LabelScorer(nn.Module):
         return getattr(self.head, "bias", None)
 
     def _distributions(self, hidden: Tensor) -> HeadDistributions:
-        return HeadDistributions(hidden, self.head.weight, self.head_bias, self.chunk_size)
+        head = (self.head.weight, self.head_bias)
+        return HeadDistributions(hidden, *head, self.chunk_size, self.transform)
 
     @property
     def layer_stack(self) -> nn.ModuleList:
         """The decoder's layers, one after the other."""
-        count = self.lm.config.get_text_config().num_hidden_layers
-        stacks = (
-            module
-            for module in self.lm.base_model.modules()
-            if isinstance(module, nn.ModuleList) and len(module) == count
-        )
-        return next(stacks)
-
-    @contextmanager
-    def _listen(self, layers: Collection[int]) -> Iterator[dict[int, Tensor]]:
-        """Keep what some layers say while the context lasts, ``(B, T, D)`` each.
-
-        The model's own list of hidden states would not do: its last one is normalised.
-        """
-        heard: dict[int, Tensor] = {}
-
-        def hook(layer: int) -> Callable[[nn.Module, Any, Any], None]:
-            def keep(_module: nn.Module, _args: Any, out: Any) -> None:
-                heard[layer] = out[0] if isinstance(out, tuple) else out
-
-            return keep
-
-        handles = [self.layer_stack[n].register_forward_hook(hook(n)) for n in layers]
-        try:
-            yield heard
-        finally:
-            for handle in handles:
-                handle.remove()
+        return layers_of(self.lm)
 
     @torch.no_grad()
     def score_edges(self, rows: PackedRows, is_detailed: Tensor) -> tuple[Tensor, LinearStatistics]:
@@ -185,6 +167,7 @@ class LabelScorer(nn.Module):
             rows.labels[detailed],
             bias,
             chunk_size=self.chunk_size,
+            transform=self.transform,
         )
         scores = linear_scores(
             hidden[rows.sources[others]],
@@ -193,6 +176,7 @@ class LabelScorer(nn.Module):
             bias,
             chunk_size=self.chunk_size,
             entropy=False,
+            transform=self.transform,
         )
         logps = statistics.logps.new_empty(len(rows.labels))
         logps[detailed], logps[others] = statistics.logps, scores.logps
@@ -208,7 +192,7 @@ class LabelScorer(nn.Module):
                 hidden_value = torch.finfo(dtype).min
                 mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, hidden_value)
             extra = {"attention_mask": mask, "position_ids": rows.depths}
-        out = self.lm.base_model(input_ids=rows.input_ids, use_cache=False, **extra)
+        out = body_of(self.lm)(input_ids=rows.input_ids, use_cache=False, **extra)
         hidden: Tensor = out.last_hidden_state
         return hidden
 
@@ -233,7 +217,7 @@ class LabelScorer(nn.Module):
     @torch.no_grad()
     def scores_branches_alike(self) -> bool:
         """Compare a tree of a few tokens with its sequences one by one, in forward passes."""
-        size = self.lm.config.get_text_config().vocab_size
+        size = vocabulary_size(self.lm.config)
         texts = ((1, 2, 3, 4, 5, 6), (1, 2, 3, 7, 8), (1, 2, 9, 7, 8))
         ids = [tuple(7 * token % size for token in text) for text in texts]
         rows = [EncodedRow("", row, (IGNORE_INDEX, *row[1:])) for row in ids]
@@ -278,60 +262,22 @@ class LabelScorer(nn.Module):
         """Return a copy that is never trained: the reference model."""
         return copy.deepcopy(self).requires_grad_(False).eval()
 
-    @torch.no_grad()
     def check_head(self, key: str = "model.pretrained") -> None:
-        """Refuse a model whose logits are not just ``hidden @ weight.T + bias``.
-
-        Soft-capped or scaled logits would be scored wrongly without a word.
+        """Find out what the model makes of its output head's logits; refuse what is not known.
 
         Args:
             key: Configuration key that the error names.
 
         Raises:
-            InputError: If the model's own logits differ from the output head's.
+            InputError: If the model's own logits can't be had from its last hidden states.
         """
-        head = self.lm.get_output_embeddings()
-        # Along the longest rows of the head, so that logits reach 50 and a soft cap shows.
-        ids = head.weight.float().square().sum(-1).topk(4).indices[None]
-        hidden = head.weight[ids].float()
-        hidden = (50 * hidden / hidden.square().sum(-1, keepdim=True)).to(head.weight.dtype)
-        logits, states = self._with_last_hidden(ids, hidden)
-        is_plain = torch.allclose(head(hidden).float(), logits.float(), rtol=1e-2, atol=1e-2)
-        if not (is_plain and torch.equal(states, hidden)):
-            raise InputError(
-                f"{key}: {type(self.lm).__name__} changes its logits after the output "
-                "head (soft cap or scale), which the fused head does not do; losses would be "
-                "wrong. Such models are not supported."
-            )
-
-    def _with_last_hidden(self, ids: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits and last hidden states of a model whose body says ``hidden``."""
-        bodies = [self.lm.base_model]
-        # OPT's head reads the decoder inside the body, whose own forward is left out.
-        if self.lm.get_decoder() is not self.lm.base_model:
-            bodies.append(self.lm.get_decoder())
-        said: list[nn.Module] = []
-
-        def say_hidden(module: nn.Module, _args: Any, out: Any) -> Any:
-            said.append(module)
-            out.last_hidden_state = hidden
-            return out
-
-        for body in bodies:
-            handle = body.register_forward_hook(say_hidden)
-            logits = self.lm(input_ids=ids, use_cache=False).logits
-            is_read = bool(said)
-            states = self.lm.base_model(input_ids=ids, use_cache=False).last_hidden_state
-            handle.remove()
-            if is_read:
-                break
-        return logits, states
+        self.transform = find_transform(self.lm, key)
 
 
 def _may_take_trees(lm: Any) -> bool:
     """Tell by its configuration whether a model's attention takes any mask and any positions."""
     config = lm.config.get_text_config()
     takes_mask = bool(getattr(lm, "_supports_attention_backend", False))
-    takes_positions = "position_ids" in inspect.signature(lm.base_model.forward).parameters
+    takes_positions = "position_ids" in inspect.signature(body_of(lm).forward).parameters
     kernel = config._attn_implementation
     return looks_everywhere(lm) and takes_mask and takes_positions and kernel in ("sdpa", "eager")

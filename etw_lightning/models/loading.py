@@ -18,6 +18,7 @@ from etw_lightning.models.checkpoints import (
     checkpoint_tokenizer,
     is_checkpoint,
 )
+from etw_lightning.models.head_probe import vocabulary_size
 from etw_lightning.models.label_scorer import LabelScorer
 from etw_lightning.schema import InputError
 
@@ -121,11 +122,12 @@ def check_vocabulary(
     Raises:
         InputError: If the tokenizer's vocabulary is larger than the model's.
     """
-    if len(tokenizer) > config.get_text_config().vocab_size:
+    size = vocabulary_size(config)
+    if len(tokenizer) > size:
         raise InputError(
             f"{key} {pretrained!r}: the tokenizer has {len(tokenizer)} tokens, the "
-            f"model only {config.get_text_config().vocab_size}. Use the tokenizer the model was "
-            "trained with, or resize the model's embeddings."
+            f"model only {size}. Use the tokenizer the model was trained with, or resize the "
+            "model's embeddings."
         )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from etw_lightning.models.decoder import find_layers
 from etw_lightning.models.loading import LabelScorer
 from etw_lightning.schema import IGNORE_INDEX, InputError
 
@@ -85,15 +86,10 @@ def check_same_layers(receiver: LabelScorer, source: LabelScorer, key: str) -> N
 
 def _layers(lm: Any) -> nn.ModuleList:
     """Return a model's decoder layers, from the embedding up."""
-    count = lm.config.get_text_config().num_hidden_layers
-    lists = [
-        part
-        for part in lm.base_model.modules()
-        if isinstance(part, nn.ModuleList) and len(part) == count
-    ]
-    if lm.config.is_encoder_decoder or not lists:
+    layers = find_layers(lm)
+    if lm.config.is_encoder_decoder or layers is None:
         raise _no_layers(lm)
-    return lists[0]
+    return layers
 
 
 def _no_layers(lm: Any) -> InputError:

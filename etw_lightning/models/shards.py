@@ -58,7 +58,8 @@ def spread(
     """
     plan = _agree(None if source is None else _describe(source))
     with plain_modules(sharding):
-        scorer = LabelScorer(_without_weights(*plan["model"]), plan["chunk_size"])
+        lm = _without_weights(*plan["model"])
+        scorer = LabelScorer(lm, plan["chunk_size"], plan["transform"])
         scorer.lm.generation_config = plan["generation_config"]
         _conform(scorer, plan["weights"])
         prepare(scorer)
@@ -88,6 +89,7 @@ def _describe(source: LabelScorer) -> dict[str, Any]:
         "model": (type(lm), lm.config, lm.dtype),
         "generation_config": lm.generation_config,
         "chunk_size": source.chunk_size,
+        "transform": source.transform,
         "weights": {name: (w.shape, w.dtype) for name, w in source.named_parameters()},
     }
 
@@ -272,7 +274,8 @@ def whole_copy(scorer: LabelScorer, device: torch.device, *, keep: bool = True) 
     places: dict[str, nn.Parameter] = {}
     if keep:
         lm = scorer.lm
-        copied = LabelScorer(_without_weights(type(lm), lm.config, lm.dtype), scorer.chunk_size)
+        empty = _without_weights(type(lm), lm.config, lm.dtype)
+        copied = LabelScorer(empty, scorer.chunk_size, scorer.transform)
         copied.lm.generation_config = copy.deepcopy(lm.generation_config)
         places = dict(copied.named_parameters())
     for name, weight in whole_weights(scorer):

@@ -34,8 +34,11 @@ __all__ = ["ReferenceModel", "ReferenceValues", "Wanted", "reference_values"]
 #: Modules whose text decides the values.
 _CODE = (
     "models.checkpoints",
+    "models.decoder",
     "kernels.distributions",
     "kernels.head",
+    "models.head_probe",
+    "kernels.logits",
     "models.label_scorer",
     "models.loading",
     "training.reference_model",

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import Gemma2Config, InklingTextConfig, LlamaConfig, LlamaForCausalLM
 
 from etw_lightning.memory.outline import TraceError, build_outline
 from etw_lightning.memory.step_trace import StepShape, trace_evaluation, trace_step
@@ -63,6 +63,36 @@ def test_two_chunks_of_logits_are_alive_in_the_forward_pass():
     more = peaks(replace(SHAPE, chunk_size=124))[0] - peaks(replace(SHAPE, chunk_size=64))[0]
     # Logits and their exponentials, float32; and a few numbers a position.
     assert more == pytest.approx(2 * 4 * 3000 * 60, rel=0.02)
+
+
+def gemma(cap):
+    sizes = {"head_dim": 16, "sliding_window": 8, "final_logit_softcapping": cap}
+    given = {name: getattr(CONFIG, name) for name in ("vocab_size", "hidden_size")}
+    return Gemma2Config(
+        **given, **sizes, num_hidden_layers=1, intermediate_size=64, num_attention_heads=4
+    )
+
+
+def test_a_soft_cap_takes_a_chunk_more_in_the_backward_pass():
+    plain, capped = (peaks(config=gemma(cap)) for cap in (None, 30.0))
+    assert capped[0] == plain[0]
+    assert capped[1] - plain[1] == pytest.approx(4 * 3000 * 64, rel=0.02)
+    assert trace_evaluation(outline(config=gemma(30.0)), SHAPE) == trace_evaluation(
+        outline(config=gemma(None)), SHAPE
+    )
+
+
+def test_a_soft_cap_is_counted_in_distributions_too():
+    wide = replace(SHAPE, reads_distributions=True)
+    plain, capped = (peaks(wide, config=gemma(cap))[1] for cap in (None, 30.0))
+    assert capped > plain
+
+
+def test_tokens_that_are_never_said_have_no_logits():
+    assert outline(config=gemma(None)).transform is None
+    sizes = {"vocab_size": 3000, "unpadded_vocab_size": 2000, "hidden_size": 64}
+    built = outline(config=InklingTextConfig(**sizes, num_hidden_layers=1, num_attention_heads=4))
+    assert built.transform.size == 2000
 
 
 def test_checkpointing_keeps_one_tensor_a_layer():

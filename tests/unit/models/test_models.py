@@ -6,17 +6,26 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    BertConfig,
     CohereConfig,
+    FalconH1Config,
     Gemma2Config,
     GPT2Config,
     GPTNeoXConfig,
     GraniteConfig,
+    HyperCLOVAXConfig,
+    InklingTextConfig,
     LlamaConfig,
+    MiniCPM3Config,
+    MptConfig,
     OPTConfig,
     Qwen2Config,
+    RecurrentGemmaConfig,
+    RobertaConfig,
 )
 
 from etw_lightning.data.encode import Encoder
+from etw_lightning.kernels.logits import LogitTransform
 from etw_lightning.models import loading as models
 from etw_lightning.models.loading import (
     LabelScorer,
@@ -128,6 +137,21 @@ def test_the_precision_asked_for_whatever_the_file_holds(tiny_model_dir, dtype):
 # The fused head of real model classes.
 
 SIZES = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+MLA = {
+    "q_lora_rank": 8,
+    "kv_lora_rank": 8,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 8,
+}
+MAMBA = {
+    "num_key_value_heads": 1,
+    "mamba_d_ssm": 32,
+    "mamba_n_heads": 4,
+    "mamba_d_head": 8,
+    "mamba_d_state": 8,
+    "mamba_chunk_size": 8,
+}
 SPECIAL = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
 
 
@@ -146,6 +170,17 @@ def build(config, **fields):
         (GPTNeoXConfig, {}),
         (GPT2Config, {"n_embd": 16, "n_layer": 2, "n_head": 2}),
         (Gemma2Config, {"final_logit_softcapping": None, "head_dim": 8, "num_key_value_heads": 1}),
+        (Gemma2Config, {"final_logit_softcapping": 30.0, "head_dim": 8, "num_key_value_heads": 1}),
+        (Gemma2Config, {"final_logit_softcapping": 0.5, "head_dim": 8, "num_key_value_heads": 1}),
+        (CohereConfig, {"logit_scale": 0.0625}),
+        (GraniteConfig, {"logits_scaling": 8.0}),
+        (HyperCLOVAXConfig, {"logits_scaling": 0.5}),
+        (MiniCPM3Config, {**MLA, "dim_model_base": 4}),
+        (FalconH1Config, {**MAMBA, "lm_head_multiplier": 0.0195}),
+        (
+            RecurrentGemmaConfig,
+            {"num_hidden_layers": 3, "lru_width": 16, "head_dim": 8, "attention_window_size": 16},
+        ),
     ],
 )
 def test_fused_log_probabilities_are_the_library_s_loss(config, fields):
@@ -173,21 +208,61 @@ def test_fused_log_probabilities_are_the_library_s_loss(config, fields):
 
 
 @pytest.mark.parametrize(
-    ("config", "fields"),
+    ("config", "fields", "expected"),
     [
-        (Gemma2Config, {"head_dim": 8, "num_key_value_heads": 1}),  # soft cap of 30
-        (Gemma2Config, {"head_dim": 8, "num_key_value_heads": 1, "final_logit_softcapping": 1.0}),
-        (CohereConfig, {"logit_scale": 0.0625}),
-        (GraniteConfig, {"logits_scaling": 8.0}),
+        (Gemma2Config, {"head_dim": 8, "num_key_value_heads": 1}, LogitTransform(cap=30.0)),
+        (
+            Gemma2Config,
+            {"head_dim": 8, "num_key_value_heads": 1, "final_logit_softcapping": 1.0},
+            LogitTransform(cap=1.0),
+        ),
+        (CohereConfig, {"logit_scale": 0.0625}, LogitTransform(scale=0.0625)),
+        (CohereConfig, {"logit_scale": 1.0}, None),
+        (CohereConfig, {"logit_scale": 1.05}, LogitTransform(scale=1.05)),
+        (GraniteConfig, {"logits_scaling": 8.0}, LogitTransform(scale=0.125)),
+        (HyperCLOVAXConfig, {"logits_scaling": 8.0}, LogitTransform(scale=8.0)),
+        # Named, and not heeded by the class.
+        (MptConfig, {"d_model": 16, "n_layers": 2, "n_heads": 2, "logit_scale": 0.5}, None),
+        (LlamaConfig, {}, None),
     ],
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_changed_logits_are_refused(config, fields, dtype):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_what_becomes_of_the_logits_is_found(config, fields, expected, dtype):
     """Also of a fresh model, whose logits are too small for a soft cap to show."""
-    lm = build(config, **fields).to(dtype).train()
+    scorer = LabelScorer(build(config, **fields).to(dtype).train())
+    scorer.check_head()
+    assert scorer.transform == expected
+    assert scorer.lm.training
+    assert scorer.frozen_copy().transform == expected
+
+
+def test_a_cut_vocabulary_bounds_the_tokenizer(tiny_tokenizer):
+    sizes = {"vocab_size": len(tiny_tokenizer) + 8, "unpadded_vocab_size": len(tiny_tokenizer)}
+    check_vocabulary(tiny_tokenizer, InklingTextConfig(**sizes), "here")
+    sizes["unpadded_vocab_size"] -= 1
+    text = message(check_vocabulary, tiny_tokenizer, InklingTextConfig(**sizes), "here")
+    assert f"the model only {len(tiny_tokenizer) - 1}" in text
+
+
+@pytest.mark.parametrize("config", [BertConfig, RobertaConfig])
+def test_a_head_behind_a_transform_is_refused_for_that(config):
+    text = message(LabelScorer(build(config, is_decoder=True)).check_head, "data.retain_model")
+    assert text.startswith("data.retain_model: ")
+    assert "transforms its hidden states before the output head" in text
+
+
+def test_logits_changed_by_numbers_of_its_own_are_refused(monkeypatch):
+    lm = build(LlamaConfig)
+    forward = lm.forward
+
+    def shifted(**inputs):
+        out = forward(**inputs)
+        out.logits = out.logits + 0.1 * out.logits.square()
+        return out
+
+    monkeypatch.setattr(lm, "forward", shifted)
     text = message(LabelScorer(lm).check_head)
-    assert f"{type(lm).__name__} changes its logits" in text
-    assert lm.training
+    assert "LlamaForCausalLM changes its logits in a way that its configuration does not" in text
 
 
 @pytest.mark.parametrize("width", [16, 8])

@@ -5,7 +5,8 @@ import math
 from dataclasses import replace
 
 import pytest
-from transformers import GraniteConfig, GraniteForCausalLM
+import torch
+from transformers import AutoModelForCausalLM, GraniteConfig, RobertaConfig
 
 from etw_lightning.data.encode import Encoder
 from etw_lightning.models.loading import load_model, load_tokenizer
@@ -203,21 +204,34 @@ def test_another_models_scores_are_made_once_and_in_any_batches(
     assert fewer["set"][0].answer_loss is None
 
 
+def save_small(config, tokenizer, folder, **fields):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    special = {"num_attention_heads": 2, "bos_token_id": 0, "eos_token_id": 1}
+    made = config(vocab_size=len(tokenizer), **sizes, **special, **fields)
+    lm = AutoModelForCausalLM.from_config(made).eval()
+    lm.save_pretrained(folder)
+    return lm
+
+
+def test_another_models_logits_are_its_own(tiny_tokenizer, tmp_path):
+    scaled = {"logits_scaling": 0.125, "initializer_range": 0.5}
+    lm = save_small(GraniteConfig, tiny_tokenizer, tmp_path, **scaled)
+    encoder = Encoder(tiny_tokenizer)
+    (record, *_) = record_cache.score_model(str(tmp_path), {"set": SET}, encoder, 2)["set"]
+    row = encoder.encode(SET.examples[0])
+    ids, labels = torch.tensor([row.input_ids]), torch.tensor([row.labels])
+    with torch.no_grad():
+        logits = lm(input_ids=ids).logits[0, :-1].double()
+    loss = torch.nn.functional.cross_entropy(logits, labels[0, 1:]).item()
+    assert record.answer_loss == pytest.approx(loss, abs=1e-5)
+
+
 def test_another_models_logits_are_checked_too(tiny_tokenizer, tmp_path):
-    config = GraniteConfig(
-        vocab_size=len(tiny_tokenizer),
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        logits_scaling=8.0,
-        bos_token_id=0,
-        eos_token_id=1,
-    )
-    GraniteForCausalLM(config).save_pretrained(tmp_path)
+    save_small(RobertaConfig, tiny_tokenizer, tmp_path, is_decoder=True)
     encoder = Encoder(tiny_tokenizer)
     for key in ("data.retain_model", "data.target_model"):
-        with pytest.raises(InputError, match=f"^{key}: GraniteForCausalLM changes its logits"):
+        with pytest.raises(InputError, match=f"^{key}: RobertaForCausalLM transforms its hidden"):
             record_cache.score_model(str(tmp_path), {"set": SET}, encoder, 2, key=key)
 
 

@@ -1,0 +1,94 @@
+"""Where in a language model the text is read: its body, and the decoder's layers within."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from etw_lightning.schema import InputError
+
+__all__ = ["body_of", "find_layers", "layers_of", "listening"]
+
+
+def body_of(lm: Any) -> Any:
+    """Return the part of a model whose last hidden states its output head reads."""
+    body = lm.base_model
+    if body is not lm:
+        return body
+    # The prefix of some classes (Llama 4's) is that of a composite model they are a part of; then
+    # the library takes the whole model for its body.
+    embeddings = lm.get_input_embeddings()
+    for child in lm.children():
+        if child is not embeddings and any(part is embeddings for part in child.modules()):
+            return child
+    return lm
+
+
+def find_layers(lm: Any) -> nn.ModuleList | None:
+    """Return the decoder's layers, from the embedding up; None if there is no such list.
+
+    Looked for in the decoder alone, for the towers of a composite model may have as many; of
+    several lists of the right length it is the one with the most weights.
+    """
+    count = getattr(lm.config.get_text_config(), "num_hidden_layers", None)
+    body = body_of(lm)
+    decoder = body.get_decoder() if hasattr(body, "get_decoder") else body
+    lists = [
+        part for part in decoder.modules() if isinstance(part, nn.ModuleList) and len(part) == count
+    ]
+    return max(lists, key=_num_weights, default=None)
+
+
+def layers_of(lm: Any) -> nn.ModuleList:
+    """Return the decoder's layers, from the embedding up.
+
+    Raises:
+        InputError: If there is no list of as many layers as the configuration says.
+    """
+    layers = find_layers(lm)
+    if layers is None:
+        raise InputError(
+            f"model.pretrained: the decoder layers of {type(lm).__name__} can't be found, which "
+            "methods that read hidden states, unlearning depth and shards need; take a method that "
+            "reads what the model says (any but RMU), and configs/strategy/single.yaml or ddp.yaml."
+        )
+    return layers
+
+
+@contextmanager
+def listening(lm: Any, layers: Collection[int]) -> Iterator[dict[int, Tensor]]:
+    """Keep what some layers say while the context lasts, ``(B, T, D)`` each.
+
+    The model's own list of hidden states would not do: its last one is normalised.
+
+    Raises:
+        InputError: If there are no such layers, or a layer runs more than once.
+    """
+    heard: dict[int, Tensor] = {}
+
+    def hook(layer: int) -> Callable[[nn.Module, Any, Any], None]:
+        def keep(_module: nn.Module, _args: Any, out: Any) -> None:
+            if layer in heard:
+                raise InputError(
+                    f"model.pretrained: {type(lm).__name__} runs layer {layer} more than once for "
+                    "each text, so that it has no one state; take a method that reads what the "
+                    "model says (any but RMU)."
+                )
+            heard[layer] = out[0] if isinstance(out, tuple) else out
+
+        return keep
+
+    stack = layers_of(lm) if layers else nn.ModuleList()
+    handles = [stack[layer].register_forward_hook(hook(layer)) for layer in layers]
+    try:
+        yield heard
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _num_weights(layers: nn.ModuleList) -> int:
+    return sum(weight.numel() for weight in layers.parameters())
