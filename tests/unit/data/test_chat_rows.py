@@ -49,9 +49,9 @@ def chat(*words, which="all", system=None):
 
 @pytest.fixture
 def encoder_of(tokenizer_dir):
-    def make(template, **settings):
+    def make(chat_template, **settings):
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
-        tokenizer.chat_template = template
+        tokenizer.chat_template = chat_template
         return Encoder(tokenizer, **settings)
 
     return make
