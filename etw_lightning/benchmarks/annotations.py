@@ -2,65 +2,87 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, TypeGuard
 
-from etw_lightning.benchmarks.source import Source
+from etw_lightning.benchmarks.formats import FORMATS, is_saved, read_file, read_json, suffix_of
+from etw_lightning.benchmarks.published_marks import (
+    JoinedWords,
+    NumberedEntities,
+    Phrases,
+    read_pickled,
+    words_but,
+)
+from etw_lightning.benchmarks.source import as_list
 from etw_lightning.benchmarks.source import field as text_of
+from etw_lightning.benchmarks.spans import Annotation, Span, moved
 from etw_lightning.schema import InputError
 
-__all__ = ["Annotation", "Span", "match_annotations", "read_annotations"]
+__all__ = ["Annotation", "Marking", "Span", "match_annotations", "read_annotations"]
 
-_SUFFIXES = (".jsonl", ".jsonl.gz")
-
-
-class Span(NamedTuple):
-    """Characters ``start`` to before ``stop`` of an answer."""
-
-    start: int
-    stop: int
+_PICKLED = (".pth", ".pt")
 
 
-@dataclass(frozen=True)
-class Annotation:
-    """The marked characters of one answer.
-
-    Args:
-        answer: The answer that was marked.
-        spans: What is marked in it; may be nothing.
-    """
-
-    answer: str
-    spans: tuple[Span, ...]
+#: Marked answers row by row, or one of the published forms that hold words.
+Marking = Sequence[Annotation] | Phrases | NumberedEntities | JoinedWords
 
 
-def read_annotations(path: str | Path) -> list[Annotation]:
-    """Read a file of marked answers, one JSON object a line.
+def read_annotations(path: str | Path) -> Marking:
+    """Read a file of marked answers, in our form or in one that was published.
 
-    Each row has ``answer`` and either ``spans``, a list of ``[start, end]``, or ``target_words``,
-    a list of ``{"word", "start", "end"}`` as published with arXiv:2506.03142. Ends are exclusive.
+    Each row has ``answer`` and either ``spans``, a list of ``[start, end]``, or ``target_words`` or
+    ``common_words``, lists of ``{"word", "start", "end"}`` as published with arXiv:2506.03142, also
+    with the list or each item as JSON in a text. Ends are exclusive; of common words alone the
+    other words are marked. ``docs/annotations.md`` names the other forms.
 
     Args:
-        path: A ``.jsonl`` or ``.jsonl.gz`` file.
+        path: A file in one of the formats of ``formats``, or a ``.pth`` of plain values.
 
     Raises:
-        InputError: If the file can't be read, a row has neither column, or a span does not lie in
-            its answer or holds another word; names the row.
+        InputError: If the file can't be read, a row has none of the columns, or a span does not lie
+            in its answer or holds another word; names the row.
     """
     file = Path(path).expanduser()
-    if not file.name.endswith(_SUFFIXES) or not file.is_file():
+    if file.suffix in _PICKLED and file.is_file():
+        return _whole(read_pickled(file), path)
+    if not (suffix_of(file.name) and file.is_file()) and not is_saved(file):
         lack = "is not one" if file.exists() else "does not exist"
         raise InputError(
-            f"data.annotations must be a .jsonl or .jsonl.gz file; {str(path)!r} {lack}."
+            f"data.annotations must be a file of marked answers ({FORMATS}, or .pth); "
+            f"{str(path)!r} {lack}."
         )
-    rows = Source(root=file.parent).rows(file.name, "data.annotations")
+    if ".json" in (file.suffix, Path(file.stem).suffix):
+        return _whole(read_json(file), path)
+    return _rows(read_file(file))
+
+
+def _whole(held: Any, path: str | Path) -> Marking:
+    """Return the marking that one piece of JSON is, by its form."""
+    if isinstance(held, list) and held:
+        if all(isinstance(one, str) and one.strip() for one in held):
+            return Phrases(tuple(held))
+        if all(isinstance(one, dict) for one in held):
+            return _rows(held)
+    if isinstance(held, dict) and held and all(isinstance(one, str) for one in held.values()):
+        numbers = [str(number) for number in range(len(held))]
+        if list(map(str, held)) == numbers:
+            return JoinedWords(tuple(held.values()))
+    raise InputError(
+        f"data.annotations: {str(path)!r} must hold a list of rows, a list of phrases, or the "
+        "words of rows 0, 1, ... by their number."
+    )
+
+
+def _rows(rows: Sequence[Mapping[str, Any]]) -> Marking:
+    if "entity" in rows[0] and "idx" in rows[0]:
+        return NumberedEntities.read(rows)
     return [_read_row(row, f"data.annotations row {number}") for number, row in enumerate(rows)]
 
 
 def match_annotations(
-    annotations: Sequence[Annotation], answers: Sequence[str]
+    annotations: Marking, answers: Sequence[str], questions: Sequence[str] = ()
 ) -> list[tuple[Span, ...]]:
     """Return the marked spans of each answer, row by row, in the answer's own characters.
 
@@ -69,6 +91,7 @@ def match_annotations(
     Args:
         annotations: Of a whole split, in file order.
         answers: Gold answers of an evaluation set, in file order.
+        questions: Their questions, which some published forms take words from.
 
     Raises:
         InputError: If there are too few annotations, or one was made for another answer.
@@ -78,34 +101,17 @@ def match_annotations(
         >>> match_annotations([made], ["in Taipei , Taiwan"])
         [(Span(start=12, stop=18),)]
     """
+    if isinstance(annotations, Phrases | NumberedEntities | JoinedWords):
+        return annotations.spans(answers, [*questions, *[""] * (len(answers) - len(questions))])
     if len(annotations) < len(answers):
         raise InputError(
             f"data.annotations: {len(annotations)} rows for {len(answers)} answers; give the file "
             "made for data.forget_split, or fewer rows in data.rows."
         )
     return [
-        _moved(annotation, answer, row)
+        moved(annotation, answer, row)
         for row, (annotation, answer) in enumerate(zip(annotations, answers, strict=False))
     ]
-
-
-def _moved(annotation: Annotation, answer: str, row: int) -> tuple[Span, ...]:
-    """Return an annotation's spans in another spacing of the same text."""
-    if annotation.answer == answer:
-        return annotation.spans
-    letters = [place for place, letter in enumerate(answer) if not letter.isspace()]
-    if "".join(annotation.answer.split()) != "".join(answer.split()):
-        raise InputError(
-            f"data.annotations row {row} marks {annotation.answer!r:.60}, but the answer there is "
-            f"{answer!r:.60}; give the file made for data.forget_split."
-        )
-    moved = []
-    for span in annotation.spans:
-        first = len("".join(annotation.answer[: span.start].split()))
-        last = len("".join(annotation.answer[: span.stop].split())) - 1
-        if first <= last:
-            moved.append(Span(letters[first], letters[last] + 1))
-    return tuple(moved)
 
 
 def _read_row(row: Mapping[str, Any], where: str) -> Annotation:
@@ -113,23 +119,42 @@ def _read_row(row: Mapping[str, Any], where: str) -> Annotation:
     if "spans" in row:
         spans = [_span(pair, None, answer, where) for pair in _list(row, "spans", where)]
     elif "target_words" in row:
-        spans = [
-            _span([item.get("start"), item.get("end")], item.get("word"), answer, where)
-            if isinstance(item, dict)
-            else _span(item, None, answer, where)
-            for item in _list(row, "target_words", where)
-        ]
+        spans = _words(row, "target_words", answer, where)
+    elif "common_words" in row:
+        spans = list(words_but(answer, _words(row, "common_words", answer, where)))
     else:
         raise InputError(
-            f"{where}: no column 'spans' or 'target_words'; its columns are {', '.join(row)}."
+            f"{where}: no column 'spans', 'target_words' or 'common_words'; its columns are "
+            f"{', '.join(row)}."
         )
     return Annotation(answer, tuple(spans))
 
 
+def _words(row: Mapping[str, Any], key: str, answer: str, where: str) -> list[Span]:
+    """Return the places of words that are given with them."""
+    return [
+        _span([item.get("start"), item.get("end")], item.get("word"), answer, where)
+        if isinstance(item, dict)
+        else _span(item, None, answer, where)
+        for item in map(_opened, _list(row, key, where))
+    ]
+
+
+def _opened(item: Any) -> Any:
+    """Return an item that stands as JSON in a text."""
+    if not isinstance(item, str) or not item.startswith("{"):
+        return item
+    try:
+        return json.loads(item)
+    except json.JSONDecodeError:
+        return item
+
+
 def _list(row: Mapping[str, Any], key: str, where: str) -> list[Any]:
-    if not isinstance(row[key], list):
+    held = as_list(row[key])
+    if not isinstance(held, list):
         raise InputError(f"{where}: {key} must be a list, empty if nothing is marked.")
-    return row[key]
+    return held
 
 
 def _span(pair: Any, word: Any, answer: str, where: str) -> Span:

@@ -14,7 +14,7 @@ from typing import Any
 
 from etw_lightning.schema import InputError
 
-__all__ = ["FORMATS", "SUFFIXES", "is_saved", "read_file", "suffix_of"]
+__all__ = ["FORMATS", "SUFFIXES", "is_saved", "read_file", "read_json", "suffix_of"]
 
 Rows = list[dict[str, Any]]
 
@@ -90,10 +90,18 @@ def _read_lines(path: Path) -> Rows:
 
 def _read_json(path: Path) -> Rows:
     """Read a list of objects, or one object a line."""
-    text = _text(path)
-    if not text.lstrip().startswith("["):
+    if not _text(path).lstrip().startswith("["):
         return _read_lines(path)
-    return [_object(row, f"{path} row {n}") for n, row in enumerate(_parse(text, str(path)))]
+    return [_object(row, f"{path} row {n}") for n, row in enumerate(read_json(path))]
+
+
+def read_json(path: Path) -> Any:
+    """Return what a file holds that is one piece of JSON.
+
+    Raises:
+        InputError: If it can't be read or is not.
+    """
+    return _parse(_text(path), str(path))
 
 
 def _parse(text: str, where: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from etw_lightning.benchmarks.annotations import Annotation, Span, read_annotations
+from etw_lightning.benchmarks.annotations import Annotation, Marking, Span, read_annotations
 from etw_lightning.benchmarks.quickstart import Row, build_corpus
 from etw_lightning.benchmarks.quickstart_alternatives import read_answer
 
@@ -14,7 +14,7 @@ __all__ = ["QUICKSTART", "annotations_of", "marked_values"]
 QUICKSTART = "quickstart:annotations"
 
 
-def annotations_of(path: str) -> list[Annotation]:
+def annotations_of(path: str) -> Marking:
     """Return the marked answers of a file, or those of the quickstart.
 
     Args:

@@ -84,6 +84,7 @@ def _joined(examples: Sequence[Example], spans: _Spans) -> list[tuple[int, int]]
 def _marked_spans(examples: Sequence[Example], marker: Marker, annotations: str | None) -> _Spans:
     """Return the marked characters of each answer."""
     answers = [example.answer for example in examples]
+    questions = [example.question or "" for example in examples]
     chat = next((example for example in examples if example.labels_turns), None)
     if chat is not None:
         raise InputError(
@@ -104,4 +105,4 @@ def _marked_spans(examples: Sequence[Example], marker: Marker, annotations: str 
             f"data.annotations is {annotations!r}, but data.forget_split is raw text, which is "
             "cut into rows without answers; mark its words by spaCy, or use rows with questions."
         )
-    return match_annotations(annotations_of(annotations), answers)
+    return match_annotations(annotations_of(annotations), answers, questions)

@@ -81,9 +81,9 @@ class UnlearningDataModule(LightningDataModule):
         target_results: Records of the target model, for what is reported relative to it; as
             ``retain_results``. A run that unlearns takes those of the model it starts from.
         target_model: Target model to score once, if there are no ``target_results``.
-        annotations: File of marked answers of the forget set: ``.jsonl`` with ``spans`` or
-            ``target_words``; for metrics of marked tokens, and for methods that read the marks.
-            ``quickstart:annotations`` stands for those of the quickstart corpus.
+        annotations: Marked answers of the forget set: a file with ``answer`` and ``spans``, or a
+            published one as docs/annotations.md says; for metrics of marked tokens, and for methods
+            that read the marks. ``quickstart:annotations`` stands for the quickstart corpus's.
         alternative: Where second answers come from, for objectives that read them: the ``column``
             ``alternative_answer`` of the forget rows, or a ``refusal`` for each, chosen by the
             seed; null is ``column``.
@@ -217,8 +217,10 @@ class UnlearningDataModule(LightningDataModule):
         """
         if self.annotations is None or "forget" not in names:
             return {}
-        answers = [example.answer for example in self.eval_sets["forget"].examples]
-        matched = match_annotations(annotations_of(self.annotations), answers)
+        examples = self.eval_sets["forget"].examples
+        answers = [example.answer for example in examples]
+        questions = [example.question or "" for example in examples]
+        matched = match_annotations(annotations_of(self.annotations), answers, questions)
         return {"forget": [tuple((span.start, span.stop) for span in row) for row in matched]}
 
     @property

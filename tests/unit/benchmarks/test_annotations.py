@@ -35,7 +35,7 @@ def test_a_row_may_mark_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("bad", "said"),
     [
-        ({"answer": ANSWER, "common_words": []}, "no column 'spans' or 'target_words'"),
+        ({"answer": ANSWER, "words": []}, "no column 'spans', 'target_words' or 'common_words'"),
         ({"spans": []}, "no column 'answer'"),
         ({"answer": ANSWER, "spans": {}}, "spans must be a list"),
         ({"answer": ANSWER, "spans": [[8, 24]]}, "end <= 23"),
@@ -56,9 +56,9 @@ def test_a_bad_row_is_named(tmp_path, bad, said):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["none.jsonl", "folder/none.jsonl", "a.json"])
+@pytest.mark.parametrize("name", ["none.jsonl", "folder/none.jsonl", "a.txt"])
 def test_a_missing_file_is_named(tmp_path, name):
-    (tmp_path / "a.json").write_text("{}")
+    (tmp_path / "a.txt").write_text("{}")
     with pytest.raises(InputError, match=f"annotations must be .*{name}"):
         read_annotations(tmp_path / name)
 
