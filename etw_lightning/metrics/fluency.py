@@ -16,13 +16,17 @@ from etw_lightning.metrics.values import where as named
 from etw_lightning.schema import EvalSet, Example, InputError, Record
 
 __all__ = [
+    "checked_probabilities",
     "distinct_n",
+    "emptiness",
     "empty_generations",
     "generation_perplexity",
     "generations_as_examples",
     "gibberish",
+    "perplexity_of",
     "repetition",
     "repetition_values",
+    "text_losses",
 ]
 
 #: Largest whole number of nats whose exponential is finite.
@@ -127,9 +131,18 @@ def empty_generations(records: Sequence[Record]) -> Metric:
         >>> empty_generations(rows).value
         0.5
     """
+    return Metric.mean(emptiness(records), "down")
+
+
+def emptiness(records: Sequence[Record]) -> Floats:
+    """1 where a generation has no word, else 0, ``(B,)``; see ``empty_generations``.
+
+    Example:
+        >>> emptiness([Record("forget", "f/0", "a", generation=" ")]).tolist()
+        [1.0]
+    """
     check_rows(records)
-    empty = [float(not _words(record, row)) for row, record in enumerate(records)]
-    return Metric.mean(empty, "down")
+    return np.array([float(not _words(record, row)) for row, record in enumerate(records)])
 
 
 def generation_perplexity(records: Sequence[Record]) -> Metric:
@@ -163,15 +176,42 @@ def generation_perplexity(records: Sequence[Record]) -> Metric:
         1.0
     """
     check_rows(records)
-    losses = [loss for row, record in enumerate(records) for loss in _text_losses(record, row)]
+    return Metric(perplexity_of(text_losses(records), records[0].dataset), "down", len(records))
+
+
+def text_losses(records: Sequence[Record]) -> list[float]:
+    """Minus the log-probability of each token that holds characters of the text, all rows, nats.
+
+    Example:
+        >>> row = Record("g", "f/0", "ab", token_logps=(-1.0, -9.0), token_spans=((0, 2), (2, 2)))
+        >>> text_losses([row])
+        [1.0]
+    """
+    return [loss for row, record in enumerate(records) for loss in _text_losses(record, row)]
+
+
+def perplexity_of(losses: Sequence[float] | Floats, name: str) -> float:
+    """Exponential of the mean of ``text_losses``; see ``generation_perplexity``.
+
+    Args:
+        losses: Of each token, nats.
+        name: The set, for errors.
+
+    Raises:
+        InputError: If there is none, or the mean is above 709 nats.
+
+    Example:
+        >>> perplexity_of([0.0, 0.0], "forget")
+        1.0
+    """
     mean = mean_of(losses)
     if mean > _LARGEST_LOSS:
         raise InputError(
             f"generation perplexity: the mean loss of {len(losses)} tokens of "
-            f"{records[0].dataset!r} is {mean:.1f} nats, whose exponential is no floating-point "
+            f"{name!r} is {mean:.1f} nats, whose exponential is no floating-point "
             "number: check the target model, or leave generation_perplexity out of --metrics."
         )
-    return Metric(math.exp(mean), "down", len(records))
+    return math.exp(mean)
 
 
 def gibberish(clean_probabilities: Sequence[float]) -> Metric:
@@ -200,10 +240,20 @@ def gibberish(clean_probabilities: Sequence[float]) -> Metric:
         >>> gibberish([1.0, 0.5]).value
         0.75
     """
+    return Metric.mean(checked_probabilities(clean_probabilities), "up")
+
+
+def checked_probabilities(clean_probabilities: Sequence[float] | Floats) -> Floats:
+    """Return what ``gibberish`` averages, ``(B,)``; one that is no probability is an InputError.
+
+    Example:
+        >>> checked_probabilities([0.5]).tolist()
+        [0.5]
+    """
     for row, value in enumerate(clean_probabilities):
         if not 0 <= value <= 1:
             raise InputError(f"gibberish: row {row} must be a probability, got {value}.")
-    return Metric.mean(list(clean_probabilities), "up")
+    return np.asarray(clean_probabilities, dtype=np.float64)
 
 
 def generations_as_examples(eval_set: EvalSet, records: Sequence[Record]) -> EvalSet:

@@ -19,7 +19,7 @@ from etw_lightning.metrics.likelihoods import (
     truth_ratios,
 )
 from etw_lightning.metrics.text import rouge_values
-from etw_lightning.metrics.values import check_same_rows, harmonic_mean, mean_of
+from etw_lightning.metrics.values import Floats, check_same_rows, harmonic_mean, mean_of
 from etw_lightning.schema import InputError, Record
 
 __all__ = [
@@ -27,7 +27,10 @@ __all__ = [
     "ModelUtilityResult",
     "forget_quality",
     "forget_quality_floor",
+    "forget_quality_of",
     "model_utility",
+    "model_utility_of",
+    "utility_values",
 ]
 
 
@@ -121,21 +124,44 @@ def forget_quality(
         >>> forget_quality(rows, rows).p_value
         1.0
     """
+    check_same_rows(records, retain_records)
+    return forget_quality_of(truth_ratios(records), truth_ratios(retain_records))
+
+
+def forget_quality_of(
+    ratios: Sequence[float] | Floats, retain_ratios: Sequence[float] | Floats
+) -> ForgetQualityResult:
+    """Forget quality of truth ratios that are there; see ``forget_quality``.
+
+    Args:
+        ratios: ``truth_ratios`` of the run, ``(B,)``.
+        retain_ratios: Of the retain model, as many.
+
+    Raises:
+        InputError: If there is none, or their numbers differ.
+
+    Example:
+        >>> forget_quality_of([1.0, 2.0], [3.0, 4.0]).d_times_n
+        2
+    """
     from scipy.stats import ks_2samp
 
-    check_same_rows(records, retain_records)
-    n = len(records)
-    samples = truth_ratios(records), truth_ratios(retain_records)
+    n = len(ratios)
+    if n == 0 or n != len(retain_ratios):
+        raise InputError(
+            f"forget quality: no rows to score, or other ones: {n} truth ratios of the run, "
+            f"{len(retain_ratios)} of the retain model."
+        )
     with warnings.catch_warnings():
         # Where p is 1, rounding can lift scipy's exact sum above 1; it then warns and approximates.
         warnings.filterwarnings("ignore", "ks_2samp: Exact", RuntimeWarning)
-        test = ks_2samp(*samples)
+        test = ks_2samp(ratios, retain_ratios)
     distance = float(test.statistic)
     rows = round(distance * n)
     p_value = float(test.pvalue) if rows > 1 else 1.0
     neg_log10 = -math.log10(p_value) if p_value > 0 else _neg_log10_exact(rows, n)
     return ForgetQualityResult(
-        p_value, distance, rows, n, len(retain_records), forget_quality_floor(n), neg_log10 + 0.0
+        p_value, distance, rows, n, n, forget_quality_floor(n), neg_log10 + 0.0
     )
 
 
@@ -170,19 +196,55 @@ def model_utility(
         >>> round(model_utility({name: [sure] for name in sets}).value, 6)
         1.0
     """
-    parts: dict[str, float] = {}
+    values: dict[str, Floats] = {}
     names = (retain_set, *GOLD_IS_RIGHT)
     for name in names:
         if name not in records_by_set:
             raise InputError(
                 f"model utility: needs the set {name!r}, got {sorted(records_by_set)}."
             )
-        records = records_by_set[name]
-        score = normalised_probabilities if name in GOLD_IS_RIGHT else probabilities
-        parts[f"{name}_probability"] = mean_of(score(records))
-        parts[f"{name}_rouge"] = mean_of(rouge_values(records, "rougeL_recall"))
-        parts[f"{name}_truth_ratio"] = true_better(truth_ratios(records))
-    n = sum(len(records_by_set[name]) for name in names)
+        values |= utility_values(records_by_set[name], name)
+    return model_utility_of(values)
+
+
+def utility_values(records: Sequence[Record], name: str) -> dict[str, Floats]:
+    """What ``model_utility`` reads of each row of one set, ``(B,)``, by part.
+
+    Args:
+        records: Rows of the set.
+        name: Of the set.
+
+    Example:
+        >>> sure = Record("retain", "r/0", "yes", answer_loss=0.0, paraphrase_loss=0.0,
+        ...     perturbed_losses=(99.0,), generation="No.")
+        >>> utility_values([sure], "retain")["retain_rouge"].tolist()
+        [0.0]
+    """
+    score = normalised_probabilities if name in GOLD_IS_RIGHT else probabilities
+    return {
+        f"{name}_probability": score(records),
+        f"{name}_rouge": rouge_values(records, "rougeL_recall"),
+        f"{name}_truth_ratio": truth_ratios(records),
+    }
+
+
+def model_utility_of(values: Mapping[str, Sequence[float] | Floats]) -> ModelUtilityResult:
+    """Model utility of what ``utility_values`` gives of the three sets; see ``model_utility``.
+
+    Raises:
+        InputError: If a part has no rows.
+
+    Example:
+        >>> names = (f"{name}_{part}" for name in ("retain", "real_authors", "world_facts")
+        ...     for part in ("probability", "rouge", "truth_ratio"))
+        >>> model_utility_of({name: [0.5] for name in names}).value
+        0.5
+    """
+    parts = {
+        name: true_better(found) if name.endswith("truth_ratio") else mean_of(found)
+        for name, found in values.items()
+    }
+    n = sum(len(found) for name, found in values.items() if name.endswith("probability"))
     return ModelUtilityResult(harmonic_mean(list(parts.values())), parts, n)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from etw_lightning.metrics.tokens import Marks, mark_tokens, token_values
-from etw_lightning.metrics.values import check_rows, check_same_rows, present, where
+from etw_lightning.metrics.values import Floats, check_rows, check_same_rows, present, where
 from etw_lightning.schema import InputError, Record
 
 __all__ = [
@@ -20,7 +20,10 @@ __all__ = [
     "TokenRow",
     "histogram",
     "probability_gap",
+    "probability_gap_of",
+    "token_gaps",
     "token_histograms",
+    "token_numbers",
     "token_rows",
 ]
 
@@ -155,6 +158,20 @@ def probability_gap(rows: Sequence[TokenRow]) -> ProbabilityGapResult:
         >>> round(probability_gap([row]).marked, 6)
         0.4
     """
+    return probability_gap_of(*token_gaps(rows))
+
+
+def token_gaps(rows: Sequence[TokenRow]) -> tuple[Floats, Floats]:
+    """Distance of each marked, and of each other token's probability to the retain model's.
+
+    Raises:
+        InputError: If a row has no marks.
+
+    Example:
+        >>> row = TokenRow("f/0", ("a", "b"), (0.25, 0.75), (0.75, 0.5), marked=(True, False))
+        >>> [gaps.tolist() for gaps in token_gaps([row])]
+        [[0.5], [0.25]]
+    """
     gaps: dict[bool, list[float]] = {True: [], False: []}
     for row in rows:
         if len(row.marked) != len(row.probabilities):
@@ -162,13 +179,26 @@ def probability_gap(rows: Sequence[TokenRow]) -> ProbabilityGapResult:
         pairs = zip(row.marked, row.probabilities, row.retain_probabilities, strict=True)
         for flag, own, retain in pairs:
             gaps[flag].append(abs(own - retain))
-    if not gaps[True] or not gaps[False]:
+    return np.array(gaps[True]), np.array(gaps[False])
+
+
+def probability_gap_of(marked: Floats, unmarked: Floats) -> ProbabilityGapResult:
+    """Mean of ``token_gaps`` of either kind; see ``probability_gap``.
+
+    Raises:
+        InputError: If there is none of a kind.
+
+    Example:
+        >>> probability_gap_of(np.array([0.5]), np.array([0.25, 0.75])).unmarked
+        0.5
+    """
+    if not len(marked) or not len(unmarked):
         raise InputError(
-            f"probability gap: {len(gaps[True])} marked and {len(gaps[False])} other tokens; it "
+            f"probability gap: {len(marked)} marked and {len(unmarked)} other tokens; it "
             "needs both kinds. Check the annotations."
         )
-    means = {flag: math.fsum(values) / len(values) for flag, values in gaps.items()}
-    return ProbabilityGapResult(means[True], means[False], len(gaps[True]), len(gaps[False]))
+    own, other = (math.fsum(values) / len(values) for values in (marked, unmarked))
+    return ProbabilityGapResult(own, other, len(marked), len(unmarked))
 
 
 def token_histograms(records: Sequence[Record]) -> dict[str, Histogram]:
@@ -197,15 +227,24 @@ def token_histograms(records: Sequence[Record]) -> dict[str, Histogram]:
         (1, 1)
     """
     check_rows(records)
+    edges = {"token_probabilities": PROBABILITY_EDGES, "token_entropies": ENTROPY_EDGES}
+    return {name: histogram(found, edges[name]) for name, found in token_numbers(records).items()}
+
+
+def token_numbers(records: Sequence[Record]) -> dict[str, list[float]]:
+    """Return what ``token_histograms`` counts, of the labelled tokens of all rows.
+
+    Example:
+        >>> row = Record("forget", "f/0", "a", token_logps=(0.0,), token_entropies=(2.0,))
+        >>> token_numbers([row])
+        {'token_probabilities': [1.0], 'token_entropies': [2.0]}
+    """
     probabilities: list[float] = []
     entropies: list[float] = []
     for row, record in enumerate(records):
         probabilities += map(math.exp, token_values(record, row, "token_logps"))
         entropies += token_values(record, row, "token_entropies")
-    return {
-        "token_probabilities": histogram(probabilities, PROBABILITY_EDGES),
-        "token_entropies": histogram(entropies, ENTROPY_EDGES),
-    }
+    return {"token_probabilities": probabilities, "token_entropies": entropies}
 
 
 def histogram(values: Sequence[float], edges: Sequence[float]) -> Histogram:

@@ -80,11 +80,13 @@ MODULES = (
     "memorisation",
     "aggregate",
 )
+#: Steps of a metric that others read too; its page is the metric's.
+STEPS = ("forget_quality_of", "gold_continuations", "model_utility_of", "utility_values")
 PAGES = [
     (module, name)
     for module in MODULES
     for name in getattr(metrics, module).__all__
-    if inspect.isfunction(getattr(getattr(metrics, module), name)) and name != "gold_continuations"
+    if inspect.isfunction(getattr(getattr(metrics, module), name)) and name not in STEPS
 ]
 
 
