@@ -1,13 +1,37 @@
-"""Numbers of objectives and weightings: refused by kind first, then by range."""
+"""Values that are refused by kind first, then by range: numbers, and choices of a few."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from etw_lightning.schema import InputError
 
-__all__ = ["check_number", "check_whole"]
+__all__ = ["check_choice", "check_number", "check_whole"]
+
+
+def check_choice(key: str, value: Any, allowed: Sequence[Any]) -> None:
+    """Refuse what is none of a few values.
+
+    Args:
+        key: What the message names.
+        value: What was given.
+        allowed: The values there are.
+
+    Raises:
+        InputError: If the value is another.
+
+    Example:
+        >>> check_choice("collapse.action", "go", ("stop", "warn"))
+        Traceback (most recent call last):
+            ...
+        etw_lightning.schema.InputError: collapse.action must be stop or warn; got 'go'.
+    """
+    if value not in allowed:
+        *some, last = map(str, allowed)
+        listed = f"{', '.join(some)} or {last}" if some else last
+        raise InputError(f"{key} must be {listed}; got {value!r}.")
 
 
 def check_number(key: str, value: Any, *, zero: bool = False) -> None:

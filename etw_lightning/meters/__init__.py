@@ -1,0 +1,67 @@
+"""Every number of ``metrics`` as a ``torchmetrics.Metric``, for any LightningModule or loop.
+
+Thin over the pure functions: equal to them to 1e-12 however rows are spread over updates and
+processes. ``update`` takes records of ``schema``, their fields as tensors and lists, or what the
+number reads of each row as a tensor; see ``columns.as_records``.
+"""
+
+from etw_lightning.meters.aggregate import (
+    MemorisationScore,
+    PaperAggregate,
+    PrivacyScore,
+    UnlearningScore,
+    UtilityDrop,
+    UtilityScore,
+)
+from etw_lightning.meters.columns import MeanMeter, Meter, RecordMeter, as_records
+from etw_lightning.meters.likelihoods import ChoiceAccuracy, Probability, TruthRatio
+from etw_lightning.meters.membership import MembershipAUC, MinK, PrivLeak, RelativeDifference
+from etw_lightning.meters.memorisation import ExactMemorisation, ExtractionStrength
+from etw_lightning.meters.text import (
+    DistinctN,
+    EmptyGenerations,
+    GenerationPerplexity,
+    Gibberish,
+    KnowMem,
+    Repetition,
+    Rouge,
+    VerbMem,
+)
+from etw_lightning.meters.tofu import ForgetQuality, ModelUtility
+from etw_lightning.meters.tokens import TokenAUC, TokenGap, TokenMean, UnlearningDepth
+
+__all__ = [
+    "ChoiceAccuracy",
+    "DistinctN",
+    "EmptyGenerations",
+    "ExactMemorisation",
+    "ExtractionStrength",
+    "ForgetQuality",
+    "GenerationPerplexity",
+    "Gibberish",
+    "KnowMem",
+    "MeanMeter",
+    "MembershipAUC",
+    "MemorisationScore",
+    "Meter",
+    "MinK",
+    "ModelUtility",
+    "PaperAggregate",
+    "PrivLeak",
+    "PrivacyScore",
+    "Probability",
+    "RecordMeter",
+    "RelativeDifference",
+    "Repetition",
+    "Rouge",
+    "TokenAUC",
+    "TokenGap",
+    "TokenMean",
+    "TruthRatio",
+    "UnlearningDepth",
+    "UnlearningScore",
+    "UtilityDrop",
+    "UtilityScore",
+    "VerbMem",
+    "as_records",
+]
