@@ -11,6 +11,7 @@ from etw_lightning.commands.model_checks import (
     check_training,
     describe_input,
     describe_other,
+    describe_weights,
 )
 from etw_lightning.commands.run_checks import RunChecks, say
 from etw_lightning.memory.check_memory import run_shape
@@ -29,9 +30,10 @@ class CheckCommand(RunChecks):
         model, data = self.model, self.datamodule
         # Takes the quickstart's model where none is trained yet.
         self.untrained = TemporaryDirectory()
+        given = model.pretrained
         self._check_settings()
         config = load_config(model.pretrained)
-        lines = describe_input(data, config)
+        lines = [*describe_input(data, config), describe_weights(given)]
         check_layers(model, config)
         room = [check_devices(self.trainer)]
         self._no_room: InputError | None = None

@@ -19,6 +19,7 @@ from etw_lightning.memory.run_needs import RunShape, Sizes, run_outline
 from etw_lightning.memory.table import in_gib
 from etw_lightning.models.head_probe import vocabulary_size
 from etw_lightning.models.label_scorer import LabelScorer
+from etw_lightning.models.loading import check_stored
 from etw_lightning.models.optimizers import make_optimizer
 from etw_lightning.schema import InputError
 from etw_lightning.training.datamodule import Role, UnlearningDataModule
@@ -33,6 +34,7 @@ __all__ = [
     "check_training",
     "describe_input",
     "describe_other",
+    "describe_weights",
 ]
 
 
@@ -178,6 +180,25 @@ def describe_input(data: UnlearningDataModule, config: Any) -> list[str]:
     ]
 
 
+def describe_weights(given: str) -> str:
+    """Verify from their names and shapes that the stored weights are the model's.
+
+    Args:
+        given: The model, as the user gave it.
+
+    Returns:
+        What was found, for the user; empty for a model that the run makes itself.
+
+    Raises:
+        InputError: As ``check_stored``.
+    """
+    if given.startswith(PREFIX):
+        return ""
+    if check_stored(given):
+        return "weights: all that the model has, by the names and shapes in their files"
+    return "weights: not verified, for they are not on this machine"
+
+
 def describe_other(
     others: OtherModels, role: Role, needs: Mapping[str, Collection[Part]]
 ) -> str | None:
@@ -203,4 +224,5 @@ def describe_other(
         return f"{role} results: {data.results[role].source} has the rows of {', '.join(needs)}"
     if not given.startswith(PREFIX):
         others.pretrained(role)
+        check_stored(given, f"data.{role}_model")
     return f"{role} results: fit scores data.{role}_model {given} on {', '.join(needs)}"

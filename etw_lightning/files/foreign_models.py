@@ -6,19 +6,18 @@ no, everywhere, and no setting, data set or model can say yes.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from etw_lightning.files.places import is_below
+from etw_lightning.files.weight_headers import INDEX, shard_names
 from etw_lightning.schema import InputError
 
-__all__ = ["NO_CODE", "check_attention", "check_weights", "refusal"]
+__all__ = ["NO_CODE", "check_attention", "check_no_adapter", "check_weights", "refusal"]
 
 #: Arguments of every ``from_pretrained`` and ``from_config``.
 NO_CODE = {"trust_remote_code": False}
 
-_INDEX = "model.safetensors.index.json"
+_ADAPTER = "adapter_config.json"
 #: Endings of weights that are pickles.
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
@@ -32,8 +31,10 @@ def check_weights(folder: Path, key: str, auto_class: str = "AutoModelForCausalL
         auto_class: Class of ``transformers`` that loads such a model.
 
     Raises:
-        InputError: If it holds pickled weights alone, or its index names files elsewhere.
+        InputError: If it holds pickled weights alone or an adapter, or its index names files
+            elsewhere.
     """
+    check_no_adapter(folder, key)
     if not any(folder.glob("*.safetensors")):
         pickled = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
         if pickled:
@@ -43,25 +44,34 @@ def check_weights(folder: Path, key: str, auto_class: str = "AutoModelForCausalL
                 " if you trust it, save it as safetensors: python -c 'from transformers import "
                 f'{auto_class} as M; M.from_pretrained("{place}").save_pretrained("{place}")\''
             )
-    index = folder / _INDEX
-    if index.is_file():
-        for name in _shards(index, key):
-            if not isinstance(name, str) or not is_below(name):
-                raise InputError(
-                    f"{key}: {str(index)!r} names the file {name!r:.60}, which is not in the "
-                    "model's folder; give a folder saved by save_pretrained."
-                )
+    if (folder / INDEX).is_file():
+        shard_names(folder / INDEX, key)
 
 
-def _shards(index: Path, key: str) -> set[Any]:
-    """Return the names of files in an index of shards."""
-    try:
-        return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+def check_no_adapter(folder: Path, key: str) -> None:
+    """Refuse a folder that holds an adapter of peft, which names another model to be loaded.
+
+    Args:
+        folder: Of a model.
+        key: Configuration key that errors name.
+
+    Raises:
+        InputError: If there is one, with or without a model beside it.
+    """
+    if not (folder / _ADAPTER).is_file():
+        return
+    place = str(folder)
+    pickled = sorted(path.name for path in folder.glob("adapter_model.*") if path.suffix == ".bin")
+    if pickled:
         raise InputError(
-            f"{key}: {str(index)!r} is no index of a model's files ({type(error).__name__}); give "
-            "a folder saved by save_pretrained."
-        ) from error
+            f"{key} {place!r} holds an adapter in {pickled[0]}, a pickle, which is never read; "
+            "give the model that it was merged into, as safetensors."
+        )
+    raise InputError(
+        f"{key} {place!r} holds an adapter ({_ADAPTER}), which is not read: merge it into its "
+        "model, and give that: python -c 'from peft import AutoPeftModelForCausalLM as M; "
+        f'M.from_pretrained("{place}").merge_and_unload().save_pretrained("MERGED")\''
+    )
 
 
 def check_attention(config: Any, given: str, key: str) -> None:

@@ -22,10 +22,12 @@ from etw_lightning.files.checkpoint_folder import (
 from etw_lightning.files.safe_files import check_checkpoint, reading_safely
 from etw_lightning.schema import InputError
 
-__all__ = ["find_checkpoint", "is_checkpoint", "read_description", "read_weights"]
+__all__ = ["find_checkpoint", "is_checkpoint", "read_description", "read_shapes", "read_weights"]
 
 #: What Lightning calls the folder inside the one that DeepSpeed writes.
 _TAG = "checkpoint"
+#: What stands before the names of weights in the index of a folder of PyTorch's shards.
+_STATE = "state_dict."
 _Kind = Literal["file", "fsdp2", "deepspeed"]
 
 
@@ -137,6 +139,40 @@ def read_weights(path: Path, key: str) -> dict[str, Tensor]:
         return _read_deepspeed(path)
     except (RuntimeError, EOFError, ValueError, OSError, UnpicklingError) as error:
         raise _damaged(path, key, error) from error
+
+
+def read_shapes(path: Path, key: str) -> dict[str, tuple[int, ...]] | None:
+    """Return the shape of each weight of a checkpoint, without reading any.
+
+    Args:
+        path: As ``find_checkpoint`` gives it.
+        key: Configuration key that errors name.
+
+    Returns:
+        By the names of the run's module; None of DeepSpeed's, which are told by reading alone.
+
+    Raises:
+        InputError: As ``read_description``.
+    """
+    if path.is_file():
+        weights = read_description(path, key)["state_dict"]
+        return {name: tuple(weight.shape) for name, weight in weights.items()}
+    if _kind_of_folder(path) != "fsdp2":
+        return None
+    from torch.distributed.checkpoint import FileSystemReader
+
+    check_checkpoint(path, key)
+    try:
+        with reading_safely():
+            stored = FileSystemReader(path).read_metadata().state_dict_metadata
+    except (RuntimeError, EOFError, ValueError, OSError, UnpicklingError) as error:
+        raise _damaged(path, key, error) from error
+    found = {name: getattr(one, "size", None) for name, one in stored.items()}
+    return {
+        name.removeprefix(_STATE): tuple(size)
+        for name, size in found.items()
+        if name.startswith(_STATE) and size is not None
+    }
 
 
 def _read_fsdp2(path: Path) -> dict[str, Tensor]:

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from etw_lightning.files.foreign_models import NO_CODE, check_attention
+from etw_lightning.files.misfit import Misfit, refuse_misfit, shapes_of
 from etw_lightning.files.safe_files import check_checkpoint
 from etw_lightning.files.stored_weights import (
     find_checkpoint,
     is_checkpoint,
     read_description,
+    read_shapes,
     read_weights,
 )
-from etw_lightning.models.adapters import add_adapter
+from etw_lightning.models.adapters import add_adapter, wrap_model
+from etw_lightning.models.weight_fit import PREFIXES, empty_model
 from etw_lightning.schema import InputError
 
 __all__ = [
+    "check_checkpoint_weights",
     "check_resume",
     "checkpoint_config",
     "checkpoint_dtype",
@@ -32,6 +36,7 @@ __all__ = [
 
 _ENTRY = "etw_lightning"
 _WEIGHTS = "scorer.lm."
+_T = TypeVar("_T")
 
 
 def describe_model(
@@ -61,13 +66,13 @@ def describe_model(
     return {_ENTRY: stored}
 
 
-def check_resume(path: str, settings: Mapping[str, str], names: Collection[str]) -> set[str]:
+def check_resume(path: str, settings: Mapping[str, str], weights: Mapping[str, Any]) -> set[str]:
     """Refuse to go on from a checkpoint of another method or model.
 
     Args:
         path: The checkpoint, ``ckpt_path``.
         settings: This run's, as of ``describe_model``.
-        names: This run's names of weights.
+        weights: This run's, by name.
 
     Returns:
         Names of the callbacks whose state the checkpoint holds.
@@ -85,13 +90,18 @@ def check_resume(path: str, settings: Mapping[str, str], names: Collection[str])
                 "give that value to go on with it, or start anew without ckpt_path."
             )
     # Of shards a strategy itself refuses names that are not there.
-    if "state_dict" in content and content["state_dict"].keys() != set(names):
-        other = sorted(content["state_dict"].keys() ^ set(names))
+    if "state_dict" in content and content["state_dict"].keys() != weights.keys():
+        other = sorted(content["state_dict"].keys() ^ weights.keys())
         raise InputError(
             f"ckpt_path {path!r} holds other weights than this run trains ({other[0]} and "
             f"{len(other) - 1} more are in one of the two alone); give the model.pretrained, "
             "model.peft and model.reference of its run."
         )
+    # A weight that is dealt out among processes is empty here.
+    wanted = {name: shape for name, shape in shapes_of(weights).items() if 0 not in shape}
+    stored = shapes_of(content.get("state_dict", {}))
+    found = Misfit.between({name: stored.get(name, wanted[name]) for name in wanted}, wanted)
+    refuse_misfit(found, path, "ckpt_path", "give the model.pretrained of its run")
     return {name.split("{")[0] for name in content.get("callbacks", {})}
 
 
@@ -115,24 +125,56 @@ def checkpoint_model(path: str, key: str, dtype: torch.dtype, extra: dict[str, A
     settings = content[_ENTRY].get("peft")
     # Its shape only: of random weights the checkpoint holds the trained ones.
     adapter = None if settings is None else add_adapter(model, json.loads(settings), key)
-    weights = {
-        name.removeprefix(_WEIGHTS): weight
-        for name, weight in read_weights(find_checkpoint(path, key), key).items()
-        if name.startswith(_WEIGHTS)
-    }
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise InputError(
-            f"{key} {path!r}: the weights are not those of its configuration: "
-            f"{' '.join(str(error).split()):.200}."
-        ) from error
+    weights = _own(read_weights(find_checkpoint(path, key), key))
+    refuse_misfit(Misfit.between(shapes_of(weights), shapes_of(model.state_dict())), path, key)
+    model.load_state_dict(weights)
     stored = json.loads(content[_ENTRY]["generation_config"])
     model.generation_config = GenerationConfig.from_dict(stored)
     if adapter is not None:
         model = adapter.merge_for_good()
     model.tie_weights()
     return model.eval()
+
+
+def check_checkpoint_weights(path: str, key: str) -> None:
+    """Refuse a checkpoint whose weights are not its model's, by names and shapes alone.
+
+    Args:
+        path: As of ``checkpoint_model``.
+        key: Configuration key that errors name.
+
+    Raises:
+        InputError: As ``checkpoint_model``.
+    """
+    content = _described(path, key)
+    model = empty_model(checkpoint_config(path, key))
+    settings = content[_ENTRY].get("peft")
+    if settings is not None:
+        wrap_model(model, json.loads(settings), key)
+    shapes = read_shapes(find_checkpoint(path, key), key)
+    if shapes is not None:
+        found = Misfit.between(_own(shapes), shapes_of(model.state_dict()))
+        refuse_misfit(found, path, key)
+
+
+def _own(entries: Mapping[str, _T]) -> dict[str, _T]:
+    """Return what belongs to the model, under its names there.
+
+    Example:
+        >>> _own({"scorer.lm.a": 1, "_forward_module.scorer.lm._orig_mod.b": 2, "reference.a": 3})
+        {'a': 1, 'b': 2}
+    """
+    bare = {_without_prefixes(name): entry for name, entry in entries.items()}
+    return {
+        _without_prefixes(name.removeprefix(_WEIGHTS)): entry
+        for name, entry in bare.items()
+        if name.startswith(_WEIGHTS)
+    }
+
+
+def _without_prefixes(name: str) -> str:
+    found = next((prefix for prefix in PREFIXES if name.startswith(prefix)), None)
+    return name if found is None else _without_prefixes(name.removeprefix(found))
 
 
 def checkpoint_config(path: str, key: str) -> Any:

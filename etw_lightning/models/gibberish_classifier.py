@@ -11,6 +11,8 @@ import torch
 
 from etw_lightning.files.foreign_models import NO_CODE, check_attention, check_weights, refusal
 from etw_lightning.files.hub import hub_answers
+from etw_lightning.files.misfit import refuse_misfit
+from etw_lightning.models.weight_fit import read_report, without_reports
 from etw_lightning.schema import InputError
 
 __all__ = ["check_classifier", "clean_probabilities"]
@@ -89,19 +91,15 @@ def _load(classifier: str) -> tuple[Any, Any]:
 
     tokenizer = _load_tokenizer(classifier)
     with _loading(classifier) as (name, offline), torch.device("cpu"):
-        model, found = AutoModelForSequenceClassification.from_pretrained(
+        model, misfit = read_report(
+            AutoModelForSequenceClassification,
             name,
             dtype=torch.float32,
             local_files_only=offline,
             use_safetensors=True,
-            output_loading_info=True,
             **NO_CODE,
         )
-    if found["missing_keys"]:
-        raise InputError(
-            f"{_KEY} {classifier!r} holds no weights {', '.join(sorted(found['missing_keys']))}: "
-            "it was not trained to classify. Give a sequence classifier."
-        )
+    refuse_misfit(misfit, classifier, _KEY, "give a sequence classifier, saved as one")
     # Models that read the last token find it by the padding after it.
     model.config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
@@ -126,16 +124,13 @@ def _load_tokenizer(classifier: str) -> Any:
 def _loading(classifier: str) -> Iterator[tuple[str, bool]]:
     """Give the name to load and whether to stay offline; a failure is one line."""
     from safetensors import SafetensorError
-    from transformers.utils import logging
 
     is_folder = Path(classifier).expanduser().is_dir()
     name = str(Path(classifier).expanduser()) if is_folder else classifier
     offline = not is_folder and not hub_answers()
-    level = logging.get_verbosity()
-    # What is missing of the weights is an error below, not a table.
-    logging.set_verbosity_error()
     try:
-        yield name, offline
+        with without_reports():
+            yield name, offline
     except InputError:
         raise
     except (OSError, ValueError, SafetensorError) as error:
@@ -147,8 +142,6 @@ def _loading(classifier: str) -> Iterator[tuple[str, bool]]:
             f"{_KEY} {classifier!r} could not be loaded: {reason.rstrip('.')}. Give the folder of "
             "a sequence classifier with its tokenizer, or leave gibberish out of --metrics."
         ) from error
-    finally:
-        logging.set_verbosity(level)
 
 
 def _place_of(label: str, labels: dict[int, str], classifier: str) -> int:

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from etw_lightning.files.foreign_models import NO_CODE, check_attention, check_weights, refusal
+from etw_lightning.files.foreign_models import (
+    NO_CODE,
+    check_attention,
+    check_no_adapter,
+    check_weights,
+    refusal,
+)
+from etw_lightning.files.gguf_names import gguf_misfit
 from etw_lightning.files.hub import hub_answers
+from etw_lightning.files.misfit import Misfit, refuse_misfit
 from etw_lightning.models.checkpoints import (
+    check_checkpoint_weights,
     checkpoint_config,
     checkpoint_model,
     checkpoint_tokenizer,
@@ -20,11 +29,20 @@ from etw_lightning.models.checkpoints import (
 )
 from etw_lightning.models.head_probe import vocabulary_size
 from etw_lightning.models.label_scorer import LabelScorer
+from etw_lightning.models.weight_fit import (
+    ConversionError,
+    empty_model,
+    fitting_names,
+    keep_untied,
+    load_renamed,
+    read_report,
+)
 from etw_lightning.schema import InputError
 
 __all__ = [
     "DType",
     "LabelScorer",
+    "check_stored",
     "check_vocabulary",
     "load_config",
     "load_model",
@@ -55,26 +73,104 @@ def load_model(
         A ``transformers`` model on the CPU, in evaluation mode, that ``save_pretrained`` can save.
 
     Raises:
-        InputError: If there is no such model, it can't be reached, its weights are pickled, or it
-            needs code of its own.
+        InputError: If there is no such model, it can't be reached, its weights are pickled, it
+            needs code of its own, or what is stored is not the model that its configuration
+            describes: weights are missing, unknown or of another shape.
     """
-    from transformers import AutoModelForCausalLM
-
-    extra = {} if attention is None else {"attn_implementation": attention}
+    how: dict[str, Any] = {"dtype": getattr(torch, dtype)}
+    if attention is not None:
+        how["attn_implementation"] = attention
     # A device context of the caller would ask for weights straight on that device.
     with torch.device("cpu"), _input_errors(pretrained, key):
         if is_checkpoint(pretrained):
-            return checkpoint_model(pretrained, key, getattr(torch, dtype), extra)
+            return checkpoint_model(pretrained, key, how.pop("dtype"), how)
         location = _location(pretrained, key)
-        if not _is_gguf(pretrained):
-            load_config(pretrained, key)
-            folder = Path(location["pretrained_model_name_or_path"])
-            if folder.is_dir():
-                check_weights(folder, key)
-        model = AutoModelForCausalLM.from_pretrained(
-            **location, dtype=getattr(torch, dtype), use_safetensors=True, **NO_CODE, **extra
-        )
-    return _without_quantization(model) if _is_gguf(pretrained) else model
+        if _is_gguf(pretrained):
+            lm, misfit = _loaded(location, how)
+            refuse_misfit(misfit, pretrained, key)
+            refuse_misfit(gguf_misfit(Path(pretrained).expanduser(), lm), pretrained, key)
+        else:
+            lm = _load_folder(location, pretrained, key, how)
+        keep_untied(lm, pretrained, key)
+        return _without_quantization(lm) if _is_gguf(pretrained) else lm
+
+
+def check_stored(pretrained: str, key: str = "model.pretrained") -> bool:
+    """Find by names and shapes what ``load_model`` would refuse, without loading a weight.
+
+    Args:
+        pretrained: As of ``load_model``.
+        key: Configuration key that errors name.
+
+    Returns:
+        Whether the weights are on this machine, so that they could be looked at.
+
+    Raises:
+        InputError: As ``load_model``.
+    """
+    with _input_errors(pretrained, key):
+        if is_checkpoint(pretrained):
+            check_checkpoint_weights(pretrained, key)
+            return True
+        location, config = _location(pretrained, key), load_config(pretrained, key)
+        if _is_gguf(pretrained):
+            found = gguf_misfit(Path(pretrained).expanduser(), empty_model(config))
+            refuse_misfit(found, pretrained, key)
+            return True
+        folder = _stored_folder(location)
+        if folder is not None:
+            check_weights(folder, key)
+        # A configuration alone is enough to plan with.
+        if folder is None or not any(folder.glob("*.safetensors*")):
+            return False
+        fitting_names(folder, config, pretrained, key)
+        return True
+
+
+def _load_folder(
+    location: Mapping[str, Any], pretrained: str, key: str, how: Mapping[str, Any]
+) -> Any:
+    """Return a model in Hugging Face layout; what is stored is compared before it is read."""
+    config, names = load_config(pretrained, key), None
+    # A hub model's copy may be of yesterday: the library asks the hub first.
+    asks_hub = location.get("local_files_only") is False
+    folder = None if asks_hub else _stored_folder(location)
+    if folder is not None:
+        check_weights(folder, key)
+        names = fitting_names(folder, config, pretrained, key)
+    if names is None:
+        lm, misfit = _loaded(location, how)
+        if not misfit:
+            return lm
+        folder = _stored_folder(location)
+        names = None if folder is None else fitting_names(folder, config, pretrained, key)
+    if folder is not None and names is not None:
+        lm, misfit = load_renamed(folder, names, config, key, how)
+    refuse_misfit(misfit, pretrained, key)
+    return lm
+
+
+def _loaded(location: Mapping[str, Any], how: Mapping[str, Any]) -> tuple[Any, Misfit]:
+    """Return a model as the library loads it, and what it had to make up or leave out."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        return read_report(AutoModelForCausalLM, **location, use_safetensors=True, **NO_CODE, **how)
+    except ConversionError:
+        # The headers tell which.
+        return None, Misfit(missing=("some that are joined",))
+
+
+def _stored_folder(location: Mapping[str, Any]) -> Path | None:
+    """Return the folder of a model in Hugging Face layout; None of one that is on the hub alone."""
+    from huggingface_hub import try_to_load_from_cache
+
+    name = location["pretrained_model_name_or_path"]
+    if Path(name).is_dir():
+        return Path(name)
+    found = try_to_load_from_cache(name, "config.json")
+    folder = Path(found).parent if isinstance(found, str) else None
+    return folder if folder is not None and any(folder.glob("*.safetensors")) else None
 
 
 def load_config(pretrained: str, key: str = "model.pretrained") -> Any:
@@ -144,6 +240,7 @@ def _location(pretrained: str, key: str, needed: str = "config.json") -> dict[st
         return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     looks_local = pretrained.startswith((".", "/", "~")) or pretrained.count("/") > 1
     if path.is_dir():
+        check_no_adapter(path, key)
         if not (path / needed).is_file():
             raise InputError(
                 f"{key}: folder {pretrained!r} holds no {needed}; give a folder saved by "

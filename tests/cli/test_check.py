@@ -4,6 +4,7 @@ import shutil
 from collections import namedtuple
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 
 @pytest.fixture
@@ -40,9 +41,10 @@ def test_all_is_said_and_nothing_is_written(checked):
     assert (outcome.status, outcome.err) == (0, "")
     lines = outcome.out.splitlines()
     assert lines[0].startswith("data: forget 4 rows, retain 6 rows; the longest has ")
-    starts = ["data", "scored", "tokenizer", "template", "retain results", "strategy", "disk"]
-    assert [line.split(":")[0] for line in lines[: len(starts)]] == starts
-    assert lines[5] == "strategy: single on 1 CPU process"
+    starts = ["data", "scored", "tokenizer", "template", "weights", "retain results", "strategy"]
+    assert [line.split(":")[0] for line in lines[: len(starts) + 1]] == [*starts, "disk"]
+    assert lines[4] == "weights: all that the model has, by the names and shapes in their files"
+    assert lines[6] == "strategy: single on 1 CPU process"
     assert lines[-1] == "the first that fits is configs/strategy/single.yaml on one GPU"
 
 
@@ -51,6 +53,27 @@ def test_a_configuration_without_weights_is_enough(checked, bare_model_dir):
         f"--model.pretrained={bare_model_dir}", f"--data.retain_model={bare_model_dir}"
     )
     assert (outcome.status, outcome.err) == (0, "")
+    assert "weights: not verified, for they are not on this machine\n" in outcome.out
+
+
+@pytest.mark.parametrize("key", ["model.pretrained", "data.retain_model", "data.target_model"])
+def test_weights_that_are_not_the_model_s(
+    checked, check_args, args, command, tiny_model_dir, tmp_path, key
+):
+    folder = shutil.copytree(tiny_model_dir, tmp_path / "lacking")
+    weights = load_file(folder / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    given = f"--{key}={folder}"
+    outcomes = [command(*args, "--metrics=unlearning_depth", given)]
+    if key != "data.target_model":
+        # Nothing that fit prints compares with it.
+        outcomes = [checked(given), command("fit", *check_args[1:], given), command(*args, given)]
+    for outcome in outcomes:
+        assert outcome.status == 2
+        assert outcome.err.startswith(f"error: {key} {str(folder)!r} does not hold the weights of ")
+        assert "1 weight (lm_head.weight) is missing" in outcome.err
+        assert outcome.err.count("\n") == 1
 
 
 def test_memory_of_a_gpu_can_be_given(checked):

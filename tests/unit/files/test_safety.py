@@ -17,7 +17,7 @@ from etw_lightning.files.foreign_models import check_attention, check_weights
 from etw_lightning.files.places import check_links, check_written, is_below, require_inside
 from etw_lightning.models.checkpoints import check_resume, checkpoint_model, describe_model
 from etw_lightning.models.gibberish_classifier import check_classifier, clean_probabilities
-from etw_lightning.models.loading import load_config, load_model, load_tokenizer
+from etw_lightning.models.loading import check_stored, load_config, load_model, load_tokenizer
 from etw_lightning.schema import InputError, Record
 from etw_lightning.scoring.retain_results import load_provenance, load_retain_results, save_records
 from etw_lightning.sweeps.grid import Select, Sweep
@@ -107,16 +107,20 @@ def test_a_pickle_beside_safetensors_is_not_read(marker, tmp_path, tiny_model_di
 
 
 def test_an_adapter_with_pickled_weights_is_refused(refused, marker, tiny_model_dir):
-    pytest.importorskip("peft")
     folder = marker.parent / "adapter"
     shutil.copytree(tiny_model_dir, folder)
     settings = {"peft_type": "LORA", "base_model_name_or_path": str(tiny_model_dir), "r": 2}
     text = json.dumps({**settings, "target_modules": ["q_proj"]})
     (folder / "adapter_config.json").write_text(text)
     hostile.saved(marker, folder / "adapter_model.bin")
-    assert refused(load_model, str(folder)).startswith(
-        f"model.pretrained {str(folder)!r} could not"
+    said = (
+        f"model.pretrained {str(folder)!r} holds an adapter in adapter_model.bin, a pickle, which"
     )
+    # With a model beside it, which the library would load and change, and without one.
+    assert refused(load_model, str(folder)).startswith(said)
+    assert refused(check_stored, str(folder)).startswith(said)
+    (folder / "config.json").unlink()
+    assert refused(load_model, str(folder)).startswith(said)
 
 
 def test_a_classifier_with_pickled_weights_is_refused(refused, marker, classifier_dir):

@@ -208,5 +208,5 @@ def test_a_classifier_without_its_head_is_an_error_and_nothing_else(
     kept = {name: weight for name, weight in weights.items() if name not in head}
     save_file(kept, folder / "model.safetensors", {"format": "pt"})
     text = message(clean_probabilities, ["a"], str(folder))
-    assert f"holds no weights {head[0]}" in text
+    assert f"1 weight ({head[0]}) is missing" in text
     assert "REPORT" not in caplog.text + "".join(capfd.readouterr())

@@ -111,20 +111,22 @@ def test_weights_of_another_adapter_are_one_line(tiny_model_dir, tmp_path):
     content = torch.load(path, weights_only=True)
     content["etw_lightning"]["peft"] = json.dumps({**KINDS["LoRA"], "r": 2})
     torch.save(content, path)
-    with pytest.raises(InputError, match=r"model\.pretrained .* not those of its configuration"):
+    with pytest.raises(
+        InputError, match=r"model\.pretrained .* 28 weights \(.*lora_A.*\(4, 64\) for \(2, 64\)"
+    ):
         checkpoint_model(str(path), "model.pretrained", torch.float32, {})
 
 
 @pytest.fixture
 def written(tmp_path, tiny_model_dir):
-    """A checkpoint of a run of NPO at lambda 0.1 with one callback, and its weights' names."""
+    """A checkpoint of a run of NPO at lambda 0.1 with one callback, and its weights."""
     lm = load_model(str(tiny_model_dir))
     settings = {"model.forget": "NPO(beta=0.1)", "model.forget_weight": "0.1"}
     path = tmp_path / "run.ckpt"
     weights = {f"scorer.lm.{name}": value for name, value in lm.state_dict().items()}
     content = describe_model(lm, str(tiny_model_dir), settings=settings)
     torch.save({"state_dict": weights, "callbacks": {"Seen{'a': 1}": {}}, **content}, path)
-    return str(path), settings, set(weights)
+    return str(path), settings, weights
 
 
 def test_a_run_goes_on_from_its_own_checkpoint(written):
@@ -140,6 +142,10 @@ def test_another_method_does_not_go_on_from_it(written):
 
 
 def test_other_weights_do_not_go_on_from_it(written):
-    path, settings, names = written
+    path, settings, weights = written
     with pytest.raises(InputError, match=r"holds other weights .* \(a.lora and 0 more"):
-        check_resume(path, settings, names | {"a.lora"})
+        check_resume(path, settings, weights | {"a.lora": torch.zeros(1)})
+    wider = weights | {"scorer.lm.model.norm.weight": torch.zeros(64)}
+    shapes = r"1 weight \(scorer.lm.model.norm.weight \(32,\) for \(64,\)\) is of another shape"
+    with pytest.raises(InputError, match=shapes):
+        check_resume(path, settings, wider)

@@ -1,0 +1,211 @@
+"""Whether the weights that are stored are those of the model that is built: all, no others, whole.
+
+``transformers`` gives a weight that a file lacks random values, leaves out one that its model has
+no place for, and says both in a table. Here either is an error, wherever a model comes from. The
+names and shapes in the files' headers go through the library's own loader, so what it renames,
+joins and ties counts as it does in loading, and no weight is read for it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from etw_lightning.files.foreign_models import NO_CODE
+from etw_lightning.files.misfit import Misfit, Shape, refuse_misfit, shapes_of
+from etw_lightning.files.weight_headers import read_headers, weight_files
+from etw_lightning.notices import warn_first
+
+__all__ = [
+    "PREFIXES",
+    "ConversionError",
+    "empty_model",
+    "fitting_names",
+    "keep_untied",
+    "load_renamed",
+    "read_report",
+    "without_reports",
+]
+
+#: What trainers and wrappers put before the names of a model's weights.
+PREFIXES = ("base_model.model.", "module.", "_orig_mod.", "_forward_module.")
+
+
+def fitting_names(
+    folder: Path,
+    config: Any,
+    given: str,
+    key: str,
+    auto_class: str = "AutoModelForCausalLM",
+) -> dict[str, str] | None:
+    """Return the model's name of each stored weight; None if they are stored under these.
+
+    Args:
+        folder: In Hugging Face layout.
+        config: The model's configuration.
+        given: The model, as the user gave it.
+        key: Configuration key it was given under.
+        auto_class: Class of ``transformers`` that loads it.
+
+    Raises:
+        InputError: If the weights are not the model's, with known prefixes taken off or not.
+    """
+    if getattr(config, "quantization_config", None) is not None:
+        # Their shapes are not the model's; what is loaded is looked at instead.
+        return None
+    shapes = read_headers(weight_files(folder, key), key)
+    model = empty_model(config, auto_class)
+    misfit = _reported(shapes, config, model)
+    if not misfit:
+        return None
+    for names, taken in _without_prefixes(shapes):
+        if not _reported({names[name]: shapes[name] for name in shapes}, config, model):
+            warn_first(
+                f"{key} {given!r}: {' and '.join(map(repr, taken))} is taken off the names of its "
+                "weights, which then are the model's."
+            )
+            return names
+    refuse_misfit(misfit, given, key, _way_out(misfit, model))
+    return None
+
+
+def empty_model(config: Any, auto_class: str = "AutoModelForCausalLM") -> Any:
+    """Return the model without memory for its weights."""
+    import transformers
+
+    with torch.device("meta"), without_reports():
+        return getattr(transformers, auto_class).from_config(config, **NO_CODE)
+
+
+def _reported(shapes: Mapping[str, Shape], config: Any, model: Any) -> Misfit:
+    """Return what the library says of weights of these names and shapes."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    weights = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    try:
+        return read_report(model, None, config=config, state_dict=weights, device_map={"": "meta"})[
+            1
+        ]
+    except ConversionError:
+        # It does not say of what: as stored, a part of what it joins differs from a whole model's.
+        whole = revert_weight_conversion(model, model.state_dict())
+        return Misfit.between(shapes, shapes_of(whole)) or Misfit(unexpected=("some joined",))
+
+
+class ConversionError(ValueError):
+    """The library could not join or split weights as its model has them."""
+
+
+def read_report(loader: Any, *args: Any, **how: Any) -> tuple[Any, Misfit]:
+    """Load a model by a class of ``transformers``, and see what it made up or left out.
+
+    Args:
+        loader: The class, or a model of it.
+        *args: As of its ``from_pretrained``.
+        **how: The same.
+
+    Raises:
+        ConversionError: If weights can't be brought into the model's form.
+    """
+    try:
+        with without_reports():
+            model, report = loader.from_pretrained(
+                *args, ignore_mismatched_sizes=True, output_loading_info=True, **how
+            )
+    except RuntimeError as error:
+        if "conversion of the weights" in str(error):
+            raise ConversionError("its weights can't be joined as the model has them") from error
+        raise
+    return model, Misfit.of_report(report)
+
+
+def load_renamed(
+    folder: Path, names: Mapping[str, str], config: Any, key: str, how: Mapping[str, Any]
+) -> tuple[Any, Misfit]:
+    """Load weights under other names than they are stored under.
+
+    Args:
+        folder: In Hugging Face layout.
+        names: As of ``fitting_names``.
+        config: The model's configuration.
+        key: Configuration key that errors name.
+        how: Further arguments of ``from_pretrained``.
+
+    Returns:
+        The model, in evaluation mode, and what the library had to make up or leave out.
+    """
+    from safetensors.torch import load_file
+    from transformers import GenerationConfig
+
+    weights = {
+        names[name]: weight
+        for file in weight_files(folder, key)
+        for name, weight in load_file(file).items()
+    }
+    model_class = type(empty_model(config))
+    lm, misfit = read_report(model_class, None, config=config, state_dict=weights, **how)
+    if (folder / "generation_config.json").is_file():
+        lm.generation_config = GenerationConfig.from_pretrained(str(folder))
+    return lm, misfit
+
+
+def _without_prefixes(names: Iterable[str]) -> Iterator[tuple[dict[str, str], list[str]]]:
+    """Give the names without prefixes, and which were taken off: first in front, then anywhere."""
+    alternatives = "|".join(map(re.escape, PREFIXES))
+    for pattern in (rf"^(?:{alternatives})+", rf"(?:(?<=\.)|^)(?:{alternatives})"):
+        found = {name: re.sub(pattern, "", name) for name in names}
+        taken = [one for one in PREFIXES if any(one in name for name in names)]
+        if taken and len(set(found.values())) == len(found):
+            yield found, taken
+
+
+def _way_out(misfit: Misfit, model: Any) -> str:
+    """Return what else to do if nothing but the output head is missing."""
+    head = model.get_output_embeddings()
+    own = {name for name, weight in model.named_parameters() if head is not None}
+    heads = {name for name in own if model.get_parameter(name) is getattr(head, "weight", None)}
+    if heads and set(misfit.missing) == heads and not (misfit.unexpected or misfit.reshaped):
+        return (
+            "if the output head is the embeddings, set tie_word_embeddings to true in its "
+            "config.json; else give the whole model"
+        )
+    return ""
+
+
+def keep_untied(lm: Any, given: str, key: str) -> None:
+    """Let the configuration say so if weights that it ties were stored as two different ones.
+
+    The library then loads both; whoever builds the model anew would tie them.
+    """
+    untied = set(lm.get_expanded_tied_weights_keys(all_submodels=True)) - set(
+        lm.all_tied_weights_keys
+    )
+    if untied:
+        for config in {id(one): one for one in (lm.config, lm.config.get_text_config())}.values():
+            config.tie_word_embeddings = False
+        warn_first(
+            f"{key} {given!r}: its configuration ties {min(untied)} to another weight, but both "
+            "are stored and differ; they are used as they are stored, and tie_word_embeddings is "
+            "false from here on."
+        )
+
+
+@contextmanager
+def without_reports() -> Iterator[None]:
+    """Keep the library's tables of what it loads, and its bars, from the terminal."""
+    from transformers.utils import logging
+
+    level, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if has_bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,363 @@
+"""What is used is what was saved: weights that are missing, unknown or of another shape."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from etw_lightning.models.loading import check_stored, load_model
+from etw_lightning.schema import InputError
+
+HEAD, EMBEDDINGS = "lm_head.weight", "model.embed_tokens.weight"
+META = {"format": "pt"}
+
+
+@pytest.fixture
+def weights(tiny_model_dir):
+    return load_file(tiny_model_dir / "model.safetensors")
+
+
+@pytest.fixture
+def stored(tiny_model_dir, tmp_path):
+    """Copy the tiny model's folder with these weights and changes of its configuration."""
+
+    def call(weights, name="model", **changes):
+        folder = shutil.copytree(tiny_model_dir, tmp_path / name)
+        save_file(weights, folder / "model.safetensors", META)
+        config = json.loads((folder / "config.json").read_text()) | changes
+        (folder / "config.json").write_text(json.dumps(config))
+        return folder
+
+    return call
+
+
+def refusals(folder, key="data.retain_model"):
+    """Return what loading and looking at the headers alone are refused with."""
+    found = []
+    for look in (lambda: load_model(str(folder), key=key), lambda: check_stored(str(folder), key)):
+        with pytest.raises(InputError) as error:
+            look()
+        found.append(str(error.value))
+    return found
+
+
+def without(weights, *parts):
+    return {name: one for name, one in weights.items() if not any(part in name for part in parts)}
+
+
+LAYER = "(model.layers.1.input_layernorm.weight, model.layers.1.mlp.down_proj.weight, "
+
+
+@pytest.mark.parametrize(
+    ("change", "config", "said"),
+    [
+        (lambda w: without(w, HEAD), {}, f"1 weight ({HEAD}) is missing"),
+        (lambda w: without(w, "layers.1."), {}, f"9 weights {LAYER}"),
+        (lambda w: w, {"num_hidden_layers": 1}, f"9 weights {LAYER}"),
+        (lambda w: w, {"num_hidden_layers": 3}, "9 weights (model.layers.2.input_layernorm.weight"),
+        (lambda w: w | {"stray": torch.zeros(2)}, {}, "1 weight (stray) is unknown to the model"),
+        (
+            lambda w: w | {HEAD: w[HEAD][:-2]},
+            {},
+            f"1 weight ({HEAD} (318, 32) for (320, 32)) is of another shape",
+        ),
+        (lambda w: w, {"intermediate_size": 48}, "6 weights (model.layers.0.mlp.down_proj.weight "),
+        (
+            lambda w: {"module." + name: one for name, one in without(w, HEAD).items()},
+            {},
+            "21 weights (",
+        ),
+        (
+            lambda w: without(w, HEAD, EMBEDDINGS),
+            {"tie_word_embeddings": True},
+            f"2 weights ({HEAD}, {EMBEDDINGS}) are missing",
+        ),
+        (lambda w: w, {"attention_bias": True}, "8 weights (model.layers.0.self_attn.k_proj.bias"),
+    ],
+    ids=[
+        "head",
+        "layer",
+        "one_layer_less",
+        "one_layer_more",
+        "stray",
+        "shape",
+        "width",
+        "prefix_and_no_head",
+        "tied_and_neither",
+        "bias",
+    ],
+)
+def test_weights_that_are_not_the_model_s(stored, weights, change, config, said):
+    folder = stored(change(weights), **config)
+    loaded, looked = refusals(folder)
+    assert loaded == looked
+    assert loaded.startswith(f"data.retain_model {str(folder)!r} does not hold the weights")
+    assert said in loaded
+
+
+def test_an_absent_head_has_a_way_out_of_its_own(stored, weights):
+    ties = "set tie_word_embeddings to true in its config.json"
+    assert ties in refusals(stored(without(weights, HEAD)))[0]
+    assert ties not in refusals(stored(without(weights, HEAD, "norm"), "other"))[0]
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "base_model.model.",
+        "module.",
+        "_orig_mod.",
+        "_forward_module.",
+        "_forward_module.module.",
+        "model._orig_mod.",
+    ],
+)
+def test_known_prefixes_are_taken_off_with_a_line(stored, weights, tiny_model_dir, prefix):
+    inner = prefix.startswith("model.")
+    names = {
+        name: name.replace("model.", prefix, 1) if inner else prefix + name for name in weights
+    }
+    folder = stored({names[name]: weight for name, weight in weights.items()})
+    with pytest.warns(UserWarning, match="taken off the names of its weights"):
+        assert check_stored(str(folder))
+    with pytest.warns(UserWarning, match="taken off the names of its weights"):
+        lm = load_model(str(folder), dtype="bfloat16")
+    plain = load_model(str(tiny_model_dir), dtype="bfloat16")
+    assert all(torch.equal(one, plain.state_dict()[n]) for n, one in lm.state_dict().items())
+    assert lm.generation_config.to_dict() == plain.generation_config.to_dict()
+    assert not lm.training
+    lm.save_pretrained(folder.parent / "again")
+    again = load_file(folder.parent / "again" / "model.safetensors")
+    assert again.keys() == weights.keys()
+
+
+def test_a_prefix_of_two_weights_of_one_name_is_left(stored, weights):
+    other = {f"module.{name}": weight + 1 for name, weight in weights.items()}
+    assert "21 weights (module.lm_head.weight, " in refusals(stored(weights | other))[0]
+
+
+@pytest.mark.parametrize("lacking", [HEAD, EMBEDDINGS])
+def test_a_tied_weight_is_stored_once(stored, weights, lacking, recwarn):
+    kept = HEAD if lacking == EMBEDDINGS else EMBEDDINGS
+    folder = stored(without(weights, lacking), tie_word_embeddings=True)
+    assert check_stored(str(folder))
+    lm = load_model(str(folder))
+    assert lm.get_output_embeddings().weight is lm.get_input_embeddings().weight
+    assert torch.equal(lm.get_output_embeddings().weight, weights[kept])
+    assert not recwarn.list
+
+
+def test_tied_weights_stored_twice(stored, weights, recwarn):
+    same = stored(weights | {HEAD: weights[EMBEDDINGS].clone()}, "same", tie_word_embeddings=True)
+    lm = load_model(str(same))
+    assert lm.get_output_embeddings().weight is lm.get_input_embeddings().weight
+    assert not recwarn.list
+
+    differ = stored(weights, "differ", tie_word_embeddings=True)
+    assert check_stored(str(differ))
+    with pytest.warns(UserWarning, match="both are stored and differ; they are used as they are"):
+        lm = load_model(str(differ))
+    assert torch.equal(lm.get_output_embeddings().weight, weights[HEAD])
+    assert torch.equal(lm.get_input_embeddings().weight, weights[EMBEDDINGS])
+    assert lm.config.tie_word_embeddings is False
+
+
+def test_what_an_old_library_stored_besides_is_no_weight(stored, weights, recwarn):
+    old = {f"model.layers.{n}.self_attn.rotary_emb.inv_freq": torch.ones(4) for n in range(2)}
+    folder = stored(weights | old)
+    assert check_stored(str(folder))
+    load_model(str(folder))
+    assert not recwarn.list
+
+
+# Buffers.
+
+
+@pytest.fixture(scope="module")
+def routed(tmp_path_factory):
+    """A mixture of experts whose router has a stored buffer, and experts stored one by one."""
+    from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
+
+    config = DeepseekV3Config(
+        vocab_size=64,
+        hidden_size=16,
+        intermediate_size=16,
+        moe_intermediate_size=8,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        n_routed_experts=4,
+        n_group=2,
+        topk_group=1,
+        num_experts_per_tok=2,
+        first_k_dense_replace=1,
+        q_lora_rank=8,
+        kv_lora_rank=8,
+        qk_rope_head_dim=4,
+        qk_nope_head_dim=4,
+        v_head_dim=8,
+    )
+    folder = tmp_path_factory.mktemp("routed")
+    DeepseekV3ForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("lacking", ["e_score_correction_bias", "experts.2.up_proj.weight"])
+def test_a_buffer_and_an_expert_are_weights(routed, tmp_path, lacking):
+    weights = load_file(routed / "model.safetensors")
+    found = [name for name in weights if name.endswith(lacking)]
+    assert found
+    assert check_stored(str(routed))
+    folder = shutil.copytree(routed, tmp_path / "model")
+    save_file(without(weights, *found), folder / "model.safetensors", META)
+    loaded, looked = refusals(folder)
+    assert loaded == looked
+    assert f"1 weight ({found[0]}) is missing" in loaded
+
+
+# Several files.
+
+
+@pytest.fixture
+def sharded(tiny_model_dir, tmp_path):
+    folder = tmp_path / "shards"
+    load_model(str(tiny_model_dir)).save_pretrained(folder, max_shard_size="60KB")
+    assert len(list(folder.glob("*.safetensors"))) > 2
+    return folder
+
+
+def test_shards_are_one_model(sharded, tiny_model_dir):
+    assert check_stored(str(sharded))
+    assert (
+        load_model(str(sharded)).num_parameters()
+        == load_model(str(tiny_model_dir)).num_parameters()
+    )
+
+
+def test_a_weight_absent_from_its_shard(sharded):
+    file = sorted(sharded.glob("*.safetensors"))[0]
+    held = load_file(file)
+    gone = held.pop(min(held))
+    assert gone is not None
+    save_file(held, file, META)
+    for text in refusals(sharded):
+        assert f"1 weight ({min(set(_names(sharded)) - _all(sharded))}) is missing" in text
+
+
+def _names(folder):
+    return json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+
+
+def _all(folder):
+    return {name for file in folder.glob("*.safetensors") for name in load_file(file)}
+
+
+def test_an_absent_shard(sharded):
+    files = sorted(sharded.glob("*.safetensors"))
+    files[1].unlink()
+    for text in refusals(sharded):
+        assert f"names {files[1].name}, which is not there (1 of {len(files)} files" in text
+
+
+def test_a_weight_in_two_shards(sharded):
+    first, second = sorted(sharded.glob("*.safetensors"))[:2]
+    taken = load_file(first)
+    name = min(taken)
+    save_file(load_file(second) | {name: taken[name] + 1}, second, META)
+    for text in refusals(sharded):
+        assert f"{name} stands both in '{first}' and in {second.name} (1 weights do)" in text
+
+
+def test_two_sets_of_files(sharded, tiny_model_dir):
+    shutil.copy(tiny_model_dir / "model.safetensors", sharded)
+    for text in refusals(sharded):
+        assert "holds the weights twice, in model.safetensors and in model-00001-of-" in text
+
+
+# GGUF.
+
+
+@pytest.fixture
+def gguf_file(tmp_path, weights, tiny_tokenizer):
+    """Write the tiny Llama as a GGUF file, with these changes of its tensors."""
+    gguf = pytest.importorskip("gguf")
+    names = {
+        EMBEDDINGS: "token_embd.weight",
+        "model.norm.weight": "output_norm.weight",
+        HEAD: "output.weight",
+    }
+    parts = {
+        "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "ffn_norm",
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output",
+        "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down",
+    }
+    for number in range(2):
+        for own, other in parts.items():
+            names[f"model.layers.{number}.{own}.weight"] = f"blk.{number}.{other}.weight"
+
+    def call(*lacking, num_layers=2, **further):
+        path = tmp_path / "model.gguf"
+        writer = gguf.GGUFWriter(path, "llama")
+        writer.add_block_count(num_layers)
+        writer.add_context_length(512)
+        writer.add_embedding_length(32)
+        writer.add_feed_forward_length(64)
+        writer.add_head_count(4)
+        writer.add_head_count_kv(2)
+        writer.add_layer_norm_rms_eps(1e-6)
+        writer.add_vocab_size(320)
+        writer.add_rope_dimension_count(8)
+        writer.add_tokenizer_model("gpt2")
+        writer.add_token_list(tiny_tokenizer.convert_ids_to_tokens(range(320)))
+        for name, weight in weights.items():
+            if names[name] not in lacking:
+                writer.add_tensor(names[name], weight.numpy())
+        for name, weight in further.items():
+            writer.add_tensor(name.replace("__", "."), weight.numpy())
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return path
+
+    return call
+
+
+def test_a_whole_gguf_file(gguf_file, weights):
+    path = gguf_file()
+    assert check_stored(str(path))
+    lm = load_model(str(path))
+    assert torch.equal(lm.state_dict()[HEAD], weights[HEAD])
+
+
+@pytest.mark.parametrize(
+    ("lacking", "num_layers", "further", "said"),
+    [
+        (["blk.1.ffn_up.weight"], 2, {}, "1 weight (model.layers.1.mlp.up_proj.weight) is missing"),
+        ([], 3, {}, "9 weights (model.layers.2.input_layernorm.weight, "),
+        ([], 1, {}, "9 weights (blk.1.attn_k.weight, blk.1.attn_norm.weight, "),
+        (
+            [],
+            2,
+            {"rope_freqs__weight": torch.ones(4)},
+            "1 weight (rope_freqs.weight) is unknown to the model",
+        ),
+        (
+            [],
+            2,
+            {"blk__0__attn_q__bias": torch.ones(32)},
+            "1 weight (blk.0.attn_q.bias) is unknown",
+        ),
+    ],
+)
+def test_a_gguf_file_of_another_model(gguf_file, lacking, num_layers, further, said):
+    for text in refusals(gguf_file(*lacking, num_layers=num_layers, **further)):
+        assert said in text
