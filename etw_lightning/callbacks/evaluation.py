@@ -16,6 +16,7 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from etw_lightning import metrics
+from etw_lightning.callbacks.comparisons import score_others
 from etw_lightning.catalogue import computations as of
 from etw_lightning.catalogue.listing import CATALOGUE, Extra, Given, Part
 from etw_lightning.catalogue.suite import Plan, metric_names, select
@@ -84,6 +85,10 @@ class EvaluationCallback(Callback):
         self.prepare(module.datamodule)
         module.datamodule.require(self.needs)
         module.datamodule.load(module.pretrained)
+        watchers = [one for one in _callbacks(trainer) if isinstance(one, EvaluationCallback)]
+        if watchers[-1] is self:
+            # All have said by now what they read.
+            score_others(trainer, module, watchers)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ask for the sets to be scored this time."""
@@ -298,6 +303,10 @@ def _refuse_passes(names: Sequence[str]) -> None:
                 f"metrics: {name} can't be computed while training, only evaluate can compute it; "
                 f"leave {name} out of the Suite."
             )
+
+
+def _callbacks(trainer: Trainer) -> list[Callback]:
+    return cast(list[Callback], cast(Any, trainer).callbacks)
 
 
 def _out_of_steps(trainer: Trainer) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, cast, get_args
@@ -11,6 +10,7 @@ from typing import Any, ClassVar, cast, get_args
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningCLI
 
+from etw_lightning.callbacks.comparisons import needs_of_others
 from etw_lightning.callbacks.evaluation import EvaluationCallback, Suite
 from etw_lightning.callbacks.retain_budget import RetainBudget
 from etw_lightning.catalogue.entries import Part
@@ -146,10 +146,7 @@ class RunChecks(LightningCLI):
         model, data = self.model, self.datamodule
         callbacks = [c for c in self._callbacks() if isinstance(c, EvaluationCallback)]
         others = OtherModels(data, self.trainer, model.dtype_name, model.attention, self.seed)
-        needs: dict[Role, dict[str, set[Part]]] = {
-            "retain": _joined(c.retain_needs for c in callbacks),
-            "target": _joined(c.target_needs for c in callbacks),
-        }
+        needs = needs_of_others(callbacks)
         return others, needs
 
     def _provenance(self, pretrained: str | None) -> dict[str, Any]:
@@ -180,12 +177,3 @@ def say(line: str) -> None:
     if is_first_process():
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
-
-
-def _joined(many: Iterable[Mapping[str, Collection[Part]]]) -> dict[str, set[Part]]:
-    """Return all parts of all sets that any of several asks for."""
-    joined: dict[str, set[Part]] = {}
-    for needs in many:
-        for name, parts in needs.items():
-            joined.setdefault(name, set()).update(parts)
-    return joined

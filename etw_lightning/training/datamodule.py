@@ -144,6 +144,8 @@ class UnlearningDataModule(LightningDataModule):
         }
         #: Records of the other models, as far as they have been read or scored.
         self.results: dict[Role, RetainResults] = {}
+        #: What of other models' records is known to be there and to fit, by set.
+        self._of_others: dict[Role, dict[str, set[Part]]] = {"retain": {}, "target": {}}
         #: The model a run starts from is the target model.
         self.starts_from_target = False
         self.conventions = Conventions()
@@ -157,6 +159,8 @@ class UnlearningDataModule(LightningDataModule):
         self._marks_reader = "the method"
         #: What the target model says of the rows of some groups, to be put into batches.
         self.references: Mapping[str, RowValues] = {}
+        #: A tokenizer that is in memory already; taken in place of one that is named.
+        self.given_tokenizer: Any = None
         self._rows = EvaluationRows()
         self._streams = Streams()
         self._encoder: Encoder | None = None
@@ -289,7 +293,9 @@ class UnlearningDataModule(LightningDataModule):
         """
         if self._encoder is None:
             key = "data.tokenizer" if self.tokenizer_name else "model.pretrained"
-            tokenizer = load_tokenizer(self.tokenizer_name or pretrained, key)
+            tokenizer = self.given_tokenizer
+            if tokenizer is None:
+                tokenizer = load_tokenizer(self.tokenizer_name or pretrained, key)
             how = (self.template, self.max_length, self.system_prompt, self.template_kwargs)
             self._encoder = Encoder(tokenizer, *how, conventions=self.conventions)
         benchmark = self._benchmark()
@@ -346,6 +352,16 @@ class UnlearningDataModule(LightningDataModule):
         examples = self.eval_sets[name].examples
         return checked_records(self.results[role], name, examples, self.encoder)
 
+    def note_of_other(self, role: Role, needs: Mapping[str, Collection[Part]]) -> None:
+        """Remember that these parts of another model's records are there and fit."""
+        for name, parts in needs.items():
+            self._of_others[role].setdefault(name, set()).update(parts)
+
+    def has_of_other(self, role: Role, needs: Mapping[str, Collection[Part]]) -> bool:
+        """Tell whether all of this has been noted."""
+        noted = self._of_others[role]
+        return all(set(parts) <= noted.get(name, set()) for name, parts in needs.items())
+
     def _benchmark(self) -> Benchmark:
         """Return the reader, with the split names the user gave or the benchmark's own."""
         source = Source(self.hub, Path(self.root) if self.root else None, self.limits)
@@ -362,6 +378,11 @@ class UnlearningDataModule(LightningDataModule):
         module = cast(Any, self.trainer).lightning_module
         self.follow(module.method)
         self.trains = stage == "fit"
+        has_target = self.results_paths["target"] is not None or self.target_model is not None
+        if self.trains and self.uses_forget and cast(Any, self.trainer).num_sanity_val_steps:
+            self.starts_from_target = not has_target
+        if self.given_tokenizer is None and module.given is not None:
+            self.given_tokenizer = module.given.tokenizer
         self.load(module.pretrained)
 
     def follow(self, method: Method) -> None:

@@ -19,6 +19,7 @@ from etw_lightning.kernels.distributions import TopLogps
 from etw_lightning.kernels.signals import Reduction, Signal, TokenSignals
 from etw_lightning.method import Method, Reference
 from etw_lightning.models.checkpoints import describe_model
+from etw_lightning.models.given import GivenModel
 from etw_lightning.models.loading import DType, LabelScorer
 from etw_lightning.models.optimizers import Schedule, make_optimizer, scale_of
 from etw_lightning.retain import NLL, RetainObjective
@@ -153,6 +154,24 @@ class UnlearningModule(PreparedModule):
         logged: frozenset[Signal] = frozenset({"entropies"} if self.method.forget else ())
         return self.method.needs | logged
 
+    @classmethod
+    def from_model(cls, lm: Any, tokenizer: Any, **settings: Any) -> UnlearningModule:
+        """Make a module of a model that is in memory already; it is trained in place.
+
+        Args:
+            lm: A ``transformers`` causal language model.
+            tokenizer: Its tokenizer.
+            settings: Arguments of this class, without ``pretrained``, ``dtype`` and ``attention``.
+
+        Raises:
+            InputError: If it is a model that can't be trained as it is.
+        """
+        given = GivenModel(lm, tokenizer)
+        given.check()
+        module = cls(given.name, dtype=given.dtype_name, **settings)
+        module.given = given
+        return module
+
     def check_optimizer(self) -> None:
         """Make the optimiser once, to find what it refuses before anything is scored.
 
@@ -167,6 +186,9 @@ class UnlearningModule(PreparedModule):
         """Have the target model's values at hand before the first step."""
         super().setup(stage)
         if stage == "fit":
+            if self.layout == "whole":
+                # The target model that is asked is this one, before its first step.
+                self.configure_model()
             self.make_references(self.datamodule, self.trainer)
 
     def configure_optimizers(self) -> Any:

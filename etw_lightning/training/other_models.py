@@ -113,6 +113,7 @@ class OtherModels:
             metrics.truth_ratios(read("forget"))
         if role == "retain" and "privleak_forget" in needs:
             metrics.min_k_auc(read("privleak_forget"), read("privleak_holdout"))
+        data.note_of_other(role, needs)
 
     def _check_made_like(
         self, results: RetainResults, needs: Mapping[str, Collection[Part]]

@@ -13,6 +13,7 @@ from lightning.pytorch import Trainer
 from etw_lightning.kernels.signals import TokenSignals
 from etw_lightning.method import Method, Reference
 from etw_lightning.models.adapters import add_adapter
+from etw_lightning.models.given import GivenModel
 from etw_lightning.models.loading import DType, LabelScorer, load_model
 from etw_lightning.models.shards import Sharding, plain_modules, read_outside, spread
 from etw_lightning.models.trainable import choose_trained
@@ -59,6 +60,9 @@ class PreparedModule(ScoringModule):
         self._loaded: list[LabelScorer] = []
         #: Whether the run trains; one that does not needs no reference and no adapter.
         self.trains = True
+        #: The model, where it is in memory already; nothing is loaded by name then. No part of
+        #: this module until it is prepared.
+        self.given: GivenModel | None = None
 
     def load_ahead(self, trainer: Trainer) -> None:
         """Find what is wrong with the model before the processes of a run meet.
@@ -99,7 +103,10 @@ class PreparedModule(ScoringModule):
 
     def _load(self) -> LabelScorer:
         """Return the model whole, with what trains in it."""
-        lm = load_model(self.pretrained, self.dtype_name, self.attention)
+        if self.given is not None:
+            lm = self.given.lm
+        else:
+            lm = load_model(self.pretrained, self.dtype_name, self.attention)
         scorer = LabelScorer(lm, self.chunk_size)
         scorer.check_head()
         if self.method.layers:
@@ -189,8 +196,10 @@ class PreparedModule(ScoringModule):
             return place_whole(trainer, scorer)
 
         def untrained() -> LabelScorer:
-            assert own is not None
-            return place(own.eval())
+            if own is not None:
+                return place(own.eval())
+            assert self.given is not None
+            return place(LabelScorer(self.given.lm, self.chunk_size).frozen_copy())
 
         target = ReferenceModel(
             self.pretrained,
@@ -201,7 +210,8 @@ class PreparedModule(ScoringModule):
             template=data.encoder.content_key,
             context=trainer.precision_plugin.forward_context,
             place=place,
-            load=None if own is None else untrained,
+            load=None if own is None and self.given is None else untrained,
+            identify=None if self.given is None else self.given.identity,
             shows_progress=trainer.progress_bar_callback is not None,
         )
         with target:

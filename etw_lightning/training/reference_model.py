@@ -80,6 +80,7 @@ class ReferenceModel:
         place: Moves the model to the run's device and precision.
         load: Gives a model that is in memory already, in evaluation mode and placed; None loads
             ``pretrained``.
+        identify: Gives what tells the model from others; None hashes what ``pretrained`` names.
         shows_progress: Draw a bar while it runs.
         key: Configuration key that errors name.
 
@@ -99,6 +100,7 @@ class ReferenceModel:
     context: Callable[[], AbstractContextManager[Any]] = nullcontext
     place: Callable[[LabelScorer], LabelScorer] = lambda scorer: scorer
     load: Callable[[], LabelScorer] | None = None
+    identify: Callable[[], str] | None = None
     shows_progress: bool = True
     key: str = "model.pretrained"
     _scorer: LabelScorer | None = field(default=None, init=False, repr=False)
@@ -116,7 +118,9 @@ class ReferenceModel:
 
     @functools.cached_property
     def identity(self) -> str:
-        """The model's ``model_identity``."""
+        """The model's ``model_identity``, or that of a model in memory."""
+        if self.identify is not None:
+            return self.identify()
         return model_identity(self.pretrained, self.key)
 
     @property

@@ -24,6 +24,7 @@ from etw_lightning.scoring.record_cache import Journal
 from etw_lightning.scoring.retain_results import RetainResults
 from etw_lightning.scoring.scores import is_finite, not_finite
 from etw_lightning.training.datamodule import UnlearningDataModule
+from etw_lightning.training.plain_trainer import keep_order, score_whole
 from etw_lightning.training.step_seed import seed_batch
 from etw_lightning.training.strategies import Layout, layout_of, make_ready, settle_shards
 from etw_lightning.training.training_batches import Batch
@@ -69,6 +70,9 @@ class ScoringModule(LightningModule):
     def setup(self, stage: str) -> None:
         """Agree on what is known of the model: a process alone must not skip a batch."""
         make_ready(self.trainer)
+        keep_order(self.trainer)
+        if self.datamodule.eval_sets:
+            score_whole(self.trainer)
         found = (self.known, self.journal_keys)
         self.known, self.journal_keys = self.trainer.strategy.broadcast(found)
 
