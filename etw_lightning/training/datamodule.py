@@ -14,9 +14,10 @@ from etw_lightning.benchmarks import Benchmark
 from etw_lightning.benchmarks.annotations import match_annotations
 from etw_lightning.benchmarks.chat import WhichTurns
 from etw_lightning.benchmarks.choice import Choice, ChoicePrompt
+from etw_lightning.benchmarks.given_rows import GivenSource, Rows, as_rows, is_path
 from etw_lightning.benchmarks.quickstart_annotations import annotations_of
 from etw_lightning.benchmarks.readers import BenchmarkName, make_reader
-from etw_lightning.benchmarks.source import Source, check_name
+from etw_lightning.benchmarks.source import check_name
 from etw_lightning.benchmarks.tofu import Columns
 from etw_lightning.catalogue.entries import Extra, Part
 from etw_lightning.data.encode import Encoder, Template
@@ -159,11 +160,42 @@ class UnlearningDataModule(LightningDataModule):
         self._marks_reader = "the method"
         #: What the target model says of the rows of some groups, to be put into batches.
         self.references: Mapping[str, RowValues] = {}
+        #: Rows that are in memory already, by split; None for a split that was left out.
+        self.given_rows: dict[str, list[dict[str, Any]] | None] = {}
         #: A tokenizer that is in memory already; taken in place of one that is named.
         self.given_tokenizer: Any = None
         self._rows = EvaluationRows()
         self._streams = Streams()
         self._encoder: Encoder | None = None
+
+    @classmethod
+    def from_rows(
+        cls, forget: Rows | None, retain: Rows | None = None, tokenizer: Any = None, **settings: Any
+    ) -> UnlearningDataModule:
+        """Make a data module of rows that are in memory already, or of any file of rows.
+
+        Args:
+            forget: What is to be forgotten: texts, rows by column, a ``datasets.Dataset``, or a
+                path; None for nothing.
+            retain: What is to stay; None for nothing.
+            tokenizer: Of the model; None takes the one that its module has or names.
+            settings: Arguments of this class, without ``benchmark`` and the splits.
+
+        Raises:
+            InputError: If something is neither rows nor a path.
+        """
+        text = settings.get("columns", Columns()).text
+        given: dict[str, list[dict[str, Any]] | None] = {}
+        splits: dict[str, Any] = {}
+        for name, rows in (("forget", forget), ("retain", retain)):
+            if rows is not None and is_path(rows):
+                splits[f"{name}_split"] = str(rows)
+            else:
+                splits[f"{name}_split"] = name
+                given[name] = None if rows is None else as_rows(rows, name, text)
+        data = cls("jsonl", **splits, **settings)
+        data.given_rows, data.given_tokenizer = given, tokenizer
+        return data
 
     @property
     def encoder(self) -> Encoder:
@@ -364,7 +396,8 @@ class UnlearningDataModule(LightningDataModule):
 
     def _benchmark(self) -> Benchmark:
         """Return the reader, with the split names the user gave or the benchmark's own."""
-        source = Source(self.hub, Path(self.root) if self.root else None, self.limits)
+        root = Path(self.root) if self.root else None
+        source = GivenSource(self.hub, root, self.limits, given=self.given_rows)
         splits = {"forget_split": self.forget_split, "retain_split": self.retain_split}
         if self.benchmark_name == "jsonl":
             splits = {key: name or self.split or "" for key, name in splits.items()}

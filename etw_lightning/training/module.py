@@ -117,6 +117,8 @@ class UnlearningModule(PreparedModule):
         ):
             if not math.isfinite(value):
                 raise InputError(f"model.{key} must be a finite number; got {value}.")
+            if value <= 0:
+                raise InputError(f"model.{key} must be a number > 0; got {value}.")
         self.method = Method(weighting, forget, retain)
         self.method.check(reference, has_adapter=peft is not None)
         #: What a run that goes on from a checkpoint must have in common with the one that wrote it.

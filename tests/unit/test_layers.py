@@ -15,6 +15,7 @@ LATE = {
     "datasets",
     "deepspeed",
     "lm_eval",
+    "pandas",
     "peft",
     "rouge_score",
     "scipy",

@@ -1,0 +1,1 @@
+"""The front door for Python: what ``import etw_lightning`` offers, each loaded when it is used."""

@@ -1,0 +1,141 @@
+"""``evaluate``: a model's numbers on rows, from Python; and how numbers show themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any, cast
+
+from etw_lightning.api.loaded import make_trainer, quietly, restored, take_model, template_of
+from etw_lightning.benchmarks.given_rows import Rows
+from etw_lightning.callbacks.evaluation import Suite
+from etw_lightning.data.encode import Template
+from etw_lightning.metrics import Metric
+from etw_lightning.schema import InputError, Record
+from etw_lightning.training.datamodule import UnlearningDataModule
+from etw_lightning.training.module import UnlearningModule
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+__all__ = ["Scores", "evaluate", "metrics_frame", "metrics_html"]
+
+_ARROWS = {"up": "↑", "down": "↓", "zero": "→ 0", "retain": "→ retain", "none": ""}
+
+
+class Scores(dict[str, Metric]):
+    """Numbers by name; shows itself as a table in a notebook.
+
+    Args:
+        found: The numbers.
+        records: What the model said, row by row, of each set.
+        left_out: Metrics that could not be had, each with the reason.
+    """
+
+    def __init__(
+        self,
+        found: Mapping[str, Metric],
+        records: Mapping[str, Sequence[Record]] | None = None,
+        left_out: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(found)
+        self.records = dict(records or {})
+        self.left_out = dict(left_out or {})
+
+    def frame(self) -> DataFrame:
+        """Return one row a number: value, direction, n, and the interval's ends."""
+        return metrics_frame(self)
+
+    def _repr_html_(self) -> str:
+        return metrics_html({"value": self})
+
+
+def metrics_frame(found: Mapping[str, Metric]) -> DataFrame:
+    """Return one row a number, by name: value, direction, n, low and high of the interval."""
+    from pandas import DataFrame
+
+    rows = {
+        name: (m.value, m.direction, m.n, *(m.interval or (None, None)))
+        for name, m in found.items()
+    }
+    columns = ["value", "direction", "n", "low", "high"]
+    frame = DataFrame.from_dict(rows, orient="index", columns=columns)
+    return cast("DataFrame", frame.rename_axis("metric").astype({"low": float, "high": float}))
+
+
+def metrics_html(models: Mapping[str, Mapping[str, Metric]]) -> str:
+    """Return a table with a column for each model; names are text, never markup."""
+    names = list(dict.fromkeys(name for found in models.values() for name in found))
+    head = "".join(f"<th>{escape(label)}</th>" for label in models)
+    lines = []
+    for name in names:
+        first = next(found[name] for found in models.values() if name in found)
+        cells = "".join(
+            f"<td>{found[name].value:.4g}</td>" if name in found else "<td>-</td>"
+            for found in models.values()
+        )
+        label = escape(f"{name} {_ARROWS[first.direction]}".rstrip())
+        lines.append(f"<tr><td>{label}</td>{cells}<td>{first.n}</td></tr>")
+    return f"<table><tr><th>metric</th>{head}<th>n</th></tr>{''.join(lines)}</table>"
+
+
+def evaluate(
+    model: Any,
+    tokenizer: Any = None,
+    forget: Rows | None = None,
+    retain: Rows | None = None,
+    *,
+    metrics: str | list[str] | None = None,
+    benchmark: str | None = None,
+    batch_size: int = 32,
+    max_new_tokens: int = 40,
+    template: Template | None = None,
+    precision: Any = "32-true",
+    progress: bool = True,
+    **data: Any,
+) -> Scores:
+    """Score a model on rows of one's own, or on a benchmark.
+
+    Args:
+        model: A loaded causal language model, which stays as it is; or a name or folder.
+        tokenizer: Its tokenizer; None where ``model`` is a name.
+        forget: What is to be forgotten: a list of texts or of rows (``question`` and ``answer``,
+            or ``text``), a ``datasets.Dataset``, or the path of a file.
+        retain: What is to stay; the same.
+        metrics: Names of the catalogue (``python -m etw_lightning explain NAME``), or class paths
+            of one's own; None for all that can be had.
+        benchmark: ``tofu``, ``quickstart``, ... in place of rows; ``data`` says where it is.
+        batch_size: Rows that are scored together.
+        max_new_tokens: Greedy tokens after each question.
+        template: ``chat`` or ``plain``; None takes the tokenizer's chat template if it has one.
+        precision: As of ``lightning.Trainer``.
+        progress: Draw bars.
+        data: Further arguments of ``UnlearningDataModule``, such as ``retain_model``.
+
+    Returns:
+        The numbers by name, with the records they were computed from.
+
+    Raises:
+        InputError: Names the argument.
+    """
+    if (benchmark is None) == (forget is None and retain is None):
+        raise InputError("evaluate must be given rows (forget, retain), or else a benchmark.")
+    given = take_model(model, tokenizer)
+    settings = {
+        "eval_batch_size": batch_size,
+        "max_new_tokens": max_new_tokens,
+        "template": template_of(given.tokenizer, template),
+        **data,
+    }
+    if benchmark is not None:
+        rows = UnlearningDataModule(cast(Any, benchmark), **settings)
+        rows.given_tokenizer = given.tokenizer
+    else:
+        rows = UnlearningDataModule.from_rows(forget, retain, given.tokenizer, **settings)
+    module = UnlearningModule.from_model(given.lm, given.tokenizer)
+    module.trains = False
+    suite = Suite(metrics)
+    with quietly(), restored(given.lm):
+        trainer = make_trainer(given.lm, [suite], progress=progress, precision=precision)
+        trainer.validate(module, datamodule=rows, verbose=False)
+        return Scores(suite.latest, module.gather_records(), suite.left_out)
