@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, get_args
 
-import torch
 from lightning.pytorch import Callback, Trainer
 
 from etw_lightning.benchmarks.source import check_name
@@ -111,4 +110,3 @@ def restored(model: Any) -> Iterator[None]:
         model.to(device).train(mode)
         for name, weight in model.named_parameters():
             weight.requires_grad_(trains.get(name, True))
-        torch.set_grad_enabled(True)

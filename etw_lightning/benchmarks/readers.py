@@ -3,23 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 from etw_lightning.benchmarks import Benchmark
 from etw_lightning.benchmarks.choice import Choice, ChoicePrompt
 from etw_lightning.benchmarks.jsonl import JSONL
 from etw_lightning.benchmarks.muse import MUSE
+from etw_lightning.benchmarks.own import OwnBenchmark
 from etw_lightning.benchmarks.quickstart_reader import Quickstart
-from etw_lightning.benchmarks.source import Source
+from etw_lightning.benchmarks.source import Source, check_name
 from etw_lightning.benchmarks.tofu import TOFU
+from etw_lightning.files.class_paths import class_at, is_class_path
 
-__all__ = ["BenchmarkName", "make_reader"]
+__all__ = ["BenchmarkName", "find_reader", "make_reader"]
 
 BenchmarkName = Literal["tofu", "muse_news", "muse_books", "choice", "jsonl", "quickstart"]
 
 
+def find_reader(benchmark: str | OwnBenchmark) -> BenchmarkName | OwnBenchmark:
+    """Return the reader that is the user's own, or the name of one of ours.
+
+    Args:
+        benchmark: ``data.benchmark``: a name, the path of a class, or what that makes.
+
+    Raises:
+        InputError: If there is none of this name.
+    """
+    if isinstance(benchmark, str) and is_class_path(benchmark):
+        return cast(OwnBenchmark, class_at(benchmark, OwnBenchmark, "data.benchmark")())
+    if isinstance(benchmark, str):
+        check_name("data.benchmark", benchmark, get_args(BenchmarkName))
+        return cast(BenchmarkName, benchmark)
+    return benchmark
+
+
 def make_reader(
-    name: BenchmarkName,
+    name: BenchmarkName | OwnBenchmark,
     source: Source,
     splits: Mapping[str, str],
     own: Mapping[str, Any],
@@ -29,7 +48,7 @@ def make_reader(
     """Return a benchmark's reader.
 
     Args:
-        name: Which one.
+        name: Which one, as of ``find_reader``.
         source: Where its rows are.
         splits: ``forget_split`` and ``retain_split`` as far as the user gave them; both of
             ``jsonl``.
@@ -40,6 +59,8 @@ def make_reader(
     Raises:
         InputError: If there is no such split.
     """
+    if isinstance(name, OwnBenchmark):
+        return name.begin(source, splits, {**own, "max_new_tokens": max_new_tokens})
     if name == "tofu":
         return TOFU(source, max_new_tokens=max_new_tokens, **splits)
     if name == "quickstart":

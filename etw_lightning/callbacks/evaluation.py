@@ -259,6 +259,7 @@ class Suite(EvaluationCallback):
                 extras,
                 data.offered_sets,
                 data.retain_sets,
+                family=data.family,
             )
             self.needs = self.plan.parts
             self.retain_needs = self.plan.retain_parts

@@ -24,6 +24,8 @@ from etw_lightning.catalogue.listing import (
     Given,
     Part,
 )
+from etw_lightning.catalogue.own import own_entry
+from etw_lightning.files.class_paths import is_class_path
 from etw_lightning.metrics import Metric
 from etw_lightning.schema import InputError
 
@@ -160,23 +162,26 @@ def select(
     has: Collection[Extra] = (),
     sets: Collection[str] | None = None,
     retain_sets: Collection[str] | None = None,
+    family: Family | None = None,
 ) -> Plan:
     """Return the plan for some metrics of a benchmark.
 
     Args:
-        names: Names of the catalogue; None for the whole suite, of which what lacks an input is
-            left out by name.
+        names: Names of the catalogue, or class paths of ``OwnMetric``; None for the whole suite,
+            of which what lacks an input is left out by name.
         benchmark: ``data.benchmark``.
         has: The extras that are at hand.
         sets: Sets the data offers; None for all.
         retain_sets: Sets the retain results hold; None where they can be scored at will.
+        family: Of the benchmark; None looks its name up.
 
     Raises:
         InputError: If there is no such metric, the benchmark does not offer it, or what it needs
             is missing.
     """
-    family = FAMILIES[benchmark]
+    family = FAMILIES[benchmark] if family is None else family
     table = {name: entry for name, entry in CATALOGUE.items() if family in entry.sets}
+    table |= {name: own_entry(name) for name in names or () if is_class_path(name)}
     chosen: dict[str, Entry] = {}
     left_out: dict[str, str] = {}
     for name in table if names is None else names:
@@ -242,7 +247,8 @@ def explain(name: str) -> str:
     """
     if name.startswith(_HARNESS):
         return _titled(name, "A number of lm-evaluation-harness, as that defines it for the task.")
-    metric = _emitter(name)
+    own = own_entry(name) if is_class_path(name) else None
+    metric = name if own is not None else _emitter(name)
     if metric is None:
         numbers = [one for entry in CATALOGUE.values() for one in _expanded(entry)]
         near = difflib.get_close_matches(name, [*CATALOGUE, *numbers], n=1)
@@ -251,7 +257,7 @@ def explain(name: str) -> str:
             f"explain must be one of {', '.join(CATALOGUE)}, or a number of theirs; got {name!r}. "
             f"{hint}".strip()
         )
-    entry = CATALOGUE[metric]
+    entry = CATALOGUE[metric] if own is None else own
     read = "; ".join(f"{family}: {', '.join(sets)}" for family, sets in entry.sets.items())
     lines = [_titled(name, *([f"A number of {metric}."] if name != metric else []))]
     for page in entry.pages:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 from lightning.pytorch import LightningDataModule
@@ -15,15 +15,17 @@ from etw_lightning.benchmarks.annotations import match_annotations
 from etw_lightning.benchmarks.chat import WhichTurns
 from etw_lightning.benchmarks.choice import Choice, ChoicePrompt
 from etw_lightning.benchmarks.given_rows import GivenSource, Rows, as_rows, is_path
+from etw_lightning.benchmarks.own import OwnBenchmark
 from etw_lightning.benchmarks.quickstart_annotations import annotations_of
-from etw_lightning.benchmarks.readers import BenchmarkName, make_reader
+from etw_lightning.benchmarks.readers import find_reader, make_reader
 from etw_lightning.benchmarks.source import check_name
 from etw_lightning.benchmarks.tofu import Columns
-from etw_lightning.catalogue.entries import Extra, Part
+from etw_lightning.catalogue.entries import FAMILIES, Extra, Family, Part
 from etw_lightning.data.encode import Encoder, Template
 from etw_lightning.data.marks import Marker
 from etw_lightning.data.pairing import Anchor, Pairing
 from etw_lightning.data.streams import Alternative, Streams, StreamSettings, read_streams
+from etw_lightning.files.class_paths import path_of
 from etw_lightning.method import Method
 from etw_lightning.models.loading import load_tokenizer
 from etw_lightning.schema import Conventions, EncodedRow, EvalSet, InputError, Record
@@ -41,7 +43,7 @@ from etw_lightning.training.training_batches import (
     trained_batches,
 )
 
-__all__ = ["BenchmarkName", "Role", "Spans", "UnlearningDataModule"]
+__all__ = ["Role", "Spans", "UnlearningDataModule"]
 
 #: Marked characters of each answer of a set, ends exclusive.
 Spans = list[tuple[tuple[int, int], ...]]
@@ -51,7 +53,9 @@ class UnlearningDataModule(LightningDataModule):
     """Forget and retain rows for training, evaluation sets for scoring.
 
     Args:
-        benchmark: Reader of the rows.
+        benchmark: Reader of the rows: ``tofu``, ``muse_news``, ``muse_books``, ``choice``,
+            ``jsonl`` (the user's own files), ``quickstart``, or the class path of an
+            ``OwnBenchmark``.
         root: Folder with ``.jsonl`` or ``.jsonl.gz`` files, itself or one folder for each
             benchmark; null reads from the hub.
         hub: Data set on the hub, if not the benchmark's own.
@@ -94,7 +98,7 @@ class UnlearningDataModule(LightningDataModule):
 
     def __init__(
         self,
-        benchmark: BenchmarkName,
+        benchmark: str | OwnBenchmark,
         root: str | None = None,
         hub: str | None = None,
         forget_split: str | None = None,
@@ -125,7 +129,10 @@ class UnlearningDataModule(LightningDataModule):
         tokenizer: str | None = None,
     ) -> None:
         super().__init__()
-        self.benchmark_name, self.root, self.hub = benchmark, root, hub
+        self._reader = find_reader(benchmark)
+        is_own = isinstance(self._reader, OwnBenchmark)
+        self.benchmark_name = path_of(type(self._reader)) if is_own else str(benchmark)
+        self.root, self.hub = root, hub
         self.forget_split, self.retain_split, self.split = forget_split, retain_split, split
         self.limits, self.columns = dict(rows or {}), columns
         self.choice_prompt, self.which_turns = choice_prompt, which_turns
@@ -235,6 +242,14 @@ class UnlearningDataModule(LightningDataModule):
         if self.annotations is not None:
             given.add("annotations")
         return given | self.further
+
+    @property
+    def family(self) -> Family:
+        """Whose evaluation sets the benchmark has, which says what metrics it offers."""
+        if isinstance(self._reader, OwnBenchmark):
+            check_name("family of data.benchmark", self._reader.family, get_args(Family))
+            return cast(Family, self._reader.family)
+        return FAMILIES[self.benchmark_name]
 
     @property
     def forget_sets(self) -> tuple[str, ...]:
@@ -404,7 +419,7 @@ class UnlearningDataModule(LightningDataModule):
         given = {key: name for key, name in splits.items() if name is not None}
         own = {"columns": self.columns, "which_turns": self.which_turns}
         how = (own, self.choice_prompt, self.max_new_tokens)
-        return make_reader(self.benchmark_name, source, given, *how)
+        return make_reader(self._reader, source, given, *how)
 
     def setup(self, stage: str) -> None:
         """Load what the model's objectives use, unless the command line has done so."""
