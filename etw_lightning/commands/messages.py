@@ -19,7 +19,24 @@ from etw_lightning.commands.refused_values import (
     refused_value,
 )
 
-__all__ = ["one_line"]
+__all__ = ["LAMBDA", "one_line", "with_lambda"]
+
+#: The paper calls the weight of the forget term lambda, which is no name in Python.
+LAMBDA = ("model.lambda", "model.forget_weight")
+
+
+def with_lambda(line: str, typed: Sequence[str]) -> str:
+    """Return a message with the name of the forget term's weight as the user types it.
+
+    Args:
+        line: The message.
+        typed: Words of the command line.
+    """
+    short, plain = LAMBDA
+    if any(word.startswith("--model.la") for word in typed):  # mistyped too
+        return line.replace(plain, short)
+    # A file takes the plain name only.
+    return line.replace(f"mean {short!r}", f"mean {plain!r}")
 
 
 def one_line(
@@ -104,13 +121,16 @@ def _refused_command(message: str, key: str) -> str | None:
         return f"{lacking} must be given."
     if "arguments are required" in message:
         missing = re.sub(r"\b(?:fit|evaluate|check)\.", "", message.split(": ")[-1]).strip()
-        return f"{missing} must be given; begin with a complete file: --config configs/NAME.yaml"
+        return (
+            f"{missing} must be given; begin with a complete file: --config NAME, one of those "
+            "that the command 'configs' lists"
+        )
     command = re.search(r"subcommand: invalid choice: '(.*?)' \(choose from (.*)\)", message)
     if command:
         names = re.findall(r"\w+", command[2])
         return f"the command must be {either(names)}; got {command[1]!r}."
     if 'expected "subcommand"' in message:
-        return "a command must be given: python -m etw_lightning fit --config configs/NAME.yaml"
+        return "a command must be given: python -m etw_lightning fit --config NAME"
     return None
 
 

@@ -13,10 +13,14 @@ from typing import Any, ClassVar
 from lightning.pytorch.cli import LightningArgumentParser
 
 from etw_lightning import callbacks, forget, retain, weighting
-from etw_lightning.commands.messages import one_line
+from etw_lightning.commands.messages import LAMBDA, one_line, with_lambda
+from etw_lightning.files.config_files import resolve_words
+from etw_lightning.files.moved_classes import check_current
+from etw_lightning.files.yaml_checks import scalars
 from etw_lightning.schema import Conventions
+from etw_lightning.training.strategies import is_first_process
 
-__all__ = ["Parser"]
+__all__ = ["Parser", "known_keys"]
 
 _DESCRIPTION = (
     "Machine unlearning of language models: train one to forget some rows and keep others (fit), "
@@ -25,8 +29,6 @@ _DESCRIPTION = (
     "--checkpoint PATH' makes a model's folder of a checkpoint; 'explain NAME' says what a metric "
     "or a number of results.json is."
 )
-#: The paper calls the weight of the forget term lambda, which is no name in Python.
-_LAMBDA = ("--model.lambda", "--model.forget_weight")
 
 
 def _classes(module: ModuleType, parent: type) -> dict[str, type]:
@@ -57,26 +59,37 @@ class Parser(LightningArgumentParser):
         super().__init__(*args, **kwargs)
 
     def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Any:
-        """Parse; ``--model.lambda`` is read as ``--model.forget_weight``."""
+        """Parse; configurations may be given by name, and ``--model.forget_weight`` as lambda.
+
+        Raises:
+            InputError: If a file is absent, holds a key twice, or names a class as it was called.
+        """
         given = list(sys.argv[1:] if args is None else args)
-        given = [re.sub(rf"^{_LAMBDA[0]}(?==|$)", _LAMBDA[1], word) for word in given]
-        return super().parse_args(given, *rest, **kwargs)
+        given = [re.sub(rf"^--{LAMBDA[0]}(?==|$)", f"--{LAMBDA[1]}", word) for word in given]
+        return super().parse_args(_with_files(given), *rest, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Print one line and exit; a parser inside another one raises what the outer one prints."""
         if not self.exit_on_error:
             return super().error(message, ex)
-        short, plain = (name.lstrip("-") for name in _LAMBDA)
-        line = one_line(message, [short, *_known_keys(self)], _CLASSES, self.typed)
-        if any(word.startswith("--model.la") for word in self.typed):  # mistyped too
-            line = line.replace(plain, short)
-        else:  # a file takes the plain name only
-            line = line.replace(f"mean {short!r}", f"mean {plain!r}")
+        line = one_line(message, [LAMBDA[0], *known_keys(self)], _CLASSES, self.typed)
+        line = with_lambda(line, self.typed)
         sys.stderr.write(f"error: {line}\n")
         self.exit(2)
 
 
-def _known_keys(parser: Any) -> list[str]:
+def _with_files(words: list[str]) -> list[str]:
+    """Put paths in place of the names of configurations, and look through the files."""
+    check_current(((word, 0) for word in words), "command line")
+    resolved, found = resolve_words(words)
+    for one in found:
+        check_current(scalars(one.path), f"config {str(one.path)!r}")
+        if one.note and is_first_process():
+            sys.stderr.write(f"note: {one.note}\n")
+    return resolved
+
+
+def known_keys(parser: Any) -> list[str]:
     """Return the keys of a parser, of its subcommands and of the classes that may be named."""
     keys = [
         f"{key}.{name}"
@@ -89,5 +102,5 @@ def _known_keys(parser: Any) -> list[str]:
         options = [option.lstrip("-") for option in action.option_strings]
         keys += [option for option in options if not option.endswith(".help")]
         for child in (getattr(action, "_name_parser_map", None) or {}).values():
-            keys += _known_keys(child)
+            keys += known_keys(child)
     return keys

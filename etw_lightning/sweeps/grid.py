@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from etw_lightning.files.config_files import find_config, shipped
+from etw_lightning.files.yaml_checks import check_once
 from etw_lightning.schema import InputError
 
 __all__ = ["SEED", "Bound", "Select", "Sweep", "load_sweep", "value_text"]
@@ -97,7 +99,7 @@ def load_sweep(path: str, output_dir: str | None = None, changes: Sequence[str] 
     config = _needed(given, "config", "the run files of configs, as [configs/quickstart.yaml]")
     files = (config,) if isinstance(config, str) else tuple(_texts("config", config))
     for file in files:
-        _check_file("config", file)
+        find_config(file)
     changed = dict(_change(text) for text in changes)
     settings = _settings("settings", given.get("settings") or {})
     common = _grid("grid", given.get("grid") or {})
@@ -137,36 +139,15 @@ def _check_folder(folder: str) -> None:
             raise InputError(f"output_dir must be a folder; {str(path)!r} is none.")
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads YAML in which no key stands twice: the last one would count in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Return the pairs of a mapping."""
-        seen: dict[Any, int] = {}
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            line = key.start_mark.line + 1
-            if key.value in seen:
-                raise InputError(
-                    f"{key.value} must stand once in a mapping of the sweep's file; got it in line "
-                    f"{seen[key.value]} and again in line {line}."
-                )
-            seen[key.value] = line
-        return super().construct_mapping(node, deep)
-
-
 def _read(path: str) -> dict[str, Any]:
-    _check_file("--config", path)
+    file = find_config(path, "--config").path
     try:
-        # A loader that is made from the safe one.
-        given = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
+        text = file.read_text(encoding="utf-8")
+        check_once(yaml.compose(text), "the sweep's file")
+        given = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"--config {path!r} is not YAML: {' '.join(str(error).split())}") from None
     return _pairs(f"--config {path!r}", given)
-
-
-def _check_file(key: str, path: str) -> None:
-    if not Path(path).is_file():
-        raise InputError(f"{key} must be a YAML file; {path!r} is not one.")
 
 
 def _check_keys(place: str, given: Mapping[str, Any], known: Collection[str]) -> None:
@@ -199,8 +180,8 @@ def _methods(given: Any) -> dict[str, tuple[str, dict[str, list[Any]]]]:
     for name, grid in given.items():
         is_path = "/" in name or name.endswith((".yaml", ".yml"))
         file = Path(name) if is_path else _METHODS / f"{name}.yaml"
-        if not file.is_file():
-            there = sorted(one.stem for one in _METHODS.glob("*.yaml"))
+        if not _is_there(str(file)):
+            there = _method_names()
             near = difflib.get_close_matches(name, there, n=1, cutoff=0.5)
             hint = f" Did you mean {near[0]!r}?" if near else f" There are {', '.join(there)}."
             raise InputError(f"methods.{name} must be a method file; {str(file)!r} is none.{hint}")
@@ -208,6 +189,20 @@ def _methods(given: Any) -> dict[str, tuple[str, dict[str, list[Any]]]]:
             raise InputError(f"methods must hold each name once; got two files {file.stem!r}.")
         found[file.stem] = str(file), _grid(f"methods.{name}", grid or {})
     return found
+
+
+def _is_there(file: str) -> bool:
+    try:
+        find_config(file)
+    except InputError:
+        return False
+    return True
+
+
+def _method_names() -> list[str]:
+    """Return the names of the methods in the current folder, and of the shipped ones."""
+    theirs = [name.removeprefix("method/") for name in shipped() if name.startswith("method/")]
+    return sorted({*theirs, *(one.stem for one in _METHODS.glob("*.yaml"))})
 
 
 def _settings(place: str, given: Any) -> dict[str, Any]:

@@ -33,6 +33,7 @@ BASE = {
 
 
 MISSING = "\u2013"
+LISTED = "The command 'configs' lists the shipped ones."
 
 
 @pytest.fixture
@@ -168,7 +169,7 @@ def test_set_takes_the_place_of_grids_and_settings(write):
     [
         ({"metods": []}, "metods is not known. Did you mean methods?"),
         ({"config": []}, "config must be a list of names, at least one; got []."),
-        ({"config": ["no.yaml"]}, "config must be a YAML file; 'no.yaml' is not one."),
+        ({"config": ["zzz.yaml"]}, f"config: there is no file 'zzz.yaml'. {LISTED}"),
         ({"output_dir": " "}, "output_dir must be a folder; got ' '."),
         ({"methods": {}}, "methods must hold at least one method; got none."),
         (
@@ -254,7 +255,7 @@ def test_a_bad_file_is_one_line(write, changes, message):
     [
         ([], "sweep: the following arguments are required: command, --config; sweep --help"),
         (["pan", "--config", "sweep.yaml"], "sweep: argument command: invalid choice: 'pan'"),
-        (["plan", "--config", "no.yaml"], "--config must be a YAML file; 'no.yaml' is not one."),
+        (["plan", "--config", "zzz.yaml"], f"--config: there is no file 'zzz.yaml'. {LISTED}"),
         (
             ["run", "--config", "sweep.yaml", "--jobs", "0"],
             "sweep: argument --jobs: must be a whole number > 0; got '0'",
@@ -727,7 +728,9 @@ def test_a_key_that_stands_twice_is_refused(write, text):
     path = Path(write())
     number = path.read_text().count("\n") + text.count("\n")
     path.write_text(path.read_text().replace("grid:", "was:") + text)
-    with pytest.raises(InputError, match=rf"^a must stand once .* and again in line {number}\.$"):
+    with pytest.raises(
+        InputError, match=rf"^grid\.a must stand once .* and again in line {number}\.$"
+    ):
         load_sweep(str(path))
 
 
