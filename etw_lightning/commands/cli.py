@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
-import os
 import re
 import signal
 import sys
@@ -25,16 +23,13 @@ from etw_lightning.callbacks.collapse import Collapse
 from etw_lightning.callbacks.evaluation import EvaluationCallback, Suite
 from etw_lightning.callbacks.findings import TrainingStoppedError
 from etw_lightning.callbacks.guards import FiniteGuard
-from etw_lightning.catalogue.listing import CATALOGUE
-from etw_lightning.catalogue.suite import explain
 from etw_lightning.commands.check import CheckCommand
 from etw_lightning.commands.evaluate import EvaluateCommand
-from etw_lightning.commands.export import export
 from etw_lightning.commands.fit import FitCommand
 from etw_lightning.commands.messages import one_line
 from etw_lightning.commands.parser import Parser
+from etw_lightning.commands.quiet import be_quiet
 from etw_lightning.commands.run_checks import say
-from etw_lightning.commands.sweep import sweep
 from etw_lightning.files.checkpoint_folder import Saved
 from etw_lightning.files.places import check_written
 from etw_lightning.runs.checkpointing import Checkpoints
@@ -47,7 +42,7 @@ from etw_lightning.runs.folder import (
     is_of_fit,
     run_folder,
 )
-from etw_lightning.runs.launched import is_lost_peer, is_torchrun, launched_settings
+from etw_lightning.runs.launched import is_lost_peer, launched_settings
 from etw_lightning.runs.preemption import Preempted, StopSignals
 from etw_lightning.runs.resume import (
     check_processes,
@@ -296,52 +291,11 @@ def _root_cause(error: BaseException) -> BaseException:
     return error if cause is None else _root_cause(cause)
 
 
-def _quiet() -> None:
-    """Leave out what the libraries say of themselves; warnings that matter stay, one line each."""
-    cast(Any, warnings).formatwarning = _one_warning
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    # A frozen copy of the target model is meant to be so.
-    warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
-    warnings.filterwarnings("ignore", message=".*Checkpoint directory.*exists and is not empty.*")
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    if is_torchrun() or "SLURM_JOB_ID" not in os.environ:
-        # Said on every machine that has Slurm, though nobody has asked for a job.
-        warnings.filterwarnings("ignore", message="The `srun` command is available.*")
-    # DeepSpeed, where it is installed, tells everybody without a GPU that there is none.
-    logging.getLogger("DeepSpeed").addFilter(
-        lambda record: "Setting accelerator to CPU" not in record.getMessage()
-    )
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-
-
-def _one_warning(message: Warning | str, *_: Any) -> str:
-    return f"warning: {' '.join(str(message).split())}\n"
-
-
-def _explain(names: list[str]) -> int:
-    """Print the pages of some metrics."""
-    if not names:
-        raise InputError(
-            "explain must be given the name of a metric: explain forget_quality. There are "
-            f"{', '.join(CATALOGUE)}, and each of their numbers."
-        )
-    if {"-h", "--help"} & set(names):
-        sys.stdout.write(
-            "usage: python -m etw_lightning explain NAME [NAME ...]\n\nPrints what a metric, or a "
-            f"number of results.json, is. Metrics: {', '.join(CATALOGUE)}.\n"
-        )
-        return 0
-    for name in names:
-        sys.stdout.write(f"{explain(name)}\n")
-    return 0
-
-
 def main(args: list[str] | None = None) -> int:
-    """Run the command line.
+    """Run ``fit``, ``evaluate`` or ``check``.
+
+    Args:
+        args: Words of the command; those of the process by default.
 
     Returns:
         0 if all went well; with one line on the standard error 2 if the input was refused, 1 if
@@ -350,13 +304,7 @@ def main(args: list[str] | None = None) -> int:
     typed = list(sys.argv[1:] if args is None else args)
     end_with_first()
     try:
-        if typed[:1] == ["explain"]:
-            return _explain(typed[1:])
-        _quiet()
-        if typed[:1] == ["export"]:
-            return export(typed[1:])
-        if typed[:1] == ["sweep"]:
-            return sweep(typed[1:], lambda: RunReader().read)
+        be_quiet()
         if typed[:1] == ["fit"]:
             UnlearningCLI.signals = StopSignals()
             UnlearningCLI.signals.install()

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from etw_lightning.commands.options import Options
-from etw_lightning.files.stored_weights import find_checkpoint
-from etw_lightning.models.checkpoints import checkpoint_dtype
-from etw_lightning.models.export import export_model
-from etw_lightning.models.loading import DType, load_model, load_tokenizer
 from etw_lightning.schema import InputError
 
-__all__ = ["export"]
+if TYPE_CHECKING:
+    from etw_lightning.models.loading import DType
+
+__all__ = ["export", "parser"]
 
 _KEY = "checkpoint"
 
@@ -32,14 +30,24 @@ def export(args: Sequence[str]) -> int:
     Raises:
         InputError: If the options, the checkpoint or the folder can't be used.
     """
-    options = _options(args)
+    options = parser().parse_args(list(args))
+    # Not before the options are in order: these take seconds.
+    from etw_lightning.commands.quiet import be_quiet
+    from etw_lightning.files.stored_weights import find_checkpoint
+    from etw_lightning.models.checkpoints import checkpoint_dtype
+    from etw_lightning.models.export import export_model
+    from etw_lightning.models.loading import load_model, load_tokenizer
+
+    be_quiet()
     found = find_checkpoint(options.checkpoint, _KEY)
     folder = Path(options.output_dir).expanduser() if options.output_dir else _beside(found)
     _check_place(folder, may_replace=options.overwrite)
     place = str(found)
     key = "tokenizer" if options.tokenizer else _KEY
     tokenizer = load_tokenizer(options.tokenizer or place, key)
-    lm = load_model(place, cast(DType, options.dtype or checkpoint_dtype(place, _KEY)), None, _KEY)
+    lm = load_model(
+        place, cast("DType", options.dtype or checkpoint_dtype(place, _KEY)), None, _KEY
+    )
     folder.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.write(f"model: {export_model(lm, tokenizer, folder)}\n")
     return 0
@@ -75,7 +83,8 @@ def _beside(found: Path) -> Path:
     return found.with_name(f"{found.name.removesuffix('.ckpt')}-model")
 
 
-def _options(args: Sequence[str]) -> argparse.Namespace:
+def parser() -> Options:
+    """Return the command's options."""
     parser = Options("export", __doc__)
     parser.add_argument(
         "--checkpoint",
@@ -95,4 +104,4 @@ def _options(args: Sequence[str]) -> argparse.Namespace:
         help="precision of the saved weights; by default the run's",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a model in the folder")
-    return parser.parse_args(list(args))
+    return parser

@@ -21,9 +21,14 @@ class Options(argparse.ArgumentParser):
     def __init__(self, command: str, description: str | None) -> None:
         self.command = command
         super().__init__(
-            f"python -m etw_lightning {command}", description=description, allow_abbrev=False
+            f"python -m etw_lightning {command}".rstrip(),
+            description=description,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 
     def error(self, message: str) -> NoReturn:
         """Raise what the command line prints."""
-        raise InputError(f"{self.command}: {message}; {self.command} --help lists what there is.")
+        name = f"{self.command} " if self.command else ""
+        prefix = f"{self.command}: " if self.command else ""
+        raise InputError(f"{prefix}{message}; {name}--help lists what there is.")

@@ -26,7 +26,7 @@ from etw_lightning.sweeps.grid import Sweep, load_sweep
 from etw_lightning.sweeps.report import check_metrics, report
 from etw_lightning.sweeps.runs import Finished, Run, expand, find_finished, is_finished, strangers
 
-__all__ = ["plan", "sweep", "with_keys"]
+__all__ = ["parser", "plan", "sweep", "with_keys"]
 
 #: What a run prints, in its folder.
 LOG = "log.txt"
@@ -51,7 +51,7 @@ def sweep(args: Sequence[str], reader: Callable[[], _Parse]) -> int:
         InputError: If the sweep's file, a run's configuration or a run's folder can't be used, or
             the rule names a number that no metric gives.
     """
-    options = _options(args)
+    options = parser().parse_args(list(args))
     changes = [text for texts in options.set for text in texts]
     given = load_sweep(options.config, options.output_dir, changes)
     runs = with_keys(expand(given), reader())
@@ -253,14 +253,19 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
         return
 
 
-def _options(args: Sequence[str]) -> argparse.Namespace:
+def parser() -> Options:
+    """Return the command's options."""
     parser = Options("sweep", __doc__)
     parser.add_argument(
         "command",
         choices=("plan", "run", "report"),
         help="print the commands; run them; print the table (exit status 1: nothing to report yet)",
     )
-    parser.add_argument("--config", required=True, help="file of configs/sweep")
+    parser.add_argument(
+        "--config",
+        required=True,
+        help="a sweep's file, or the name of a shipped one, as sweep/quickstart_lambda",
+    )
     parser.add_argument("--output_dir", help="folder of the runs; takes the file's place")
     parser.add_argument("--jobs", type=_positive, default=1, help="runs at a time (run)")
     parser.add_argument(
@@ -272,7 +277,7 @@ def _options(args: Sequence[str]) -> argparse.Namespace:
         help="setting of every run; takes the place of the file's value or grid; what is given to "
         "plan must be given to run and report too",
     )
-    return parser.parse_args(list(args))
+    return parser
 
 
 def _positive(text: str) -> int:

@@ -39,7 +39,7 @@ def configs():
 
 
 def _run(*args):
-    from etw_lightning.commands.cli import main
+    from etw_lightning.commands.entry import main
 
     quiet = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed")
     levels = {name: logging.getLogger(name).level for name in quiet}

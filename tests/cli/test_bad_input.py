@@ -117,8 +117,14 @@ OPTIONS = {
     ),
     "--seed_everything x": "seed_everything must be true or false or a whole number; got 'x'.",
     "--seed_everything -1": "seed_everything must be a whole number from 0 to 4294967295; got -1.",
-    "--config nope.yaml": "config must be a YAML file; '{home}/nope.yaml' is not one.",
-    "--config .": "config must be a YAML file; '{home}/.' is not one.",
+    "--config nope.yaml": (
+        "config: there is no file 'nope.yaml'. The command 'configs' lists the shipped ones."
+    ),
+    "--config quikstart": (
+        "config: there is no file 'quikstart'. Did you mean 'quickstart'? "
+        "The command 'configs' lists the shipped ones."
+    ),
+    "--config .": "config must be a YAML file; '.' is a folder.",
     "xyzzy": "xyzzy is not known. --help lists what is.",
     "--model.retain null --model.forget null": (
         "model.forget and model.retain are both null; nothing would train."
@@ -366,11 +372,14 @@ def test_a_refused_file(refused, complete, tmp_path, text):
 
 
 COMMANDS = {
-    "": "a command must be given: python -m etw_lightning fit --config configs/NAME.yaml",
-    "fitt": "the command must be fit, evaluate or check; got 'fitt'.",
+    "": "a command must be given: python -m etw_lightning fit --config NAME",
+    "fitt": (
+        "the command must be fit, evaluate, check, sweep, export, explain or configs; "
+        "got 'fitt'. Did you mean 'fit'?"
+    ),
     "fit": (
-        "model.pretrained, data.benchmark must be given; "
-        "begin with a complete file: --config configs/NAME.yaml"
+        "model.pretrained, data.benchmark must be given; begin with a complete file: "
+        "--config NAME, one of those that the command 'configs' lists"
     ),
 }
 

@@ -163,7 +163,7 @@ def test_the_quickstart_is_checked_before_its_models_are_there(command, configs,
 
 
 def test_help_lists_it(command):
-    assert "check               Verify what fit would verify" in command("--help").out
+    assert "check     Verify what fit would verify" in command("--help").out
 
 
 def test_what_is_missing_is_named_as_it_is_typed(command):

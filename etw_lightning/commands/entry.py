@@ -1,0 +1,227 @@
+"""``etw`` and ``python -m etw_lightning``: what was asked for, before heavy imports."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shutil
+import signal
+import sys
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from types import FrameType
+from typing import Any
+
+from etw_lightning import __version__
+from etw_lightning.commands.messages import LAMBDA, one_line, with_lambda
+from etw_lightning.commands.options import Options
+from etw_lightning.commands.stored_help import laid_out, load, unknown_option
+from etw_lightning.files.config_files import resolve_words
+from etw_lightning.notices import is_first
+from etw_lightning.schema import InputError
+
+__all__ = ["COMMANDS", "main"]
+
+#: Each command and what it does.
+COMMANDS: Mapping[str, str] = {
+    "fit": "Train, and evaluate epoch by epoch; given again, the command goes on where it was.",
+    "evaluate": "Score a model without training; write its records and results.json.",
+    "check": "Verify what fit would verify, and predict memory; train, load and write nothing.",
+    "sweep": "Train with several settings and pick one: sweep plan|run|report --config FILE.",
+    "export": "Make a model's folder of a checkpoint: export --checkpoint PATH.",
+    "explain": "Say what a metric, or a number of results.json, is: explain NAME.",
+    "configs": "List the shipped configurations; print one: configs NAME; copy all: --copy DIR.",
+}
+_DESCRIPTION = (
+    "Machine unlearning of language models: train one to forget some rows and keep others, by "
+    "entropy-guided token weighting and other methods, and measure how well that went."
+)
+_SHELLS = ("shtab-bash", "shtab-zsh", "shtab-tcsh", "jsonschema")
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        args: Words of the command; those of the process by default.
+
+    Returns:
+        0 if all went well; with one line on the standard error 2 if the input was refused, 1 if
+        training could not go on.
+    """
+    # A thread that waits for work must not spin: next to another job on the same cores, spinning
+    # makes a step of a small model a hundred times slower. Read when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    typed = list(sys.argv[1:] if args is None else args)
+    command = typed[0] if typed else ""
+    try:
+        if command in _LIGHT:
+            return _LIGHT[command](typed[1:])
+        if command.startswith("-"):
+            return _of_program(typed)
+        if command not in COMMANDS:
+            raise InputError(_unknown(command))
+        if _is_answered(command, typed[1:]):
+            return 0
+        return _run(command, args)
+    except InputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; what was scored is kept\n")
+        return 128 + signal.SIGINT
+
+
+def _is_answered(command: str, words: Sequence[str]) -> bool:
+    """Show a command's help, or refuse what is plainly wrong, in less than its imports take.
+
+    Returns:
+        Whether the help was shown.
+
+    Raises:
+        InputError: If a configuration is absent, or there is no option of a name.
+    """
+    held = (load() or {}).get(command)
+    if held is not None and {"-h", "--help"} & set(words):
+        sys.stdout.write(laid_out(held))
+        return True
+    resolve_words(words)
+    name = unknown_option(held, words) if held is not None else None
+    if name is not None:
+        assert held is not None
+        keys = [LAMBDA[0], *held["keys"]]
+        raise InputError(with_lambda(one_line(f"unrecognized arguments: {name}", keys), words))
+    return False
+
+
+def _run(command: str, args: list[str] | None) -> int:
+    """Run ``fit``, ``evaluate`` or ``check``."""
+    if "etw_lightning.commands.cli" not in sys.modules:
+        _end_at_once(command)
+    from etw_lightning.commands.cli import main as run
+
+    return run(args)
+
+
+def _end_at_once(command: str) -> None:
+    """Have a signal that comes while the libraries are imported end the process with one line.
+
+    What an exception meets in the middle of an import may swallow it. Nothing is written yet.
+    """
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        if is_first():
+            name = signal.Signals(number).name
+            again = "the same command starts again" if command == "fit" else "nothing was written"
+            os.write(2, f"stopped by {name} before the first step; {again}\n".encode())
+        # Slurm's request to end is one like any other; the job scripts requeue on its status.
+        os._exit(128 + (signal.SIGINT if number == signal.SIGINT else signal.SIGTERM))
+
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    for number in (*numbers, signal.SIGUSR1) if command == "fit" else numbers:
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, end)
+
+
+def _of_program(typed: Sequence[str]) -> int:
+    """Answer what is asked of the program as a whole."""
+    columns = shutil.get_terminal_size().columns - 2
+    parser = Options("", textwrap.fill(_DESCRIPTION, columns))
+    parser.usage = f"{parser.prog} COMMAND [options]"
+    parser.add_argument("--version", action="store_true", help="print versions and the device")
+    parser.add_argument(
+        "--print_completion",
+        choices=_SHELLS,
+        help="print what completes commands and options in a shell (pip install "
+        "'etw-lightning[completion]'), or the schema of a configuration file",
+    )
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {line}" for name, line in COMMANDS.items()]
+    parser.add_argument_group(
+        "commands", "COMMAND --help lists the options of one.\n\n" + "\n".join(lines)
+    )
+    given = parser.parse_args(list(typed))
+    if given.version:
+        sys.stdout.write(_versions())
+        return 0
+    if given.print_completion:
+        from etw_lightning.commands.completion import completion_script
+
+        sys.stdout.write(completion_script(given.print_completion))
+        return 0
+    raise InputError(_unknown(""))
+
+
+def _versions() -> str:
+    """Return our version, those of the main libraries and the device, a line each."""
+    torch_version = version("torch")
+    names = ("lightning", "transformers")
+    lines = [
+        f"etw-lightning {__version__}",
+        f"torch {torch_version}",
+        *(f"{name} {version(name)}" for name in names),
+        f"device {_device(torch_version)}",
+    ]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _device(torch_version: str) -> str:
+    """Return what a run would be on by default."""
+    if torch_version.endswith("+cpu"):
+        return "cpu"
+    import torch
+
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if found is None:
+        return "cpu"
+    count = torch.accelerator.device_count()
+    name = torch.cuda.get_device_name(0) if found.type == "cuda" else ""
+    return " ".join(filter(None, (found.type, f"x {count}", f"({name})" if name else "")))
+
+
+def _unknown(command: str) -> str:
+    if not command:
+        return "a command must be given: python -m etw_lightning fit --config NAME"
+    near = difflib.get_close_matches(command, COMMANDS, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    *most, last = COMMANDS
+    return f"the command must be {', '.join(most)} or {last}; got {command!r}.{hint}"
+
+
+def _configs(words: list[str]) -> int:
+    from etw_lightning.commands.configs import configs
+
+    return configs(words)
+
+
+def _explain(words: list[str]) -> int:
+    from etw_lightning.commands.explain import explain_names
+
+    return explain_names(words)
+
+
+def _export(words: list[str]) -> int:
+    from etw_lightning.commands.export import export
+
+    return export(words)
+
+
+def _sweep(words: list[str]) -> int:
+    from etw_lightning.commands.sweep import sweep
+
+    def reader() -> Any:
+        from etw_lightning.commands.cli import RunReader
+
+        return RunReader().read
+
+    return sweep(words, reader)
+
+
+#: Commands that begin without what ``fit`` needs.
+_LIGHT: Mapping[str, Callable[[list[str]], int]] = {
+    "configs": _configs,
+    "explain": _explain,
+    "export": _export,
+    "sweep": _sweep,
+}

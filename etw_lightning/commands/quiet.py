@@ -1,0 +1,38 @@
+"""What the libraries say of themselves, left out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from typing import Any, cast
+
+from etw_lightning.runs.launched import is_torchrun
+
+__all__ = ["be_quiet"]
+
+
+def be_quiet() -> None:
+    """Leave out what the libraries say of themselves; warnings that matter stay, one line each."""
+    cast(Any, warnings).formatwarning = _one_warning
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # A frozen copy of the target model is meant to be so.
+    warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory.*exists and is not empty.*")
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    if is_torchrun() or "SLURM_JOB_ID" not in os.environ:
+        # Said on every machine that has Slurm, though nobody has asked for a job.
+        warnings.filterwarnings("ignore", message="The `srun` command is available.*")
+    # DeepSpeed, where it is installed, tells everybody without a GPU that there is none.
+    logging.getLogger("DeepSpeed").addFilter(
+        lambda record: "Setting accelerator to CPU" not in record.getMessage()
+    )
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+
+
+def _one_warning(message: Warning | str, *_: Any) -> str:
+    return f"warning: {' '.join(str(message).split())}\n"
