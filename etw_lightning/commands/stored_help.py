@@ -1,0 +1,236 @@
+"""What ``--help`` of ``fit``, ``evaluate`` and ``check`` shows, kept beside the code.
+
+The parser itself needs Lightning and everything else that a run needs, which takes seconds. What it
+shows is written to a file by ``python -m etw_lightning.commands.stored_help`` and laid out here for
+the width of the terminal. It counts while the sources that define the options, and the libraries
+that do, are those it was made with; else the parser is asked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import etw_lightning
+
+__all__ = ["describe_parser", "laid_out", "load", "made", "state", "unknown_option"]
+
+_FILE = Path(__file__).with_name("stored_help.json")
+_LIBRARIES = ("jsonargparse", "lightning")
+#: Where options are defined: classes by their fields and arguments, the parser by its whole code.
+_CLASSES = (
+    "callbacks/*.py",
+    "forget/*.py",
+    "retain/*.py",
+    "runs/checkpointing.py",
+    "runs/evaluate.py",
+    "schema.py",
+    "training/datamodule.py",
+    "training/module.py",
+    "weighting/*.py",
+)
+_WHOLE = ("commands/cli.py", "commands/parser.py")
+
+
+def load() -> Mapping[str, Any] | None:
+    """Return what is shown, by command; None if it is not of these sources and libraries."""
+    try:
+        held = json.loads(_FILE.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if held["state"] != state():
+        return None
+    commands: dict[str, Any] = held["commands"]
+    for command in commands.values():
+        for group in command["groups"]:
+            group["options"] = [held["options"][name] for name in group["options"]]
+        command["keys"] = held["keys"]
+    return commands
+
+
+def state() -> dict[str, str]:
+    """Return what decides of the help: versions, and a hash of the sources that define options."""
+    try:
+        versions = {name: version(name) for name in _LIBRARIES}
+    except PackageNotFoundError:
+        return {}
+    root = Path(etw_lightning.__file__).parent
+    outline = hashlib.sha256()
+    for pattern in _CLASSES:
+        for path in sorted(root.glob(pattern)):
+            for line in _outline(path.read_text(encoding="utf-8")):
+                outline.update(line.encode())
+    for name in _WHOLE:
+        outline.update((root / name).read_bytes())
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return {**versions, "python": python, "sources": outline.hexdigest()[:16]}
+
+
+def _outline(source: str) -> Iterator[str]:
+    r"""Return what of a module its options are made of: classes with docstring and arguments.
+
+    Example:
+        >>> list(_outline("class A:\n    'Does.'\n    x: int = 3\n    def f(self): pass\n"))
+        ['A', 'Does.', 'x: int = 3']
+    """
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield node.name
+            yield ast.get_docstring(node) or ""
+            for item in node.body:
+                if isinstance(item, ast.AnnAssign):
+                    yield ast.unparse(item)
+                elif isinstance(item, ast.FunctionDef) and item.name == "__init__":
+                    yield ast.unparse(item.args)
+        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0])[:1].isupper():
+            yield ast.unparse(node)
+
+
+def describe_parser(parser: Any) -> dict[str, Any]:
+    """Return what a command's parser shows, as plain values.
+
+    Args:
+        parser: The parser of jsonargparse.
+    """
+    from jsonargparse._actions import filter_non_parsing_actions
+
+    formatter = parser.formatter_class(prog=parser.prog)
+    in_usage = filter_non_parsing_actions(parser._actions)
+    order = [one.option_strings[-1] for one in in_usage]
+    groups = []
+    for group in parser._action_groups:
+        shown = [one for one in group._group_actions if one.help != argparse.SUPPRESS]
+        options = [
+            {
+                "flags": list(one.option_strings),
+                "takes": _takes(formatter, one),
+                "required": one.required,
+                "help": formatter._expand_help(one),
+            }
+            for one in shown
+        ]
+        if options:
+            texts = {"title": group.title, "description": group.description}
+            groups.append({**texts, "options": options})
+    texts = {"prog": parser.prog, "description": parser.description}
+    return {**texts, "groups": groups, "usage": order}
+
+
+def _takes(formatter: Any, action: Any) -> str:
+    """Return what stands behind an option's name; empty if nothing does."""
+    if action.nargs == 0:
+        return ""
+    default = formatter._get_default_metavar_for_optional(action)
+    return str(formatter._format_args(action, default))
+
+
+class _Option(argparse.Action):
+    """An option that is shown and never parsed."""
+
+    def __call__(self, *_: Any) -> None:
+        """Do nothing."""
+
+
+def laid_out(held: Mapping[str, Any]) -> str:
+    """Return a command's help for the width of the terminal, as its parser would show it.
+
+    Args:
+        held: What ``describe_parser`` gave.
+    """
+    shown: dict[str, _Option] = {}
+
+    class Formatter(argparse.HelpFormatter):
+        """Shows options in the usage in the order in which they were defined."""
+
+        def _format_usage(self, text: Any, _actions: Any, *rest: Any) -> str:
+            return super()._format_usage(text, [shown[flag] for flag in held["usage"]], *rest)
+
+    parser = argparse.ArgumentParser(
+        held["prog"],
+        description=held["description"],
+        add_help=False,
+        allow_abbrev=False,
+        formatter_class=Formatter,
+    )
+    for group in held["groups"]:
+        place = parser.add_argument_group(group["title"], group["description"])
+        for one in group["options"]:
+            option = _Option(
+                one["flags"],
+                dest=one["flags"][-1],
+                nargs=None if one["takes"] else 0,
+                metavar=one["takes"] or None,
+                required=one["required"],
+                help=one["help"].replace("%", "%%"),
+            )
+            place._add_action(option)
+            shown[one["flags"][-1]] = option
+    return parser.format_help()
+
+
+def unknown_option(held: Mapping[str, Any], words: Sequence[str]) -> str | None:
+    """Return the first word that is an option of no kind; None if there is none.
+
+    A name below a known one may be an argument of a class, which only the parser knows.
+
+    Args:
+        held: What ``describe_parser`` gave.
+        words: Words after the command.
+    """
+    options = [one for group in held["groups"] for one in group["options"]]
+    known = {flag.rstrip("+") for one in options for flag in one["flags"]} | {"--model.lambda"}
+    for word in words:
+        name = word.partition("=")[0].rstrip("+")
+        if not name.startswith("--") or name == "--":
+            continue
+        parts = name.split(".")
+        if not any(".".join(parts[:count]) in known - _GROUPS for count in _counts(parts)):
+            return name
+    return None
+
+
+#: Options that take a whole group of settings; what stands below them is known by name.
+_GROUPS = {"--trainer", "--model", "--data", "--checkpoints", "--collapse"}
+
+
+def _counts(parts: Sequence[str]) -> range:
+    return range(1, len(parts) + 1)
+
+
+def made() -> str:
+    """Return what the file should hold, from the parser itself."""
+    from etw_lightning.commands.cli import RunReader
+    from etw_lightning.commands.parser import known_keys
+
+    parser: Any = RunReader().parser
+    children = parser._subcommands_action._name_parser_map
+    commands = {name: describe_parser(child) for name, child in children.items()}
+    options: dict[str, Any] = {}
+    for name, command in commands.items():
+        for group in command["groups"]:
+            # The commands show most options alike.
+            group["options"] = [_filed(options, one, name) for one in group["options"]]
+    keys = sorted(set(known_keys(parser)))
+    held = {"state": state(), "commands": commands, "keys": keys, "options": options}
+    # A value a line, so that a new option is a few changed lines.
+    return f"{json.dumps(held, indent=0, ensure_ascii=False)}\n"
+
+
+def _filed(options: dict[str, Any], one: Any, command: str) -> str:
+    """Put an option among all others; return its name there."""
+    name = one["flags"][-1]
+    if options.setdefault(name, one) != one:
+        name = f"{command} {name}"
+        options[name] = one
+    return name
+
+
+if __name__ == "__main__":
+    _FILE.write_text(made(), encoding="utf-8")
