@@ -1,6 +1,7 @@
 """A run in child processes that a fault ends at a chosen place, and what it leaves behind."""
 
 import contextlib
+import gc
 import importlib
 import io
 import json
@@ -14,6 +15,8 @@ import traceback
 import warnings
 from pathlib import Path
 from typing import NamedTuple
+
+from warm import keep_parsers
 
 #: Seconds that a process may go on after another one has failed.
 LONELY = 30.0
@@ -78,6 +81,10 @@ def run_processes(words, world, fault=None, log=None):
     """
     for name in IMPORTED:
         importlib.import_module(name)
+    keep_parsers()
+    # What lies in the parent is not looked through in a child, which would copy its pages.
+    gc.collect()
+    gc.freeze()
     port, children = free_port(), []
     for rank in range(world):
         child = os.fork()

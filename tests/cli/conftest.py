@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from warm import keep_parsers
 
 
 class Outcome(NamedTuple):
@@ -41,6 +42,7 @@ def configs():
 def _run(*args):
     from etw_lightning.commands.entry import main
 
+    keep_parsers()
     quiet = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed")
     levels = {name: logging.getLogger(name).level for name in quiet}
     out, err = io.StringIO(), io.StringIO()
