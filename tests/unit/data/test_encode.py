@@ -319,6 +319,16 @@ def test_tokenizers_that_can_not_be_used(changed_tokenizer, special, template, m
         Encoder(changed_tokenizer(**special), template)
 
 
+@pytest.mark.parametrize("answer", ["Paris.", "He said <|eos|> and left.", "x"])
+def test_the_first_special_token_behind_the_answer_ends_it(changed_tokenizer, answer):
+    """A template may put more of them there, as one that opens the next turn."""
+    encoder = Encoder(changed_tokenizer(CHATML.replace("eos_token", "eos_token + '<|user|>'")))
+    row = encoder.encode(example(answer))
+    check_row(encoder, row)
+    assert labelled_text(encoder, row) == f"{answer}<|eos|>"
+    assert encoder.tokenizer.decode(row.input_ids).endswith(f"{answer}<|eos|><|user|>\n")
+
+
 def test_any_special_token_ends_a_turn(changed_tokenizer):
     """Gemma 3's end of turn is an added token that no attribute of the tokenizer holds."""
     tokenizer = changed_tokenizer(CHATML.replace("eos_token", "'<end_of_turn>'"))

@@ -2,6 +2,8 @@
 
 import binascii
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +46,32 @@ def test_what_is_written_is_found_whole(tmp_path):
         "state.ckpt/meta": [3, binascii.crc32(b"few")],
         "state.ckpt/shards/rank0": [7, binascii.crc32(b"weights")],
     }
+
+
+def test_all_of_it_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """Files, the manifest and every folder before the rename; the folder it is in behind it."""
+    done, sync, rename = [], os.fsync, Path.rename
+
+    def watched_sync(handle):
+        done.append(os.fstat(handle).st_ino)
+        sync(handle)
+
+    def watched_rename(path, target):
+        done.append("rename")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", watched_sync)
+    monkeypatch.setattr(Path, "rename", watched_rename)
+    folder = save(tmp_path, 3)
+    place = done.index("rename")
+    before, after = done[:place], done[place + 1 :]
+    inside = {path.stat().st_ino for path in (folder, *folder.rglob("*"))}
+    assert len(inside) == 6  # three folders, two files and the manifest
+    assert inside <= set(before)
+    files = {path.stat().st_ino for path in folder.rglob("*") if path.is_file()}
+    folders = inside - files
+    assert max(map(before.index, files)) < min(map(before.index, folders)), "names come last"
+    assert folder.parent.stat().st_ino in after
 
 
 def test_there_may_be_none(tmp_path):

@@ -85,6 +85,58 @@ def test_zero2_keeps_weights_whole_and_zero3_does_not():
     assert predict_footprint(NEEDS, "deepspeed_zero3", 4).weights == 1000
 
 
+@pytest.mark.parametrize("strategy", ["deepspeed_zero2", "deepspeed_zero3"])
+def test_zero_gathers_and_has_buffers(strategy):
+    """ZeRO-2: two buckets of gradients. ZeRO-3: weights that are whole, and one such bucket."""
+    found = predict_footprint(replace(NEEDS, forward=50_000), strategy, 4)
+    assert (found.moment, found.working, found.gathered) == ("step", 50_000, 8000)
+
+
+#: Ten thousand million weights of 4 bytes, beyond DeepSpeed's limits.
+LARGE = replace(
+    NEEDS,
+    num_weights=10**10,
+    num_trained=10**10,
+    weights=4 * 10**10,
+    trained=4 * 10**10,
+    state=8 * 10**10,
+)
+
+
+def test_zeros_buffers_have_limits():
+    """Two hundred million gradients in a bucket, a thousand million weights whole."""
+    most = {"forward": 10**11, "moments": []}
+    gathered = {
+        strategy: predict_footprint(replace(LARGE, **most), strategy, 4).gathered
+        for strategy in ("deepspeed_zero2", "deepspeed_zero3")
+    }
+    assert gathered == {
+        "deepspeed_zero2": 2 * 4 * 2 * 10**8,
+        "deepspeed_zero3": 4 * 10**9 + 4 * 2 * 10**8,
+    }
+
+
+@pytest.mark.parametrize("strategy", ["deepspeed_zero2", "deepspeed_zero3"])
+def test_zeros_peak_is_its_update(strategy):
+    """A quarter of the gradients in float32, and as much for the root of Adam's mean."""
+    found = predict_footprint(LARGE, strategy, 4)
+    assert (found.moment, found.working, found.gathered) == ("update", 2 * 10**10, 0)
+    whole = 4 * 10**10
+    assert found.weights == (whole if strategy == "deepspeed_zero2" else whole // 4)
+    assert found.gradients == whole // 4
+    # Its own float32 copy of the weights, and Adam's two means.
+    assert found.state == 3 * whole // 4
+
+
+def test_fsdp_updates_tensor_by_tensor():
+    found = predict_footprint(replace(NEEDS, on_cuda=True), "fsdp", 4)
+    assert (found.moment, found.gathered) == ("step", 2 * (400 + 2 * 300))
+    small = replace(NEEDS, on_cuda=True, root=0, layer=0)
+    found = predict_footprint(small, "fsdp", 4)
+    assert (found.moment, found.working, found.gathered) == ("update", 2 * 200, 0)
+    assert predict_footprint(small, "ddp", 4).working == 4000, "all tensors at a time"
+
+
 def test_offloading_leaves_neither_weights_nor_state_on_the_device():
     found = predict_footprint(NEEDS, "deepspeed_zero3_offload", 1)
     assert (found.weights, found.gradients, found.state) == (0, 0, 0)

@@ -63,6 +63,18 @@ def test_forget_quality_by_hand():
     assert result.neg_log10 == pytest.approx(1.0)
 
 
+def test_forget_quality_tells_ratios_below_one_from_their_inverses():
+    """min(r, 1/r), which another number of TOFU's uses, would be the same for both."""
+    run, retain = ratio_rows([2.0, 4.0, 5.0]), ratio_rows([1 / 2.0, 1 / 4.0, 1 / 5.0])
+    result = metrics.forget_quality(run, retain)
+    assert (result.d_statistic, result.d_times_n) == (1.0, 3)
+    assert result.p_value == pytest.approx(2 / 20, rel=1e-12)
+    # 0.5 and 0.25 lie below all others; of three ratios two are to be seen.
+    mixed = metrics.forget_quality(ratio_rows([0.5, 2.0, 3.0]), ratio_rows([0.25, 0.3, 0.4]))
+    assert mixed.d_times_n == 3
+    assert metrics.forget_quality(ratio_rows([0.5, 2.0]), ratio_rows([0.4, 2.0])).d_times_n == 1
+
+
 def test_forget_quality_of_the_retain_model_itself_is_one():
     result = metrics.forget_quality(ratio_rows([0.1, 2.0]), ratio_rows([0.1, 2.0]))
     assert (result.p_value, result.neg_log10, result.d_times_n) == (1.0, 0.0, 0)

@@ -67,6 +67,20 @@ def test_tofu_row_by_hand():
     assert utility == pytest.approx(9 / (3 + 3 / ratio + math.e + 2 / choice), rel=1e-9)
 
 
+def test_rouge_of_the_table_is_recall():
+    """Half of the right words are there among four: recall 1/2, precision 1/4, F1 1/3."""
+    sets = tofu_sets()
+    fields = {"answer_loss": 1.0, "perturbed_losses": (2.0,), "paraphrase_loss": 1.0}
+    for name, rows in sets.items():
+        given = {**fields, "generation": "a town named Rome"}
+        rows[0] = Record(name, f"{name}10/0", "Rome Italy", **given)
+    row = tofu_row(sets)
+    assert row["forget_rouge"] == pytest.approx(0.5)
+    ratio, choice = 1 - math.exp(-1), 1 / (1 + math.exp(-1))
+    expected = 9 / (3 / 0.5 + 3 / ratio + math.e + 2 / choice)
+    assert row["model_utility"] == pytest.approx(expected, rel=1e-9)
+
+
 @pytest.mark.parametrize(
     ("dropped", "missing"),
     [

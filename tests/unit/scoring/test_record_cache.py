@@ -2,12 +2,15 @@
 
 import json
 import math
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, GraniteConfig, RobertaConfig
 
+import etw_lightning
 from etw_lightning.data.encode import Encoder
 from etw_lightning.models.loading import load_model, load_tokenizer
 from etw_lightning.schema import Conventions, EvalSet, Example, InputError
@@ -227,6 +230,34 @@ def test_another_models_logits_are_its_own(tiny_tokenizer, tmp_path):
     assert record.answer_loss == pytest.approx(loss, abs=1e-5)
 
 
+def test_what_an_interruption_left_is_scored_under_its_own_numbers(
+    tiny_model_dir, tiny_tokenizer, monkeypatch, tmp_path
+):
+    """Rows 0 and 1 of four are in the journal; 2 and 3 are the first two that are scored."""
+    encoder = Encoder(load_tokenizer(str(tiny_model_dir)))
+    four = replace(SET, examples=EXAMPLES[:4])
+    whole = record_cache.score_model(str(tiny_model_dir), {"set": four}, encoder, 2)["set"]
+    found = score_keys(model_identity(str(tiny_model_dir)), four, encoder, "float32 32-true")
+    scores = {
+        part: known_scores(key, with_parts(four, [part])).scores for part, key in found.items()
+    }
+
+    monkeypatch.setenv("ETW_CACHE", str(tmp_path / "broken off"))
+    for part, key in found.items():
+        journal = Journal(key)
+        journal.append([score for score in scores[part] if score.row < 2])
+        journal.close()
+        assert known_scores(key, with_parts(four, [part])).pending == (2, 3)
+    again = record_cache.score_model(str(tiny_model_dir), {"set": four}, encoder, 2)["set"]
+    for row, expected in zip(again, whole, strict=True):
+        assert row.id == expected.id
+        assert row.generation == expected.generation
+        assert row.answer_loss == pytest.approx(expected.answer_loss, rel=1e-5)
+        assert row.perturbed_losses == pytest.approx(expected.perturbed_losses, rel=1e-5)
+    for part, key in found.items():
+        assert known_scores(key, with_parts(four, [part])).pending == ()
+
+
 def test_another_models_logits_are_checked_too(tiny_tokenizer, tmp_path):
     save_small(RobertaConfig, tiny_tokenizer, tmp_path, is_decoder=True)
     encoder = Encoder(tiny_tokenizer)
@@ -249,6 +280,43 @@ def test_attention_is_that_of_the_run(tiny_model_dir, tiny_tokenizer, monkeypatc
             str(tiny_model_dir), {"set": ANSWERS}, encoder, 4, attention=attention
         )
     assert seen == ["eager", None]
+
+
+#: Modules that a score passes through and that can't change it: who reads and keeps it, names of
+#: parts, messages, and what the key itself is made of.
+NEUTRAL = {
+    "catalogue.entries",
+    "files.code_hash",
+    "files.foreign_models",
+    "files.hub",
+    "files.places",
+    "files.safe_files",
+    "notices",
+    "scoring.parts",
+    "scoring.record_cache",
+    "value_checks",
+}
+
+
+def test_every_module_that_a_score_passes_through_counts(tiny_model_dir):
+    """Else a changed formula would be answered by what the old one had given."""
+    package = Path(etw_lightning.__file__).parent
+    seen = set()
+
+    def note(frame, event, _):
+        if event == "call" and frame.f_code.co_name != "<module>":
+            seen.add(frame.f_code.co_filename)
+
+    encoder = Encoder(load_tokenizer(str(tiny_model_dir)))
+    sys.setprofile(note)
+    try:
+        record_cache.score_model(str(tiny_model_dir), {"set": SET}, encoder, 2)
+    finally:
+        sys.setprofile(None)
+    ours = [Path(name).relative_to(package) for name in seen if name.startswith(str(package))]
+    names = {".".join(path.with_suffix("").parts) for path in ours}
+    assert {"kernels.head", "scoring.answers", "models.generation"} <= names
+    assert names - NEUTRAL <= {*record_cache._CODE}
 
 
 def test_the_code_that_loads_weights_counts():

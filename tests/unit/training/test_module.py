@@ -6,14 +6,14 @@ from typing import ClassVar
 import pytest
 import torch
 from lightning.pytorch import Callback
-from toy import ExactModule, make_trainer, text, write_rows
+from toy import ExactModule, FixedLogits, make_trainer, text, write_rows
 
 from etw_lightning.benchmarks.tofu import Columns
 from etw_lightning.forget import GA, ForgetObjective
-from etw_lightning.kernels.signals import TokenSignals
+from etw_lightning.kernels.signals import Counts, TokenSignals
 from etw_lightning.models import label_scorer
 from etw_lightning.models.loading import LabelScorer, load_model
-from etw_lightning.retain import NLL, RetainObjective
+from etw_lightning.retain import KL, NLL, RetainObjective
 from etw_lightning.schema import IGNORE_INDEX, InputError
 from etw_lightning.training.datamodule import UnlearningDataModule
 from etw_lightning.training.module import UnlearningModule, _with_values
@@ -337,6 +337,94 @@ def test_losses_and_weights_are_logged_once_a_step(fit):
         assert whole.logged[0][name] == pytest.approx(parted.logged[3][name], rel=1e-5)
 
 
+@pytest.fixture
+def fixed():
+    """A module whose model says given logits, and the batch of 2 forget and 2 retain rows.
+
+    Labels stand at the last 3, 2, 1 and 4 of five places.
+    """
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(4, 5, 7, generator=generator, dtype=torch.float64)
+    labels = torch.full((4, 5), IGNORE_INDEX)
+    for row, count in enumerate((3, 2, 1, 4)):
+        labels[row, -count:] = torch.randint(7, (count,), generator=generator)
+    batch = {
+        "input_ids": labels.clamp(min=0),
+        "attention_mask": torch.ones_like(labels),
+        "labels": labels,
+        "sizes": {"forget": 2, "retain": 2},
+        "counts": {"forget": Counts(5, 2), "retain": Counts(5, 2)},
+        "scale": 1.0,
+        "row_ids": ["f/0", "f/1", "r/0", "r/1"],
+    }
+
+    def make(**settings):
+        module = UnlearningModule("none", **settings)
+        module.scorer = LabelScorer(FixedLogits(logits))
+        # What is logged needs a trainer.
+        module._log.log = lambda *_: None
+        return module, batch, logits
+
+    return make
+
+
+def logps_of(logits, labels, row):
+    """Log-probabilities of one row's labels, each said at the place before it."""
+    places = [place for place in range(1, 5) if labels[row, place] != IGNORE_INDEX]
+    said = logits[row].log_softmax(-1)
+    return torch.stack([said[place - 1, labels[row, place]] for place in places])
+
+
+def test_a_mark_stays_with_its_label(fixed):
+    """One sliced at the other end would mark the word before."""
+    module, batch, _ = fixed()
+    marked = torch.zeros(4, 5, dtype=torch.bool)
+    marked[0, 2] = marked[1, 4] = True
+    groups = module.forward({**batch, "marked": marked})
+    assert batch["labels"][0, :2].tolist() == [IGNORE_INDEX] * 2
+    assert groups["forget"].marked.tolist() == [True, False, False, False, True]
+    assert groups["retain"].marked.tolist() == [False] * 5
+
+
+@pytest.mark.parametrize("retain", [NLL(), KL()], ids=str)
+def test_weights_of_rows_are_those_of_the_retain_rows(fixed, retain):
+    """They stand behind those of the forget rows, which are 1."""
+    module, batch, logits = fixed(retain=retain, reference="live", forget_weight=0.3)
+    other = logits.detach().roll(1, -1)
+    module.reference_model = LabelScorer(FixedLogits(other))
+    labels = batch["labels"]
+
+    def term(row):
+        if retain == NLL():
+            return -logps_of(logits, labels, row).sum()
+        count = int((labels[row] != IGNORE_INDEX).sum())
+        target, ours = (said[row, -1 - count : -1].log_softmax(-1) for said in (other, logits))
+        return (target.exp() * (target - ours)).sum()
+
+    for weights, expected in (
+        ([1, 1, 0, 3], 3 * term(3) / 5),
+        ([1, 1, 2, 0.5], (2 * term(2) + 0.5 * term(3)) / 5),
+        ([1, 1, 1, 1], (term(2) + term(3)) / 5),
+    ):
+        module.training_step({**batch, "row_weights": torch.tensor(weights)}, 0)
+        assert module.losses["retain"] == pytest.approx(expected.item(), rel=1e-6)
+    module.training_step(batch, 0)
+    assert module.losses["retain"] == pytest.approx(((term(2) + term(3)) / 5).item(), rel=1e-6)
+
+
+def test_each_group_is_its_own_rows(fixed):
+    module, batch, logits = fixed(weighting=Uniform(), forget_weight=0.3, retain_weight=2.0)
+    loss = module.training_step({**batch, "scale": 6.0}, 0)
+    rows = [logps_of(logits, batch["labels"], row) for row in range(4)]
+    forget, retain = torch.cat(rows[:2]).sum() / 5, -torch.cat(rows[2:]).sum() / 5
+    found = module.losses
+    assert found["forget"] == pytest.approx(forget.item(), rel=1e-6)
+    assert found["retain"] == pytest.approx(retain.item(), rel=1e-6)
+    assert found["total"] == pytest.approx((2 * retain + 0.3 * forget).item(), rel=1e-6)
+    # Lightning divides by micro-batches, DDP by processes.
+    assert loss.item() == pytest.approx(6 * found["total"], rel=1e-6)
+
+
 # The optimiser.
 
 
@@ -365,11 +453,16 @@ def test_schedules(fit, schedule, warmup, rates):
         ({"max_epochs": 3, "limit_train_batches": 0.5}, 3),
         ({"max_epochs": 3, "accumulate_grad_batches": 2}, 3),
         ({"max_epochs": 3, "accumulate_grad_batches": 3}, 3),
+        # Three batches of 3, 3 and 2 rows: two steps an epoch, of two batches and of one.
+        ({"max_epochs": 3, "accumulate_grad_batches": 2, "batch_size": 3}, 6),
+        ({"max_epochs": 2, "limit_train_batches": 0.5, "batch_size": 1}, 8),
     ],
 )
 def test_the_rate_falls_to_0_over_the_steps_there_are(fit, settings, steps):
     """However the run is bounded; the trainer's own count would break resuming."""
-    _, watch = fit(schedule="linear", lr=1.0, trainer=settings)
+    trainer = {key: value for key, value in settings.items() if key != "batch_size"}
+    rows = {key: value for key, value in settings.items() if key == "batch_size"}
+    _, watch = fit(schedule="linear", lr=1.0, trainer=trainer, **rows)
     assert watch.rates == pytest.approx([1 - step / steps for step in range(steps)])
 
 
