@@ -9,6 +9,7 @@ from typing import get_args
 import pytest
 import torch
 import yaml
+from curves import curves, shown_at
 
 from etw_lightning.metrics import Direction
 from etw_lightning.scoring import record_cache
@@ -31,13 +32,8 @@ def results_of(folder):
 
 def logged(folder):
     """Return the scalars by tag, and the tags of texts, that TensorBoard would show."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(folder))
-    events.Reload()
-    tags = events.Tags()
-    scalars = {tag: [event.value for event in events.Scalars(tag)] for tag in tags["scalars"]}
-    return scalars, tags["tensors"]
+    scalars, texts = curves(folder)
+    return {tag: [value for _, value in points] for tag, points in scalars.items()}, list(texts)
 
 
 @pytest.fixture
@@ -140,6 +136,17 @@ def check_curves(folder, results):
     for value, entry in zip(scalars["eval/forget_probability"], results["history"], strict=True):
         assert value == pytest.approx(entry["metrics"]["forget_probability"]["value"], rel=1e-6)
     assert "samples/forget/text_summary" in texts
+    # The target model's numbers and answers stand before the first step, the last behind all.
+    evaluated = [entry["step"] for entry in results["history"]]
+    assert evaluated == [0, 2, 4]
+    scalars, texts = curves(folder)
+    for tag in ("eval/forget_probability", "eval/forget_quality"):
+        assert [step for step, _ in scalars[tag]] == shown_at(evaluated)
+    assert [step for step, _ in scalars["eval/model_utility"]] == shown_at([0, 4])
+    assert texts["samples/forget/text_summary"] == evaluated
+    assert texts["samples/retain/text_summary"] == [0, 4]
+    for tag in losses | weights:
+        assert [step for step, _ in scalars[tag]] == [0, 1, 2, 3]
 
 
 def check_model(folder, start):

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from curves import curves, shown_at
 from faults import Fault, left_behind, run_forked
 from filelock import FileLock
 
@@ -144,6 +145,13 @@ def test_a_killed_run_ends_bit_equal(run, expected, place, count):
     assert whole == names(run.folder), "nothing half-written is left"
     assert ("going on from" in said) == (count != 2 or place != STEP)
     assert left_behind(run.folder) == expected
+    # Nor is a step told of twice, or left out, where curves are looked at.
+    scalars, texts = curves(run.folder)
+    history = [one["step"] for one in left_behind(run.folder)[1]["history"]]
+    for tag in ("loss/total", "loss/forget", "loss/retain", "weights/max"):
+        assert [step for step, _ in scalars[tag]] == list(range(6)), tag
+    assert [step for step, _ in scalars["eval/forget_quality"]][:4] == shown_at(history)
+    assert texts["samples/forget/text_summary"] == history
 
 
 def test_ten_kills_at_random_steps_in_a_row(run, expected):
