@@ -184,6 +184,63 @@ def test_a_method_writes_all_its_numbers(method):
     assert config.get("data", {}).keys() == ({"alternative"} if needs_answers else set())
 
 
+#: Numbers of each method as they are published, or ours where its file says so: lambda, the retain
+#: term's weight (None without one), and the numbers of its classes.
+PUBLISHED = {
+    "altpo": (1, 1, {"beta": 0.1}),
+    "annotated": (1, 1, {}),
+    "ceu": (1, None, {"skip_first": 1}),
+    "dpo": (1, 1, {"beta": 0.1}),
+    "etw": (0.1, 1, {"temperature": 1}),
+    "etw_npo": (1, 1, {"temperature": 1, "beta": 0.1}),
+    "ga": (1, 1, {}),
+    "ga_kl": (1, 1, {}),
+    "idk_dpo": (1, 1, {"beta": 0.1}),
+    "idk_nll": (1, 1, {}),
+    "imp": (0.1, 1, {"beta1": 0, "beta2": 1}),
+    "me": (0.1, 1, {}),
+    "mixture": (0.1, 1, {"temperature": 1, "share": 0.5}),
+    "npo": (1, 1, {"beta": 0.1}),
+    "pdu": (1, 100, {}),
+    "product": (0.1, 1, {"temperature": 1, "beta1": 0, "beta2": 1}),
+    "random": (0.1, 1, {"temperature": 1, "seed": 0}),
+    "rmu": (1, 1200, {"layer": 7, "steering_coefficient": 6.5, "seed": 0}),
+    "sat": (0.1, 1, {"beta1": 5, "beta2": 0}),
+    "satimp": (0.1, 1, {"beta1": 5, "beta2": 1}),
+    "sce": (1, 1, {}),
+    "scn": (1, 1, {}),
+    "simnpo": (0.125, 1, {"beta": 4.5, "delta": 0}),
+    "surprisal": (0.1, 1, {}),
+    "tnpo": (1, 1, {"beta": 4}),
+    "tpo": (1, None, {"beta": 0.19, "preservation": 1}),
+    "undial": (1, None, {"strength": 10}),
+    "wga": (1, 1, {"beta": 1}),
+    "wtnpo": (1, 1, {"beta": 4, "alpha": 1.5}),
+}
+
+
+def numbers_of(part):
+    """Return all numbers below a class's arguments, by name."""
+    found = {}
+    for name, value in part.get("init_args", {}).items():
+        if isinstance(value, dict):
+            found |= numbers_of(value)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found[name] = value
+    return found
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_has_its_published_numbers(method):
+    """A new method's numbers are to be looked up twice: for its file, and for this table."""
+    model = written(f"method/{method}")["model"]
+    retain_weight = None if model["retain"] is None else model["retain_weight"]
+    numbers = {}
+    for key in ("weighting", "forget", "retain"):
+        numbers |= numbers_of(model[key] or {})
+    assert (model["forget_weight"], retain_weight, numbers) == PUBLISHED[method]
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_says_in_a_sentence_where_its_numbers_come_from(method):
     lines = (CONFIGS / f"method/{method}.yaml").read_text().splitlines()
