@@ -48,6 +48,8 @@ def _run(*args):
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         patch.setattr(sys, "argv", ["etw_lightning", *map(str, args)])
+        # What Lightning says on a machine with Slurm.
+        warnings.filterwarnings("ignore", message="The `srun` command is available")
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
                 status = main()

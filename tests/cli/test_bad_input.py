@@ -30,12 +30,15 @@ CALLBACK = "etw_lightning.callbacks.{}"
 def refused(command, home):
     """Run a command that must be refused; return its message."""
 
-    def call(*args):
+    def call(*args, is_warned=False):
         result = command(*args)
         assert result.status == 2, result.err
-        assert re.fullmatch(r"error: [^\n]+\n", result.err), result.err
+        *warned, line = result.err.splitlines(keepends=True)
+        assert re.fullmatch(r"error: [^\n]+\n", line), result.err
+        # Whoever watches warnings, as pytest does, keeps them from the standard error.
+        assert all(is_warned and one.startswith("warning: ") for one in warned), result.err
         assert list(home.iterdir()) == []
-        return result.err.removeprefix("error: ").rstrip("\n")
+        return line.removeprefix("error: ").rstrip("\n")
 
     return call
 
@@ -596,10 +599,11 @@ def test_no_retain_results_is_an_error_that_says_how_to_make_them(refused, tofu_
 def test_retain_results_that_do_not_fit(refused, tofu_args, tmp_path):
     rows = [Record("forget", f"forget10/{row}", "a", answer_loss=1.0) for row in range(3)]
     save_records(tmp_path / "other", {"forget": rows})
-    message = refused(*tofu_args, "--data.retain_results", tmp_path / "other")
+    # They do not say how they were made, of which a run warns.
+    message = refused(*tofu_args, "--data.retain_results", tmp_path / "other", is_warned=True)
     assert "holds 3 rows of 'forget', this run scores 4" in message
     save_records(tmp_path / "muse", {"verbmem": rows})
-    message = refused(*tofu_args, "--data.retain_results", tmp_path / "muse")
+    message = refused(*tofu_args, "--data.retain_results", tmp_path / "muse", is_warned=True)
     assert "holds no rows of 'forget', only verbmem" in message
     (tmp_path / "half.json").write_text("{")
     message = refused(*tofu_args, "--data.retain_results", tmp_path / "half.json")

@@ -159,4 +159,5 @@ def test_the_defaults_tell_a_wrecked_model_from_an_unlearned_one(
     assert (outcome.status, outcome.err) == (0, "")
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     kinds = {one["kind"] for one in results.get("warnings", ())}
-    assert kinds >= {"retain_loss", "utility"} if is_wrecked else not kinds
+    # Which of the two is seen first depends on the processor.
+    assert kinds & {"retain_loss", "utility"} if is_wrecked else not kinds

@@ -180,6 +180,9 @@ def hub_home(tmp_path, monkeypatch):
     hub, prepared = tmp_path / "home" / "hub", tmp_path / "home" / "datasets"
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(hub))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", prepared)
+    # Whatever the caller has exported.
+    for module in (huggingface_hub.constants, datasets.config):
+        monkeypatch.setattr(module, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub_rows, "hub_answers", lambda: False)
     datasets.disable_progress_bars()
     yield tmp_path / "home"
