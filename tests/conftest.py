@@ -55,22 +55,11 @@ def tiny_model_dir(tmp_path_factory, tiny_tokenizer) -> Path:
     Its weights are wide enough for predictions of very different entropies.
     """
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from small_models import llama_config, special_tokens
+    from transformers import LlamaForCausalLM
 
-    config = LlamaConfig(
-        vocab_size=len(tiny_tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.3,
-        tie_word_embeddings=False,
-        bos_token_id=tiny_tokenizer.bos_token_id,
-        eos_token_id=tiny_tokenizer.eos_token_id,
-        pad_token_id=tiny_tokenizer.pad_token_id,
-    )
+    wide = {"initializer_range": 0.3, "tie_word_embeddings": False, "max_position_embeddings": 512}
+    config = llama_config(len(tiny_tokenizer), 32, **wide, **special_tokens(tiny_tokenizer))
     folder = tmp_path_factory.mktemp("tiny_model")
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -83,19 +72,20 @@ def tiny_model_dir(tmp_path_factory, tiny_tokenizer) -> Path:
 def classifier_dir(tmp_path_factory, tiny_tokenizer):
     """Folder of a random classifier; ``clean`` is not its first label."""
     import torch
-    from transformers import LlamaConfig, LlamaForSequenceClassification
+    from small_models import llama_config
+    from transformers import LlamaForSequenceClassification
 
-    config = LlamaConfig(
-        vocab_size=len(tiny_tokenizer),
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
+    labels = ("noise", "Clean", "word salad")
+    config = llama_config(
+        len(tiny_tokenizer),
+        16,
+        1,
+        inner=16,
+        heads=2,
         initializer_range=0.5,
         pad_token_id=tiny_tokenizer.pad_token_id,
-        id2label={0: "noise", 1: "Clean", 2: "word salad"},
-        label2id={"noise": 0, "Clean": 1, "word salad": 2},
+        id2label=dict(enumerate(labels)),
+        label2id={label: number for number, label in enumerate(labels)},
     )
     folder = tmp_path_factory.mktemp("classifier")
     with torch.random.fork_rng():

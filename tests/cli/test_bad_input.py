@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+from small_models import llama_config
 
 from etw_lightning.benchmarks import hub_rows, quickstart
 from etw_lightning.commands import parser
@@ -574,15 +575,9 @@ def test_a_vocabulary_larger_than_the_models(refused, with_retain, spoiled_model
 
 
 def test_a_retain_model_with_a_smaller_vocabulary(refused, tofu_args, tmp_path):
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
-    config = LlamaConfig(
-        vocab_size=300,
-        hidden_size=8,
-        intermediate_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-    )
+    config = llama_config(300, 8, 1, inner=8, heads=2)
     LlamaForCausalLM(config).save_pretrained(tmp_path / "small")
     message = refused(*tofu_args, "--data.retain_model", tmp_path / "small")
     assert message.startswith(

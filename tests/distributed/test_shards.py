@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from sharded import build, make_strategy, run_forked, write_texts
+from small_models import llama_config
 from toy import qa_rows, write_rows
 
 from etw_lightning.models.loading import load_model
@@ -46,18 +47,11 @@ def _cheap(monkeypatch):
 
 
 def save_large(folder, tokenizer_dir):
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoTokenizer, LlamaForCausalLM
 
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=640,
-        intermediate_size=1280,
-        num_hidden_layers=6,
-        num_attention_heads=8,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-    )
+    whole = {"num_key_value_heads": 8, "tie_word_embeddings": True}
+    config = llama_config(len(tokenizer), 640, 6, heads=8, max_position_embeddings=512, **whole)
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

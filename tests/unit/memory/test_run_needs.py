@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from small_models import llama_config
+from transformers import LlamaForCausalLM
 
 from etw_lightning.memory.outline import TraceError
 from etw_lightning.memory.run_needs import (
@@ -17,15 +18,7 @@ from etw_lightning.memory.run_needs import (
 )
 from etw_lightning.schema import InputError
 
-CONFIG = LlamaConfig(
-    vocab_size=500,
-    hidden_size=64,
-    intermediate_size=128,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    tie_word_embeddings=False,
-)
+CONFIG = llama_config(500, 64, tie_word_embeddings=False)
 SHAPE = RunShape(rows=4, tokens=16, on_cuda=False)
 COUNT = sum(weight.numel() for weight in LlamaForCausalLM(CONFIG).parameters())
 LORA = {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"]}

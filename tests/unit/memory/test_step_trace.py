@@ -4,21 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small_models import llama_config
 from torch import nn
 from transformers import Gemma2Config, InklingTextConfig, LlamaConfig, LlamaForCausalLM
 
 from etw_lightning.memory.outline import TraceError, build_outline
 from etw_lightning.memory.step_trace import StepShape, trace_evaluation, trace_step
 
-CONFIG = LlamaConfig(
-    vocab_size=3000,
-    hidden_size=64,
-    intermediate_size=128,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    tie_word_embeddings=False,
-)
+CONFIG = llama_config(3000, 64, 3, tie_word_embeddings=False)
 SHAPE = StepShape(rows=4, tokens=32, labels=124, chunk_size=64)
 HEAD = 3000 * 64
 

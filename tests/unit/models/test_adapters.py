@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from small_models import llama_config
 
 pytest.importorskip("peft")
 
@@ -294,17 +295,9 @@ def test_bad_settings_are_one_line(lm, settings, said):
 
 
 def test_tied_embeddings_are_refused(tiny_tokenizer):
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
-    config = LlamaConfig(
-        vocab_size=320,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-    )
+    config = llama_config(320, 16, 1, inner=16, heads=2, tie_word_embeddings=True)
     lm = LlamaForCausalLM(config).eval()
     with pytest.raises(InputError, match=r"which the embeddings are: it is read without"):
         add_adapter(copy.deepcopy(lm), {"peft_type": "LORA", "target_modules": ["embed_tokens"]})
