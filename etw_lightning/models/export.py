@@ -9,10 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
+from etw_lightning.files.tokenizer_files import encoding_of
 from etw_lightning.models.adapters import Adapter
 from etw_lightning.models.fixed_text import text_logits, text_logps
 from etw_lightning.models.label_scorer import LabelScorer
-from etw_lightning.models.loading import load_model
+from etw_lightning.models.loading import load_model, load_tokenizer
 
 __all__ = ["ExportError", "export_model"]
 
@@ -43,8 +44,9 @@ def export_model(
         The folder: safetensors, configuration, generation configuration, tokenizer.
 
     Raises:
-        ExportError: If the reloaded model's logits differ from those of the model that was saved
-            at all, or from an adapted model's, or a model's in shards, by more than rounding.
+        ExportError: If the reloaded tokenizer is another; or the reloaded model's logits differ
+            from those of the model that was saved at all, or from an adapted model's, or a
+            model's in shards, by more than rounding.
     """
     folder = Path(folder)
     draft = folder.with_name(f"{folder.name}.part")
@@ -52,6 +54,11 @@ def export_model(
     saved = lm if adapter is None else adapter.merged_copy()
     saved.save_pretrained(draft)
     tokenizer.save_pretrained(draft)
+    if encoding_of(load_tokenizer(str(draft))) != encoding_of(tokenizer):
+        raise ExportError(
+            f"The tokenizer saved in {draft} encodes otherwise than the run's. The folder is kept "
+            "for inspection."
+        )
     logits = text_logits(saved)
     reloaded = load_model(str(draft), _dtype_name(saved), lm.config._attn_implementation)
     again = text_logits(reloaded.to(logits.device))

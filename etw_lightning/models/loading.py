@@ -20,6 +20,7 @@ from etw_lightning.files.foreign_models import (
 from etw_lightning.files.gguf_names import gguf_misfit
 from etw_lightning.files.hub import hub_answers
 from etw_lightning.files.misfit import Misfit, refuse_misfit
+from etw_lightning.files.tokenizer_files import STORED, difference, named_class, own_code
 from etw_lightning.models.checkpoints import (
     check_checkpoint_weights,
     checkpoint_config,
@@ -36,7 +37,9 @@ from etw_lightning.models.weight_fit import (
     keep_untied,
     load_renamed,
     read_report,
+    without_reports,
 )
+from etw_lightning.notices import warn_first
 from etw_lightning.schema import InputError
 
 __all__ = [
@@ -121,7 +124,7 @@ def check_stored(pretrained: str, key: str = "model.pretrained") -> bool:
         if folder is not None:
             check_weights(folder, key)
         # A configuration alone is enough to plan with.
-        if folder is None or not any(folder.glob("*.safetensors*")):
+        if folder is None or not _has_weights(folder):
             return False
         fitting_names(folder, config, pretrained, key)
         return True
@@ -163,14 +166,25 @@ def _loaded(location: Mapping[str, Any], how: Mapping[str, Any]) -> tuple[Any, M
 
 def _stored_folder(location: Mapping[str, Any]) -> Path | None:
     """Return the folder of a model in Hugging Face layout; None of one that is on the hub alone."""
+    found = _stored_file(location, "config.json")
+    is_own = found is not None and Path(location["pretrained_model_name_or_path"]).is_dir()
+    return found.parent if found is not None and (is_own or _has_weights(found.parent)) else None
+
+
+def _stored_file(location: Mapping[str, Any], name: str) -> Path | None:
+    """Return a file of a model, in its folder or in the copy of a hub model; None if not there."""
     from huggingface_hub import try_to_load_from_cache
 
-    name = location["pretrained_model_name_or_path"]
-    if Path(name).is_dir():
-        return Path(name)
-    found = try_to_load_from_cache(name, "config.json")
-    folder = Path(found).parent if isinstance(found, str) else None
-    return folder if folder is not None and any(folder.glob("*.safetensors")) else None
+    given = location["pretrained_model_name_or_path"]
+    if Path(given).is_dir():
+        file = Path(given) / name
+        return file if file.is_file() else None
+    found = try_to_load_from_cache(given, name)
+    return Path(found) if isinstance(found, str) else None
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(folder.glob("*.safetensors*"))
 
 
 def load_config(pretrained: str, key: str = "model.pretrained") -> Any:
@@ -193,15 +207,60 @@ def load_tokenizer(pretrained: str, key: str = "model.pretrained") -> Any:
     """Load the tokenizer that comes with a model.
 
     Raises:
-        InputError: As ``load_model``.
+        InputError: As ``load_model``; or if no class that the folder or the library names encodes
+            as its ``tokenizer.json`` does.
     """
-    from transformers import AutoTokenizer
+    import transformers
 
     with _input_errors(pretrained, key):
         while is_checkpoint(pretrained):
             pretrained = checkpoint_tokenizer(pretrained, key)
         location = _location(pretrained, key, "tokenizer_config.json")
-        return AutoTokenizer.from_pretrained(**location, **NO_CODE)
+        settings = None if _is_gguf(pretrained) else _stored_file(location, "tokenizer_config.json")
+        if settings is not None and (own := own_code(settings.parent)):
+            raise InputError(
+                f"{key} {pretrained!r} could not be loaded: it needs Python code of its own for "
+                f"its tokenizer {own}, which is never run; give a tokenizer of a class that "
+                "transformers holds."
+            )
+        tokenizer = _tokenizer_of("AutoTokenizer", location)
+        stored = None if _is_gguf(pretrained) else _stored_file(location, STORED)
+        if stored is None or not tokenizer.is_fast:
+            return tokenizer
+        differs = difference(tokenizer, stored)
+        named = named_class(stored.parent)
+        if differs and hasattr(transformers, named):
+            # The library took another by the model's type.
+            tokenizer = _tokenizer_of(named, location)
+            differs = difference(tokenizer, stored)
+        if differs and not difference(tokenizer, stored, outer_spaces=False):
+            tokenizer = _tokenizer_of("TokenizersBackend", location)
+            differs = difference(tokenizer, stored)
+            warn_first(
+                f"{key} {pretrained!r}: {named} would build other rules for spaces at the ends of "
+                f"a text than {STORED} holds; the file is read as it is."
+            )
+    if differs:
+        raise InputError(
+            f"{key} {pretrained!r}: its tokenizer, as {type(tokenizer).__name__} builds it, does "
+            f"not encode as its {STORED} does: {differs}. If {STORED} is right, set "
+            'tokenizer_class to "TokenizersBackend" in tokenizer_config.json, which reads it as '
+            "it is."
+        )
+    return tokenizer
+
+
+def _tokenizer_of(class_name: str, location: Mapping[str, Any]) -> Any:
+    import transformers
+
+    try:
+        with without_reports():
+            return getattr(transformers, class_name).from_pretrained(**location, **NO_CODE)
+    except Exception as error:
+        # The tokenizers package raises this very class, and no other, for whatever it can't build.
+        if type(error) is Exception:
+            raise ValueError(str(error)) from error
+        raise
 
 
 def check_vocabulary(

@@ -191,6 +191,24 @@ def test_a_tokenizer_that_needs_its_own_code_is_refused(refused, marker, tiny_mo
     assert text.startswith(f"data.tokenizer {str(folder)!r} could not be loaded: it needs Python")
 
 
+@pytest.mark.parametrize("model_type", ["llama", "qwen2"])
+def test_code_of_a_tokenizer_is_refused_beside_a_known_model(
+    refused, marker, tiny_model_dir, model_type
+):
+    # The library would take another class by the model's type, without a word.
+    folder = hostile.with_code(
+        marker,
+        tiny_model_dir,
+        marker.parent / "m",
+        file="tokenizer_config.json",
+        classes={"AutoTokenizer": ["evil.Slow", None]},
+        tokenizer_class="Evil",
+    )
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+    text = refused(load_tokenizer, str(folder), key="data.tokenizer")
+    assert "it needs Python code of its own for its tokenizer Evil" in text
+
+
 def test_a_classifier_that_needs_its_own_code_is_refused(refused, marker, classifier_dir):
     folder = hostile.with_code(
         marker,
