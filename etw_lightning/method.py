@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 from etw_lightning.forget import ForgetObjective
+from etw_lightning.kernels.part_checks import check_terms, check_weights
 from etw_lightning.kernels.signals import Counts, Reduction, Signal, TokenSignals, reduce_terms
 from etw_lightning.retain import RetainObjective
 from etw_lightning.schema import InputError
@@ -153,7 +154,12 @@ class Method:
                     )
 
     def forget_share(
-        self, signals: TokenSignals, counts: Mapping[str, Counts], reduction: Reduction
+        self,
+        signals: TokenSignals,
+        counts: Mapping[str, Counts],
+        reduction: Reduction,
+        *,
+        is_checked: bool = False,
     ) -> Share:
         """Return the forget term of a micro-batch.
 
@@ -161,20 +167,33 @@ class Method:
             signals: Of the forget rows.
             counts: What the effective batch holds of each group.
             reduction: How token terms are averaged.
+            is_checked: Look at what the parts return, as in a run's first step.
+
+        Raises:
+            InputError: If it is checked and not what weightings and objectives return.
         """
         assert self.forget is not None
         weights = self.weighting(signals)
+        if is_checked:
+            check_weights(weights, signals, _name(self.weighting))
         terms = self.forget(signals, weights)
         group = self.forget.group
         whole = signals if group == "forget" else signals.alternative
         assert whole is not None
+        if is_checked:
+            check_terms(terms, whole, self.forget.level, "model.forget", _name(self.forget))
         value = reduce_terms(
             terms, whole, counts[group], reduction, self.forget.level, self.forget.skipped_tokens
         )
         return Share(value, weights if self.forget.takes_weights else None)
 
     def retain_share(
-        self, signals: TokenSignals, counts: Counts, row_weights: Tensor | None
+        self,
+        signals: TokenSignals,
+        counts: Counts,
+        row_weights: Tensor | None,
+        *,
+        is_checked: bool = False,
     ) -> Share:
         """Return the retain term of a micro-batch.
 
@@ -182,9 +201,15 @@ class Method:
             signals: Of the retain rows.
             counts: What the effective batch holds of them.
             row_weights: Weight of each row's set, ``(num_rows,)``; None for 1.
+            is_checked: As of ``forget_share``.
+
+        Raises:
+            InputError: As ``forget_share``.
         """
         assert self.retain is not None
         terms = self.retain(signals)
+        if is_checked:
+            check_terms(terms, signals, self.retain.level, "model.retain", _name(self.retain))
         if row_weights is not None:
             is_token = self.retain.level == "token"
             terms = terms * (row_weights[signals.rows] if is_token else row_weights)

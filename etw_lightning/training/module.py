@@ -148,6 +148,8 @@ class UnlearningModule(PreparedModule):
         self.losses: dict[str, float] = {}
         self._log = StepLog()
         self._weighs_any = False
+        #: Whether no step has been made yet: what the parts return is looked at.
+        self._is_first = True
 
     @property
     def needs(self) -> frozenset[Signal]:
@@ -259,11 +261,15 @@ class UnlearningModule(PreparedModule):
             if weights is not None:
                 first = batch["sizes"].get("forget", 0)
                 weights = weights[first : first + batch["sizes"]["retain"]]
-            share = self.method.retain_share(groups["retain"], batch["counts"]["retain"], weights)
+            share = self.method.retain_share(
+                groups["retain"], batch["counts"]["retain"], weights, is_checked=self._is_first
+            )
             shares["retain"] = share.value
             loss = loss + self.retain_weight * share.value
         if self.method.forget is not None:
-            share = self.method.forget_share(groups["forget"], batch["counts"], self.reduction)
+            share = self.method.forget_share(
+                groups["forget"], batch["counts"], self.reduction, is_checked=self._is_first
+            )
             shares["forget"] = share.value
             loss = loss + self.forget_weight * share.value
             if share.weights is not None:
@@ -276,6 +282,10 @@ class UnlearningModule(PreparedModule):
         self._log.log(self, batch_idx)
         # Lightning divides by the micro-batches of a step, DDP by the processes; shares add up.
         return cast(Tensor, loss * batch["scale"])
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Look at the parts no more, once a whole step has been made."""
+        self._is_first = self._is_first and self.global_step == 0
 
     def on_train_epoch_end(self) -> None:
         """Say so if an epoch has pushed nothing down."""
