@@ -4,28 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-import etw_lightning
 from etw_lightning.benchmarks.source import check_name
+from etw_lightning.files.config_files import shipped
 from etw_lightning.method import Method
 from etw_lightning.schema import InputError
 from etw_lightning.weighting import TokenWeighting, Uniform
 
-__all__ = ["configs_folder", "method_names", "method_settings", "weighting_named"]
-
-
-def configs_folder() -> Path:
-    """Return the folder of the shipped configurations."""
-    return Path(etw_lightning.__file__).resolve().parents[1] / "configs"
+__all__ = ["method_names", "method_settings", "weighting_named"]
 
 
 def method_names() -> tuple[str, ...]:
     """Return the methods there are."""
-    return tuple(sorted(path.stem for path in (configs_folder() / "method").glob("*.yaml")))
+    return tuple(sorted(path.stem for path in shipped().values() if path.parent.name == "method"))
 
 
 def method_settings(method: str | Method) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -46,8 +40,7 @@ def method_settings(method: str | Method) -> tuple[dict[str, Any], dict[str, Any
             f"{type(method).__name__}. Names are {', '.join(method_names())}."
         )
     check_name("method", method, method_names())
-    text = (configs_folder() / "method" / f"{method}.yaml").read_text(encoding="utf-8")
-    said = yaml.safe_load(text)
+    said = yaml.safe_load(shipped()[f"method/{method}"].read_text(encoding="utf-8"))
     settings = {key: _built(value) for key, value in said["model"].items()}
     return settings, dict(said.get("data", {}))
 

@@ -17,6 +17,7 @@ from etw_lightning import __version__
 from etw_lightning.commands.messages import LAMBDA, one_line, with_lambda
 from etw_lightning.commands.options import Options
 from etw_lightning.commands.stored_help import laid_out, load, unknown_option
+from etw_lightning.files.class_paths import look_here
 from etw_lightning.files.config_files import resolve_words
 from etw_lightning.notices import is_first
 from etw_lightning.schema import InputError
@@ -99,6 +100,7 @@ def _run(command: str, args: list[str] | None) -> int:
     """Run ``fit``, ``evaluate`` or ``check``."""
     if "etw_lightning.commands.cli" not in sys.modules:
         _end_at_once(command)
+    look_here()
     from etw_lightning.commands.cli import main as run
 
     return run(args)

@@ -9,7 +9,7 @@ from typing import Any
 
 from etw_lightning.schema import InputError
 
-__all__ = ["class_at", "is_class_path", "path_of"]
+__all__ = ["class_at", "is_class_path", "look_here", "path_of"]
 
 
 def is_class_path(name: str) -> bool:
@@ -20,6 +20,13 @@ def is_class_path(name: str) -> bool:
 def path_of(kind: type) -> str:
     """Return the path of a class."""
     return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def look_here() -> None:
+    """Have modules of the current folder found, as ``python -m`` does and a console script not."""
+    here = os.getcwd()
+    if not {"", here} & set(sys.path):
+        sys.path.insert(0, here)
 
 
 def class_at(path: str, base: type, key: str) -> Any:
@@ -38,10 +45,7 @@ def class_at(path: str, base: type, key: str) -> Any:
         'InputError'
     """
     module_name, _, name = path.rpartition(".")
-    here = os.getcwd()
-    if not {"", here} & set(sys.path):
-        # A console script begins in its own folder, ``python -m`` in the current one.
-        sys.path.insert(0, here)
+    look_here()
     try:
         module = import_module(module_name)
     except ModuleNotFoundError as error:
