@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import logging
+import re
 import shutil
 import sys
 import warnings
@@ -198,5 +199,22 @@ def evaluate(command, args, home):
         result = command(*using, *more, f"--output_dir={folder}")
         assert (result.status, result.err) == (0, ""), result.err
         return result.out, json.loads((folder / "results.json").read_text()), load_records(folder)
+
+    return call
+
+
+@pytest.fixture
+def refused(command, home):
+    """Run a command that must be refused; return its message."""
+
+    def call(*args, is_warned=False):
+        result = command(*args)
+        assert result.status == 2, result.err
+        *warned, line = result.err.splitlines(keepends=True)
+        assert re.fullmatch(r"error: [^\n]+\n", line), result.err
+        # Whoever watches warnings, as pytest does, keeps them from the standard error.
+        assert all(is_warned and one.startswith("warning: ") for one in warned), result.err
+        assert list(home.iterdir()) == []
+        return line.removeprefix("error: ").rstrip("\n")
 
     return call

@@ -1,7 +1,6 @@
 """Every bad input gives one line that names the key, exit status 2, and nothing written."""
 
 import json
-import re
 import shlex
 import shutil
 import subprocess
@@ -25,23 +24,6 @@ WEIGHTINGS = (
 OBJECTIVES = "CEU, DPO, GA, ME, NPO, PDU, RMU, TPO, UNDIAL, AltPO, IdkNLL, SimNPO"
 
 CALLBACK = "etw_lightning.callbacks.{}"
-
-
-@pytest.fixture
-def refused(command, home):
-    """Run a command that must be refused; return its message."""
-
-    def call(*args, is_warned=False):
-        result = command(*args)
-        assert result.status == 2, result.err
-        *warned, line = result.err.splitlines(keepends=True)
-        assert re.fullmatch(r"error: [^\n]+\n", line), result.err
-        # Whoever watches warnings, as pytest does, keeps them from the standard error.
-        assert all(is_warned and one.startswith("warning: ") for one in warned), result.err
-        assert list(home.iterdir()) == []
-        return line.removeprefix("error: ").rstrip("\n")
-
-    return call
 
 
 @pytest.fixture

@@ -345,18 +345,6 @@ def test_muse_is_evaluated_too(command, muse_args, evaluate):
 # What is refused.
 
 
-@pytest.fixture
-def refused(command, home):
-    def call(*args):
-        result = command(*args)
-        assert result.status == 2, result.err
-        assert re.fullmatch(r"error: [^\n]+\n", result.err), result.err
-        assert list(home.iterdir()) == []
-        return result.err.removeprefix("error: ").rstrip("\n")
-
-    return call
-
-
 @pytest.mark.parametrize(
     ("typed", "message"),
     [

@@ -5,12 +5,13 @@ from dataclasses import replace
 from decimal import Decimal, localcontext
 
 import pytest
+from refusals import message
 
 from etw_lightning.benchmarks import Benchmark
 from etw_lightning.benchmarks.choice import TESTS, Choice, ChoicePrompt, choice_prompt
 from etw_lightning.benchmarks.source import Source
 from etw_lightning.metrics import choice_accuracy, choice_hits, wilson_interval
-from etw_lightning.schema import EvalSet, Example, InputError, Record
+from etw_lightning.schema import EvalSet, Example, Record
 
 BIO = [
     {"question": " Which? \n", "choices": ["w", "x", "y", "z"], "answer": 2},
@@ -45,13 +46,6 @@ def write(root, files):
 @pytest.fixture
 def root(tmp_path):
     return write(tmp_path, FILES)
-
-
-def message(call, *args, **kwargs):
-    with pytest.raises(InputError) as error:
-        call(*args, **kwargs)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 def test_a_wmdp_question_has_its_head_its_options_and_letters_to_choose_from(root):

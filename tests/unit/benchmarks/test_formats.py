@@ -5,12 +5,12 @@ import gzip
 import json
 
 import pytest
+from refusals import message
 
 from etw_lightning.benchmarks.hub_rows import hub_name
 from etw_lightning.benchmarks.jsonl import JSONL
 from etw_lightning.benchmarks.source import Source
 from etw_lightning.benchmarks.tofu import Columns
-from etw_lightning.schema import InputError
 
 #: What a table, a column type or a parser could change: "NA", a number, quotes, lines, spaces.
 ROWS = [
@@ -18,14 +18,6 @@ ROWS = [
     {"question": " 0012 ", "answer": "NA"},
     {"question": "None", "answer": "Ünï — 中文"},
 ]
-
-
-def message(call, *args, **kwargs):
-    with pytest.raises(InputError) as error:
-        call(*args, **kwargs)
-    text = str(error.value)
-    assert "\n" not in text
-    return text
 
 
 def write_table(path, rows, delimiter=","):

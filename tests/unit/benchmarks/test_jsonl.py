@@ -3,11 +3,12 @@
 import json
 
 import pytest
+from refusals import message
 
 from etw_lightning.benchmarks.jsonl import JSONL
 from etw_lightning.benchmarks.source import Source
 from etw_lightning.benchmarks.tofu import Columns
-from etw_lightning.schema import Example, InputError
+from etw_lightning.schema import Example
 
 QA = [{"question": f"q{i}", "answer": f"a{i}"} for i in range(3)]
 TEXT = [{"text": "t0"}, {"text": "t1"}]
@@ -22,12 +23,6 @@ def root(tmp_path):
     write(tmp_path / "forget.jsonl", QA)
     write(tmp_path / "retain.jsonl", TEXT)
     return tmp_path
-
-
-def message(call, *args, **kwargs):
-    with pytest.raises(InputError) as error:
-        call(*args, **kwargs)
-    return str(error.value)
 
 
 def test_questions_and_raw_text(root):

@@ -3,10 +3,11 @@
 import json
 
 import pytest
+from refusals import message
 
 from etw_lightning.benchmarks.muse import KNOWMEM_STOPS, MUSE, TEXT_SPLITS, few_shot_prompt
 from etw_lightning.benchmarks.source import Source
-from etw_lightning.schema import Example, InputError
+from etw_lightning.schema import Example
 
 FILES = {
     "raw/forget": [{"text": "one"}, {"text": ""}, {"text": "two\n"}, {"text": "one"}],
@@ -30,12 +31,6 @@ def root(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return tmp_path
-
-
-def message(call, *args, **kwargs):
-    with pytest.raises(InputError) as error:
-        call(*args, **kwargs)
-    return str(error.value)
 
 
 def test_texts_keep_their_row_numbers_and_repeats_but_not_empty_rows(root):

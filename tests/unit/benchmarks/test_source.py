@@ -13,10 +13,10 @@ import urllib.request
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from refusals import message
 
 from etw_lightning.benchmarks import hub_rows
 from etw_lightning.benchmarks.source import Source, check_limits, check_name, field, fields
-from etw_lightning.schema import InputError
 
 ROWS = [{"question": f"q{i}", "answer": f"a{i}"} for i in range(4)]
 
@@ -25,14 +25,6 @@ def write(path, rows=ROWS):
     path.parent.mkdir(parents=True, exist_ok=True)
     data = "".join(json.dumps(row) + "\n" for row in rows).encode()
     path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
-
-
-def message(call, *args, **kwargs):
-    with pytest.raises(InputError) as error:
-        call(*args, **kwargs)
-    text = str(error.value)
-    assert "\n" not in text
-    return text
 
 
 @pytest.mark.parametrize("file", ["forget10.jsonl", "forget10.jsonl.gz"])

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 import pytest
+from refusals import message
 
 from etw_lightning.benchmarks import Benchmark
 from etw_lightning.benchmarks.source import Source
@@ -17,7 +18,7 @@ from etw_lightning.benchmarks.tofu import (
     Columns,
     read_row,
 )
-from etw_lightning.schema import EvalSet, Example, InputError
+from etw_lightning.schema import EvalSet, Example
 
 
 def plain(name, n):
@@ -52,12 +53,6 @@ def root(tmp_path):
             "world_facts_perturbed": perturbed("facts", 2, paraphrased=False),
         },
     )
-
-
-def message(call, *args, **kwargs):
-    with pytest.raises(InputError) as error:
-        call(*args, **kwargs)
-    return str(error.value)
 
 
 def test_names_are_the_eighteen_configurations():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from refusals import message
 
 from etw_lightning.metrics import (
     distinct_n,
@@ -17,19 +18,13 @@ from etw_lightning.metrics import (
     repetition_values,
 )
 from etw_lightning.models.gibberish_classifier import clean_probabilities
-from etw_lightning.schema import EvalSet, Example, InputError, Record
+from etw_lightning.schema import EvalSet, Example, Record
 
 WORDS = st.lists(st.sampled_from(["a", "b", "c"]), max_size=12)
 
 
 def said(*texts):
     return [Record("forget", f"f/{i}", "gold", generation=text) for i, text in enumerate(texts)]
-
-
-def message(call, *args, **kwargs):
-    with pytest.raises(InputError) as error:
-        call(*args, **kwargs)
-    return str(error.value)
 
 
 def test_repetition_by_hand():

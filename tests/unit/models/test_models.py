@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from refusals import message
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
@@ -34,17 +35,8 @@ from etw_lightning.models.loading import (
     load_model,
     load_tokenizer,
 )
-from etw_lightning.schema import IGNORE_INDEX, Example, InputError
+from etw_lightning.schema import IGNORE_INDEX, Example
 from etw_lightning.scoring.batches import pad_rows
-
-
-def message(call, *args, **kwargs):
-    with pytest.raises(InputError) as error:
-        call(*args, **kwargs)
-    text = str(error.value)
-    assert "\n" not in text
-    return text
-
 
 LOADERS = pytest.mark.parametrize("load", [load_model, load_config, load_tokenizer])
 

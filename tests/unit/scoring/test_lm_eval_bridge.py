@@ -6,13 +6,14 @@ import sys
 import pytest
 import torch
 import yaml
+from refusals import message
 
 from etw_lightning.benchmarks.choice import Choice, ChoicePrompt
 from etw_lightning.benchmarks.source import Source
 from etw_lightning.data.encode import Encoder
 from etw_lightning.metrics import choice_accuracy
 from etw_lightning.models.loading import LabelScorer
-from etw_lightning.schema import InputError, Record
+from etw_lightning.schema import Record
 from etw_lightning.scoring.batches import build_batches, make_records, score_batch
 from etw_lightning.scoring.lm_eval_bridge import lm_eval_scores
 
@@ -61,13 +62,6 @@ _TASKS = {
         "doc_to_choice": "{{choices}}",
     },
 }
-
-
-def message(call, *args, **kwargs):
-    with pytest.raises(InputError) as error:
-        call(*args, **kwargs)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 def needs_lm_eval():
