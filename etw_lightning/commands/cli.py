@@ -24,6 +24,7 @@ from etw_lightning.callbacks.evaluation import EvaluationCallback, Suite
 from etw_lightning.callbacks.findings import TrainingStoppedError
 from etw_lightning.callbacks.guards import FiniteGuard
 from etw_lightning.commands.check import CheckCommand
+from etw_lightning.commands.cpu_precision import settle_precision
 from etw_lightning.commands.evaluate import EvaluateCommand
 from etw_lightning.commands.fit import FitCommand
 from etw_lightning.commands.messages import one_line
@@ -120,6 +121,13 @@ class UnlearningCLI(FitCommand, EvaluateCommand, CheckCommand):
         except UnicodeDecodeError as error:
             parser.error(f"Problems parsing config: {error}")
         config = self.config[self.config.subcommand] if "subcommand" in self.config else self.config
+        self.changed = {}
+        found = None
+        if config.get("trainer") is not None:
+            # Before runs are told from each other by their settings.
+            found = settle_precision(config.trainer, Parser.typed)
+        if found is not None:
+            self.changed["trainer.precision"] = found
         files = [Path(str(file)) for file in config.get("config") or ()]
         methods = [str(file) for file in files if file.absolute().parent.name == "method"]
         if len(methods) > 1:
@@ -184,6 +192,7 @@ class UnlearningCLI(FitCommand, EvaluateCommand, CheckCommand):
         else:
             label = "fine-tuned" if config.model.forget is None else "unlearned"
             self.report = RunReport(self.folder, self.plain, self.seed, label)
+            self.report.changed = self._changes()
             # Checkpoints hold what all others have noted, so they come last.
             self.checkpoints = next(c for c in callbacks if isinstance(c, Checkpoints))
             callbacks.remove(self.checkpoints)
@@ -219,6 +228,8 @@ class UnlearningCLI(FitCommand, EvaluateCommand, CheckCommand):
         """Build model, data and trainer; a refused value is one line."""
         config = self.config[self.subcommand]
         self.plain = config.as_dict()
+        for key, change in self.changed.items():
+            say(f"{key}: {change.used}, not {change.asked}: {change.why}; --{key} keeps it")
         prefix = "evaluate-" * (self.subcommand == "evaluate")
         self.folder = run_folder(config.output_dir, config.config, prefix, self._unfinished)
         # Loggers make their folders as soon as they are built.

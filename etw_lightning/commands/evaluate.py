@@ -102,6 +102,7 @@ class EvaluateCommand(RunChecks):
                     "hub": self.datamodule.hub,
                     "forget_split": self.datamodule.forget_split,
                 },
+                **({"changed": self._changes()} if self.changed else {}),
                 "config_hash": run_key(self.plain),
                 "seed": self.seed,
                 "seconds": round(time.monotonic() - _STARTED, 1),

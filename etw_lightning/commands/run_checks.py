@@ -14,6 +14,7 @@ from etw_lightning.callbacks.comparisons import needs_of_others
 from etw_lightning.callbacks.evaluation import EvaluationCallback, Suite
 from etw_lightning.callbacks.retain_budget import RetainBudget
 from etw_lightning.catalogue.entries import Part
+from etw_lightning.commands.cpu_precision import Changed
 from etw_lightning.commands.model_checks import (
     check_devices,
     check_disk,
@@ -53,6 +54,8 @@ class RunChecks(LightningCLI):
     suite: Suite
     report: RunReport
     checkpoints: Checkpoints
+    #: Settings that were taken in place of what files say, by key.
+    changed: dict[str, Changed]
     #: The checkpoint that ``fit`` goes on from, if any, and how far its folder had come.
     resumed: Saved | None
     traces: tuple[str | None, list[tuple[int, int]]]
@@ -167,6 +170,10 @@ class RunChecks(LightningCLI):
         model = self.model
         precision = computing_precision(self.trainer)
         return precision_name(model.dtype_name, precision, model.attention)
+
+    def _changes(self) -> dict[str, dict[str, str]]:
+        """Return what was changed, as ``results.json`` holds it."""
+        return {key: change._asdict() for key, change in self.changed.items()}
 
     def _callbacks(self) -> list[Any]:
         return cast(list[Any], cast(Any, self.trainer).callbacks)

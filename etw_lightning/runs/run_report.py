@@ -50,6 +50,8 @@ class RunReport(Callback):
         self.target: dict[str, list[Record]] = {}
         self.unlearned: dict[str, list[Record]] = {}
         self.metrics: dict[str, Metric] = {}
+        #: Settings that were taken in place of what files say.
+        self.changed: dict[str, dict[str, str]] = {}
         self.started = time.monotonic()
         #: Seconds that the parts of a run took which was broken off before.
         self.seconds_before = 0.0
@@ -160,6 +162,7 @@ class RunReport(Callback):
                 "history": self.history,
                 **({"retain_budget": _kept(budgets[0])} if budgets else {}),
                 **({"checkpoints": saving[0].kept()} if saving else {}),
+                **({"changed": self.changed} if self.changed else {}),
                 "config_hash": run_key(self.config),
                 "seed": self.seed,
                 "git_commit": provenance["git_commit"],
