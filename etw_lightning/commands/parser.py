@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from lightning.pytorch.cli import LightningArgumentParser
 
 from etw_lightning import callbacks, forget, retain, weighting
+from etw_lightning.commands.class_changes import check_order, forget_arguments
 from etw_lightning.commands.messages import LAMBDA, one_line, with_lambda
 from etw_lightning.files.config_files import resolve_words
 from etw_lightning.files.moved_classes import check_current
@@ -57,6 +58,7 @@ class Parser(LightningArgumentParser):
         kwargs.setdefault("prog", "python -m etw_lightning")
         kwargs.setdefault("description", _DESCRIPTION)
         super().__init__(*args, **kwargs)
+        forget_arguments()
 
     def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Any:
         """Parse; configurations may be given by name, and ``--model.forget_weight`` as lambda.
@@ -81,6 +83,7 @@ class Parser(LightningArgumentParser):
 def _with_files(words: list[str]) -> list[str]:
     """Put paths in place of the names of configurations, and look through the files."""
     check_current(((word, 0) for word in words), "command line")
+    check_order(words, _CLASSES)
     resolved, found = resolve_words(words)
     for one in found:
         check_current(scalars(one.path), f"config {str(one.path)!r}")
