@@ -98,18 +98,23 @@ def _is_answered(command: str, words: Sequence[str]) -> bool:
 
 def _run(command: str, args: list[str] | None) -> int:
     """Run ``fit``, ``evaluate`` or ``check``."""
-    if "etw_lightning.commands.cli" not in sys.modules:
-        _end_at_once(command)
+    before = {} if "etw_lightning.commands.cli" in sys.modules else _end_at_once(command)
     look_here()
     from etw_lightning.commands.cli import main as run
 
+    for number, handler in before.items():
+        if command != "fit":  # which handles signals itself
+            signal.signal(number, handler)
     return run(args)
 
 
-def _end_at_once(command: str) -> None:
+def _end_at_once(command: str) -> dict[int, Any]:
     """Have a signal that comes while the libraries are imported end the process with one line.
 
     What an exception meets in the middle of an import may swallow it. Nothing is written yet.
+
+    Returns:
+        The handlers there were before, by signal.
     """
 
     def end(number: int, _frame: FrameType | None) -> None:
@@ -120,10 +125,13 @@ def _end_at_once(command: str) -> None:
         # Slurm's request to end is one like any other; the job scripts requeue on its status.
         os._exit(128 + (signal.SIGINT if number == signal.SIGINT else signal.SIGTERM))
 
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    for number in (*numbers, signal.SIGUSR1) if command == "fit" else numbers:
-        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+    numbers = [signal.SIGINT, signal.SIGTERM, *[signal.SIGUSR1] * (command == "fit")]
+    usual = (signal.SIG_DFL, signal.default_int_handler)
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in numbers}
+    for number, handler in before.items():
+        if handler in usual:
             signal.signal(number, end)
+    return before
 
 
 def _of_program(typed: Sequence[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import sys
 import time
@@ -43,8 +44,8 @@ class Checkpoints(Callback):
     """Save what a run needs to go on exactly, so that the same command goes on from there.
 
     A checkpoint is made at the end of an optimiser step, after the evaluation if there is one; when
-    the process is asked to stop (SIGTERM, SIGUSR1), at the end of the step it is in. Each is
-    written under another name, flushed, and renamed.
+    the process is asked to stop (SIGTERM, SIGUSR1, Ctrl-C), at the end of the step it is in. Each
+    is written under another name, flushed, and renamed.
 
     Args:
         every_n_steps: Optimiser steps between checkpoints; null for none by steps.
@@ -243,7 +244,7 @@ class Checkpoints(Callback):
             last = found[-1].folder.name if found else "the start"
             reason = (
                 f"the checkpoint of step {trainer.global_step} can't be written below "
-                f"{str(self._run / FOLDER)!r} ({error}); make room there, and the same command "
+                f"{str(self._run / FOLDER)!r} ({error}); {_way_out(error)}, and the same command "
                 f"goes on from {last}."
             )
             finding = Finding("disk", reason, trainer.global_step, trainer.current_epoch + 1)
@@ -303,7 +304,7 @@ class Checkpoints(Callback):
             name = self.signals.received or "a signal to another process"
             sys.stdout.write(f"stopped by {name} after step {trainer.global_step}; {where}\n")
             sys.stdout.flush()
-        raise Preempted
+        raise Preempted(self.signals.received, is_told=True)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -332,3 +333,10 @@ class Checkpoints(Callback):
             name for name, one in zip(names, found, strict=True) if one.step == self.rating.step
         ]
         return {"kept": names, "best": best[-1] if best else None}
+
+
+def _way_out(error: Exception) -> str:
+    """Return what helps against a file that could not be written."""
+    number = getattr(error, "errno", None)
+    is_place = number in (errno.EACCES, errno.EPERM, errno.EROFS)
+    return "make the folder writable" if is_place else "make room there"

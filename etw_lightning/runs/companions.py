@@ -18,7 +18,7 @@ from typing import Any, cast
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies.launchers import subprocess_script
 
-from etw_lightning.runs.preemption import EXIT_STATUS
+from etw_lightning.runs.preemption import EXIT_STATUS, INTERRUPTED
 
 __all__ = ["end_with_companions", "end_with_first", "start_companions"]
 
@@ -42,7 +42,7 @@ def start_companions(trainer: Trainer) -> None:
 def end_with_companions(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     """End this process and all others once one of them has failed, or was asked to stop.
 
-    The exit status is ``EXIT_STATUS`` if any was asked to stop, else 1.
+    The exit status is ``EXIT_STATUS`` or ``INTERRUPTED`` if any was asked to stop, else 1.
 
     Args:
         processes: Those that this one has started.
@@ -73,7 +73,7 @@ def _watch_companions(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     for one in processes:
         one.kill()
     number, code = next((n, code) for n, code in enumerate(codes, 1) if code)
-    is_stop = EXIT_STATUS in codes
+    is_stop = EXIT_STATUS in codes or INTERRUPTED in codes
     reason = "was asked to stop" if is_stop else f"has ended with status {code}"
     sys.stdout.flush()
     sys.stderr.write(
@@ -81,7 +81,8 @@ def _watch_companions(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         "checkpoint, if there is one\n"
     )
     sys.stderr.flush()
-    os._exit(EXIT_STATUS if is_stop else 1)
+    status = INTERRUPTED if INTERRUPTED in codes else EXIT_STATUS
+    os._exit(status if is_stop else 1)
 
 
 def _watch_first(first: int) -> None:

@@ -6,25 +6,30 @@ import signal
 import threading
 from types import FrameType
 
-__all__ = ["EXIT_STATUS", "SIGNALS", "Preempted", "StopSignals"]
+__all__ = ["EXIT_STATUS", "INTERRUPTED", "SIGNALS", "Preempted", "StopSignals"]
 
-#: What ends a run: a scheduler's and the operating system's request, and Slurm's before a time
-#: limit or a preemption (``--signal=USR1``).
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+#: What ends a run: a scheduler's and the operating system's request, Slurm's before a time limit
+#: or a preemption (``--signal=USR1``), and the user's (Ctrl-C).
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 #: What a shell reports of a process that ``SIGTERM`` has ended; the job scripts requeue on it.
 EXIT_STATUS = 128 + signal.SIGTERM
+#: The same of Ctrl-C, after which nobody requeues.
+INTERRUPTED = 128 + signal.SIGINT
 
 
 class Preempted(SystemExit):
-    """The end of a run that was asked to stop; its exit status is ``EXIT_STATUS``.
+    """The end of a run that was asked to stop.
+
+    Its exit status is ``EXIT_STATUS``; after Ctrl-C ``INTERRUPTED``.
 
     Args:
-        name: Signal that has not been told of yet; empty if it has.
+        name: The signal; empty if another process got it.
+        is_told: Whether the user has been told.
     """
 
-    def __init__(self, name: str = "") -> None:
-        super().__init__(EXIT_STATUS)
-        self.name = name
+    def __init__(self, name: str = "", *, is_told: bool = False) -> None:
+        super().__init__(INTERRUPTED if name == signal.SIGINT.name else EXIT_STATUS)
+        self.name, self.is_told = name, is_told
 
 
 class StopSignals:
@@ -46,6 +51,8 @@ class StopSignals:
                 signal.signal(number, self._note)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.received == signal.SIGINT.name:
+            raise KeyboardInterrupt  # who asks again does not want to wait
         self.received = self.received or signal.Signals(number).name
         if not self.is_watched:
             raise Preempted(self.received)

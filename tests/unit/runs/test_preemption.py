@@ -36,4 +36,12 @@ def test_the_first_one_counts(signals):
 def test_without_a_watch_it_ends_the_process(signals, number):
     with pytest.raises(Preempted) as ended:
         os.kill(os.getpid(), number)
-    assert ended.value.code == EXIT_STATUS == 143
+    assert ended.value.code == (130 if number == signal.SIGINT else EXIT_STATUS)
+    assert EXIT_STATUS == 143
+
+
+def test_who_asks_twice_does_not_want_to_wait(signals):
+    signals.is_watched = True
+    os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
