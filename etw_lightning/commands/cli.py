@@ -31,16 +31,18 @@ from etw_lightning.commands.messages import one_line
 from etw_lightning.commands.parser import Parser
 from etw_lightning.commands.quiet import be_quiet
 from etw_lightning.commands.run_checks import say
-from etw_lightning.files.checkpoint_folder import Saved
-from etw_lightning.files.places import check_written
+from etw_lightning.files.checkpoint_folder import Saved, remove_checkpoints
+from etw_lightning.files.places import check_written, expand_home
 from etw_lightning.runs.checkpointing import Checkpoints
 from etw_lightning.runs.companions import end_with_first, start_companions
 from etw_lightning.runs.evaluate import UnlearningTrainer
 from etw_lightning.runs.folder import (
     UNREADABLE,
+    FinishedError,
     check_run,
     finished_command,
     is_of_fit,
+    is_result_of,
     run_folder,
 )
 from etw_lightning.runs.launched import is_lost_peer, launched_settings
@@ -121,6 +123,7 @@ class UnlearningCLI(FitCommand, EvaluateCommand, CheckCommand):
         except UnicodeDecodeError as error:
             parser.error(f"Problems parsing config: {error}")
         config = self.config[self.config.subcommand] if "subcommand" in self.config else self.config
+        expand_home(config)
         self.changed = {}
         found = None
         if config.get("trainer") is not None:
@@ -219,6 +222,13 @@ class UnlearningCLI(FitCommand, EvaluateCommand, CheckCommand):
                 "another folder, or --overwrite to run again."
             )
         elif command is not None and not may_overwrite:
+            config = self.config[self.subcommand]
+            has_model = not config.save_model or (self.folder / "model").is_dir()
+            if self.subcommand == "fit" and has_model and is_result_of(self.folder, self.plain):
+                if not config.save_model and is_first_process():
+                    # It may have been ended before it came to that.
+                    remove_checkpoints(self.folder)
+                raise FinishedError(self.folder)
             raise InputError(
                 f"output_dir {self.folder} holds a finished run; give another folder, or "
                 "--overwrite to run again."
@@ -323,6 +333,10 @@ def main(args: list[str] | None = None) -> int:
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
+    except FinishedError as finished:
+        if typed[:1] == ["fit"]:
+            say(f"{finished}; nothing is left to do, --overwrite runs it again")
+        return 0
     except TrainingStoppedError as stopped:
         if is_first_process():
             sys.stderr.write(f"error: {stopped}\n")
@@ -333,7 +347,7 @@ def main(args: list[str] | None = None) -> int:
             sys.stderr.write(f"interrupted; {what}\n")
         return 128 + signal.SIGINT
     except Preempted as end:
-        if end.name and is_first_process():
+        if end.name and not end.is_told and is_first_process():
             sys.stderr.write(f"stopped by {end.name}; {_WHAT_IS_KEPT}\n")
         raise
     except RuntimeError as error:

@@ -136,6 +136,8 @@ def resolve_words(words: Sequence[str]) -> tuple[list[str], list[Found]]:
             resolved.append(word)
             continue
         found.append(find_config(given))
-        path = str(found[-1].path)
-        resolved.append(f"{option}={path}" if is_joined else path)
+        path = found[-1].path
+        if found[-1].note:
+            path = path.absolute()  # found again by this, it is not told again
+        resolved.append(f"{option}={path}" if is_joined else str(path))
     return resolved, found

@@ -11,13 +11,18 @@ file; links count where the folder is one that a run has written.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
 from etw_lightning.schema import InputError
 
-__all__ = ["check_links", "check_written", "is_below", "require_inside"]
+__all__ = ["check_links", "check_written", "expand_home", "is_below", "require_inside"]
+
+#: Settings that are texts for a model, in which a tilde is a tilde.
+_NO_PATHS = ("system_prompt", "template_kwargs")
+_TILDE = re.compile("~(/|$)").match
 
 #: Settings of the trainer's loggers, callbacks and profilers that name the place of a file; of the
 #: last, the names of files and folders below such a place.
@@ -32,6 +37,34 @@ _FOLDERS = (
     "save_dir",
 )
 _NAMES = ("filename", "name", "sub_dir", "version")
+
+
+def expand_home(settings: Any) -> None:
+    """Put the home folder in place of ``~`` wherever a setting begins with it, in place.
+
+    Files joined by ``+`` are told apart.
+
+    Args:
+        settings: Nested mappings, namespaces and lists.
+    """
+    pairs = vars(settings).items() if hasattr(settings, "__dict__") else None
+    if isinstance(settings, dict):
+        pairs = settings.items()
+    elif isinstance(settings, list):
+        pairs = enumerate(settings)
+    for key, value in list(pairs or ()):
+        if key in _NO_PATHS:
+            continue
+        if isinstance(value, str):
+            parts = [
+                str(Path(part).expanduser()) if _TILDE(part) else part for part in value.split("+")
+            ]
+            if isinstance(settings, dict | list):
+                settings[key] = "+".join(parts)
+            else:
+                setattr(settings, str(key), "+".join(parts))
+        else:
+            expand_home(value)
 
 
 def is_below(name: str) -> bool:

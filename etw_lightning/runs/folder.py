@@ -7,12 +7,14 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from etw_lightning.files.places import check_links
+from etw_lightning.runs.key import run_key
 from etw_lightning.runs.launched import agreed_name
+from etw_lightning.runs.place import check_place
 from etw_lightning.schema import InputError
 
 __all__ = ["UNREADABLE", "check_run", "finished_command", "is_of_fit", "remove_run", "run_folder"]
@@ -127,6 +129,8 @@ def check_run(config: Any, folder: Path) -> None:
         given = config.get(key)
         if given is not None and not given.strip():
             raise InputError(f"{key} must be a folder or a file, or null; got {given!r}.")
+    if "metrics" not in config:
+        _check_trains(trainer)
     check_links(folder)
     if config.overwrite:
         _check_nothing_needed(config, folder)
@@ -134,6 +138,27 @@ def check_run(config: Any, folder: Path) -> None:
     file = next((path for path in paths if path.exists() and not path.is_dir()), None)
     if file is not None:
         raise InputError(f"output_dir must be a folder; {str(file)!r} is a file.")
+    check_place(folder)
+
+
+def _check_trains(trainer: Any) -> None:
+    """Refuse a length of training that is none, or has no end."""
+    if trainer.max_epochs is not None and trainer.max_epochs < 1:
+        raise InputError(
+            f"trainer.max_epochs must be a whole number > 0 or null; got {trainer.max_epochs}."
+        )
+    # -1 is no bound by steps.
+    if trainer.max_steps is not None and trainer.max_steps < 1 and trainer.max_steps != -1:
+        raise InputError(
+            "trainer.max_steps must be a whole number > 0, or -1 for no bound; "
+            f"got {trainer.max_steps}."
+        )
+    limit = trainer.limit_train_batches
+    if limit is not None and not limit > 0:
+        raise InputError(
+            "trainer.limit_train_batches must be a number of batches > 0, a share of them in "
+            f"(0, 1] or null; got {limit}."
+        )
 
 
 #: Settings that name what a run reads and no other run can make anew.
@@ -180,6 +205,28 @@ def finished_command(folder: Path) -> str | None:
             f"output_dir {str(folder)!r} holds a results.json that no run has written; give "
             "another folder."
         ) from error
+
+
+class FinishedError(Exception):
+    """The run that was asked for has been made: its results are there.
+
+    Args:
+        folder: Its folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"finished: {folder / 'results.json'} holds this run's results")
+
+
+def is_result_of(folder: Path, config: Mapping[str, Any]) -> bool:
+    """Tell whether the results in a folder are those of a run with these settings.
+
+    Args:
+        folder: A folder with finished results.
+        config: All settings of the run.
+    """
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return bool(results.get("config_hash") == run_key(config))
 
 
 def is_of_fit(folder: Path) -> bool:

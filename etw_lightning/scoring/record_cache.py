@@ -84,7 +84,7 @@ _SYNC_SECONDS = 2.0
 def cache_dir() -> Path:
     """Return the folder of all that is kept between runs: ``$ETW_CACHE`` or the user's cache."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("ETW_CACHE") or Path(base) / "etw_lightning")
+    return Path(os.environ.get("ETW_CACHE") or Path(base) / "etw_lightning").expanduser()
 
 
 def model_identity(pretrained: str, key: str = "model.pretrained") -> str:

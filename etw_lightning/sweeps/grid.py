@@ -119,6 +119,7 @@ def load_sweep(path: str, output_dir: str | None = None, changes: Sequence[str] 
         folder = _needed(given, "output_dir", "the folder of the runs' folders")
     if not isinstance(folder, str) or not folder.strip():
         raise InputError(f"output_dir must be a folder; got {folder!r}.")
+    folder = str(Path(folder).expanduser())
     _check_folder(folder)
     columns = _texts("columns", given["columns"]) if "columns" in given else None
     # The rule comes last: where it is missing, all else is in order.

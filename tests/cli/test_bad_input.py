@@ -118,8 +118,23 @@ OPTIONS = {
     "--trainer.devices 0 --trainer.accelerator cpu": (
         "trainer: `Trainer(devices='0')` value is not a valid input using cpu accelerator."
     ),
-    "--trainer.max_epochs -3": (
-        "trainer.max_epochs must be a non-negative integer or -1. You passed in -3."
+    "--trainer.max_epochs -3": ("trainer.max_epochs must be a whole number > 0 or null; got -3."),
+    "--trainer.max_epochs -1": "trainer.max_epochs must be a whole number > 0 or null; got -1.",
+    "--trainer.max_epochs 0": "trainer.max_epochs must be a whole number > 0 or null; got 0.",
+    "--trainer.max_steps 0": (
+        "trainer.max_steps must be a whole number > 0, or -1 for no bound; got 0."
+    ),
+    "--trainer.limit_train_batches 0": (
+        "trainer.limit_train_batches must be a number of batches > 0, a share of them in (0, 1] "
+        "or null; got 0."
+    ),
+    "--trainer.limit_train_batches 0.0": (
+        "trainer.limit_train_batches must be a number of batches > 0, a share of them in (0, 1] "
+        "or null; got 0.0."
+    ),
+    "--output_dir /proc/run": (
+        "output_dir '/proc/run' can't be written: '/proc' takes no new folder (No such file or "
+        "directory); give another folder."
     ),
     "--trainer.accumulate_grad_batches 0": (
         "trainer.accumulate_grad_batches must be a whole number > 0; got 0."
