@@ -221,6 +221,7 @@ def _sweep(words: list[str]) -> int:
     from etw_lightning.commands.sweep import sweep
 
     def reader() -> Any:
+        look_here()
         from etw_lightning.commands.cli import RunReader
 
         return RunReader().read
