@@ -10,7 +10,7 @@ from etw_lightning.benchmarks.chat import WhichTurns, read_chat, turn_by_turn
 from etw_lightning.benchmarks.source import Source, check_limits, check_name
 from etw_lightning.benchmarks.source import field as text_of
 from etw_lightning.benchmarks.tofu import Columns, read_row
-from etw_lightning.schema import EvalSet, Example, InputError
+from etw_lightning.schema import EvalSet, Example, InputError, MissingRowsError
 
 __all__ = ["JSONL"]
 
@@ -34,6 +34,8 @@ class JSONL:
             evaluation set each labelled turn is a row.
         max_new_tokens: Greedy tokens after each question of an evaluation set; raw text gets
             none.
+        holdout_split: File of rows like the forget set's that no model was trained on, or several;
+            empty for none.
     """
 
     source: Source
@@ -42,9 +44,10 @@ class JSONL:
     columns: Columns = field(default_factory=Columns)
     which_turns: WhichTurns = "last"
     max_new_tokens: int = 200
+    holdout_split: str = ""
 
     name: ClassVar[str] = "jsonl"
-    EVAL_SETS: ClassVar[tuple[str, ...]] = ("forget", "retain")
+    EVAL_SETS: ClassVar[tuple[str, ...]] = ("forget", "retain", "holdout")
 
     def __post_init__(self) -> None:
         for key, split in (("forget", self.forget_split), ("retain", self.retain_split)):
@@ -54,8 +57,9 @@ class JSONL:
 
     @property
     def split_names(self) -> tuple[str, ...]:
-        """The files of the two sets as the user names them."""
-        return (*self._files(self.forget_split), *self._files(self.retain_split))
+        """The files of the sets as the user names them."""
+        splits = filter(None, (self.forget_split, self.retain_split, self.holdout_split))
+        return tuple(file for split in splits for file in self._files(split))
 
     def _files(self, split: str) -> tuple[str, ...]:
         """Return the files that a split joins."""
@@ -80,6 +84,8 @@ class JSONL:
     def eval_sets(self, names: Collection[str] | None = None) -> dict[str, EvalSet]:
         """Return the evaluation sets: losses, and greedy answers where there are questions.
 
+        Of ``holdout``, which is there if its file is given, losses only.
+
         Args:
             names: Some of ``EVAL_SETS``; None for all.
 
@@ -90,6 +96,13 @@ class JSONL:
         for name in names or ():
             check_name("data.eval_sets", name, self.EVAL_SETS)
         splits = {"forget": self.forget_split, "retain": self.retain_split}
+        if self.holdout_split:
+            splits["holdout"] = self.holdout_split
+        elif names is not None and "holdout" in names:
+            raise MissingRowsError(
+                "data.holdout_split is missing: membership compares the forget rows with rows "
+                "that no model was trained on; give a file of them."
+            )
         return {
             name: self._eval_set(name, split)
             for name, split in splits.items()
@@ -105,7 +118,8 @@ class JSONL:
                 f"data.{name}_split is {split!r}, which mixes questions and raw text; "
                 "what is scored together must be of one kind, so split the file."
             )
-        return EvalSet(name, examples, max_new_tokens=self.max_new_tokens if asked == {True} else 0)
+        continues = asked == {True} and name != "holdout"
+        return EvalSet(name, examples, max_new_tokens=self.max_new_tokens if continues else 0)
 
     def _read(self, row: Mapping[str, Any], where: str) -> Example:
         text, question, answer = self.columns.text, self.columns.question, self.columns.answer

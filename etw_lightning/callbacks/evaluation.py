@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -22,7 +23,7 @@ from etw_lightning.catalogue.listing import CATALOGUE, Extra, Given, Part
 from etw_lightning.catalogue.suite import Plan, metric_names, select
 from etw_lightning.metrics import Metric
 from etw_lightning.schema import InputError
-from etw_lightning.training.datamodule import UnlearningDataModule
+from etw_lightning.training.datamodule import Role, UnlearningDataModule
 from etw_lightning.training.module import UnlearningModule
 
 __all__ = [
@@ -199,7 +200,8 @@ class PrivLeak(EvaluationCallback):
 class SetScores(EvaluationCallback):
     """What a model knows of any evaluation set: probability, ROUGE-L recall, truth ratio.
 
-    For fine-tuning and for the user's own files, where there is no retain model to compare with.
+    For fine-tuning and for the user's own rows. Of these the retain and the target model are scored
+    too, if they are given, and stand in the table at the end.
 
     Args:
         sets: Names of evaluation sets.
@@ -213,6 +215,15 @@ class SetScores(EvaluationCallback):
     ) -> None:
         super().__init__(every_n_epochs)
         self.needs = dict.fromkeys(sets, _ANSWERS | _GENERATION)
+
+    def prepare(self, data: UnlearningDataModule) -> None:
+        """Ask for the same of the other models of own rows."""
+        beside = data.beside
+        retain, target = (
+            {name: parts for name, parts in self.needs.items() if name in beside.get(role, ())}
+            for role in get_args(Role)
+        )
+        self.retain_needs, self.target_needs = retain, target
 
     def compute(self, given: Given) -> dict[str, Metric]:
         """Return the scores of each set."""
@@ -260,7 +271,10 @@ class Suite(EvaluationCallback):
                 data.offered_sets,
                 data.retain_sets,
                 family=data.family,
+                able=data.able,
             )
+            if not self.trains:
+                self.plan = replace(self.plan, beside=data.beside)
             self.needs = self.plan.parts
             self.retain_needs = self.plan.retain_parts
             self.target_needs = self.plan.target_parts

@@ -9,10 +9,23 @@ from typing import Any, Literal
 from etw_lightning.metrics import Metric
 from etw_lightning.schema import Conventions, Record
 
-__all__ = ["FAMILIES", "KEYS", "Compute", "Entry", "Extra", "Family", "Given", "Part", "Sets"]
+__all__ = [
+    "FAMILIES",
+    "KEYS",
+    "Ability",
+    "Compute",
+    "Entry",
+    "Extra",
+    "Family",
+    "Given",
+    "Part",
+    "Sets",
+]
 
 #: What can be scored of a set on its own.
 Part = Literal["answers", "generation", "gradient_norm"]
+#: What the rows of a set of own rows may allow besides being scored.
+Ability = Literal["generation", "truth_ratio"]
 #: Shape of a benchmark: its evaluation sets and what they are for.
 Family = Literal["tofu", "muse", "choice", "own"]
 #: What a metric may need besides the model's own records, and the key that gives it.
@@ -97,6 +110,7 @@ class Entry:
         parts: What must have been scored of the sets.
         needs: What else it can't do without.
         by_default: Part of the whole suite, where its needs are met.
+        is_rated: The rows of its sets must have a paraphrased and wrong answers.
         detail: Makes what is no single number, such as histograms, ready for JSON.
     """
 
@@ -107,7 +121,13 @@ class Entry:
     parts: frozenset[Part] = frozenset({"answers"})
     needs: frozenset[Extra] = frozenset()
     by_default: bool = True
+    is_rated: bool = False
     detail: Callable[[Given, tuple[str, ...]], dict[str, Any]] | None = None
+
+    @property
+    def is_by_set(self) -> bool:
+        """Whether each of its numbers is of one set alone."""
+        return all(form.startswith("{set}_") for form in self.emits)
 
     @property
     def known_sets(self) -> frozenset[str]:

@@ -44,12 +44,15 @@ _MEMORISED: Mapping[Family, tuple[str, ...]] = {
 _GENERATED: Mapping[Family, tuple[str, ...]] = {
     "tofu": ("forget", "retain"),
     "muse": ("verbmem", "knowmem_forget", "knowmem_retain"),
+    "own": ("forget", "retain"),
 }
 _MEMBERS: Mapping[Family, tuple[str, ...]] = {
     "tofu": ("forget", "holdout"),
     "muse": ("privleak_forget", "privleak_holdout"),
+    "own": ("forget", "holdout"),
 }
-_MARKED: Mapping[Family, tuple[str, ...]] = {"tofu": ("forget",)}
+_MARKED: Mapping[Family, tuple[str, ...]] = {"tofu": ("forget",), "own": ("forget",)}
+_RATED: Mapping[Family, tuple[str, ...]] = {"tofu": ("forget",), "own": ("forget",)}
 
 
 def _of_sets(*names: str) -> tuple[str, ...]:
@@ -96,7 +99,12 @@ def _attack(attack: metrics.Attack, *pages: Callable[..., Any], **further: Any) 
 #: Every metric there is, in the order of reports.
 CATALOGUE: Mapping[str, Entry] = {
     "forget_quality": Entry(
-        _QUALITY_PAGES, {"tofu": ("forget",)}, of.forget_quality, _QUALITY, needs=_needs("retain")
+        _QUALITY_PAGES,
+        _RATED,
+        of.forget_quality,
+        _QUALITY,
+        needs=_needs("retain"),
+        is_rated=True,
     ),
     "forget_quality_paraphrased": Entry(
         _QUALITY_PAGES,
@@ -137,7 +145,7 @@ CATALOGUE: Mapping[str, Entry] = {
     "rouge": Entry(_ROUGE_PAGES, _SCORED, of.rouge, _of_sets(*_ROUGE), _TEXT),
     "rouge_paraphrased": Entry(_ROUGE_PAGES, _ANSWERED, of.rouge, _of_sets(*_ROUGE), _TEXT),
     "truth_ratio": Entry(
-        (metrics.truth_ratio,), {"tofu": _SCORED["tofu"]}, of.truth_ratio, _of_sets(*_RATIOS)
+        (metrics.truth_ratio,), _SCORED, of.truth_ratio, _of_sets(*_RATIOS), is_rated=True
     ),
     "truth_ratio_paraphrased": Entry(
         (metrics.truth_ratio,), _ANSWERED, of.truth_ratio, _of_sets(*_RATIOS)
@@ -246,7 +254,7 @@ CATALOGUE: Mapping[str, Entry] = {
     ),
     "privacy_score": Entry(
         (metrics.privacy_score, metrics.membership_similarity),
-        {"tofu": _MEMBERS["tofu"]},
+        {"tofu": _MEMBERS["tofu"], "own": _MEMBERS["own"]},
         of.privacy_score,
         ("privacy_score",),
         needs=_needs("retain_tokens"),

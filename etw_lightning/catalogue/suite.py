@@ -11,9 +11,9 @@ import inspect
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
-from etw_lightning.catalogue.entries import Sets
+from etw_lightning.catalogue.entries import Ability, Sets
 from etw_lightning.catalogue.listing import (
     CATALOGUE,
     FAMILIES,
@@ -42,6 +42,7 @@ class Plan:
         offered: Sets of the data, for metrics of all sets.
         left_out: Metrics of the suite that can't be computed here, each with the key it lacks.
         is_whole: Nobody named the metrics: one that can't be computed does not lose the others.
+        beside: Sets of which the other models' own numbers are wanted too, by role.
         failed: Such metrics, each with the reason; filled by ``compute``.
     """
 
@@ -50,6 +51,7 @@ class Plan:
     offered: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
     is_whole: bool = False
+    beside: Mapping[str, Collection[str]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict, compare=False)
 
     @property
@@ -61,12 +63,21 @@ class Plan:
     def retain_parts(self) -> dict[str, frozenset[Part]]:
         """What of each set the retain model must have said."""
         retain: frozenset[Extra] = frozenset({"retain", "retain_tokens"})
-        return self._parts_of(e for e in self.entries.values() if e.needs & retain)
+        return self._parts_of(
+            e for e in self.entries.values() if e.needs & retain or self._is_beside(e, "retain")
+        )
 
     @property
     def target_parts(self) -> dict[str, frozenset[Part]]:
         """What of each set the target model must have said."""
-        return self._parts_of(e for e in self.entries.values() if "target" in e.needs)
+        return self._parts_of(
+            e for e in self.entries.values() if "target" in e.needs or self._is_beside(e, "target")
+        )
+
+    def _is_beside(self, entry: Entry, role: Literal["retain", "target"]) -> bool:
+        """Tell whether another model's number of own rows is to stand beside this one's."""
+        held = self.beside.get(role, ())
+        return not entry.needs and all(name in held for name in self._sets(entry))
 
     @property
     def needs(self) -> frozenset[Extra]:
@@ -163,6 +174,7 @@ def select(
     sets: Collection[str] | None = None,
     retain_sets: Collection[str] | None = None,
     family: Family | None = None,
+    able: Mapping[str, Collection[Ability]] | None = None,
 ) -> Plan:
     """Return the plan for some metrics of a benchmark.
 
@@ -174,13 +186,18 @@ def select(
         sets: Sets the data offers; None for all.
         retain_sets: Sets the retain results hold; None where they can be scored at will.
         family: Of the benchmark; None looks its name up.
+        able: What the rows of each set of own rows allow; None for everything.
 
     Raises:
         InputError: If there is no such metric, the benchmark does not offer it, or what it needs
             is missing.
     """
     family = FAMILIES[benchmark] if family is None else family
-    table = {name: entry for name, entry in CATALOGUE.items() if family in entry.sets}
+    table = {
+        name: _fitting(entry, family, able or {})
+        for name, entry in CATALOGUE.items()
+        if family in entry.sets
+    }
     table |= {name: own_entry(name) for name in names or () if is_class_path(name)}
     chosen: dict[str, Entry] = {}
     left_out: dict[str, str] = {}
@@ -204,6 +221,19 @@ def select(
     return Plan(ordered, family, tuple(sets or ()), left_out, is_whole=names is None)
 
 
+def _fitting(entry: Entry, family: Family, able: Mapping[str, Collection[Ability]]) -> Entry:
+    """Return an entry with the sets of own rows that it can be computed of; perhaps none."""
+    if family != "own":
+        return entry
+    wanted: set[Ability] = {"truth_ratio"} if entry.is_rated else set()
+    wanted |= {"generation"} if "generation" in entry.parts else set()
+    sets = entry.sets[family]
+    fit = tuple(name for name in sets if name not in able or wanted <= set(able[name]))
+    if len(fit) < len(sets) and not entry.is_by_set:
+        fit = ()
+    return replace(entry, sets={**entry.sets, family: fit})
+
+
 def _lack(
     entry: Entry,
     family: Family,
@@ -217,6 +247,16 @@ def _lack(
         return KEYS[missing[0]]
     wanted = [name for name in entry.sets[family] if name != "*"]
     absent = [name for name in wanted if sets is not None and name not in sets]
+    if not entry.sets[family]:
+        return (
+            "a paraphrased_answer and perturbed_answer in each row"
+            if entry.is_rated
+            else (
+                "questions in data.forget_split or data.retain_split, as raw text is not continued"
+            )
+        )
+    if absent and family == "own":
+        return f"data.{absent[0]}_split"
     if absent:
         return f"rows of {absent[0]}, which data.benchmark does not have here"
     if entry.needs & {"retain", "retain_tokens"} and retain_sets is not None:
@@ -278,6 +318,7 @@ _COLUMNS: Mapping[str, str] = {
     "n": "forget_quality",
     "forget_rouge": "rouge",
     "forget_truth_ratio": "truth_ratio",
+    "retain_rouge": "rouge",
 }
 
 

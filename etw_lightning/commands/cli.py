@@ -20,7 +20,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from etw_lightning.callbacks.collapse import Collapse
-from etw_lightning.callbacks.evaluation import EvaluationCallback, Suite
+from etw_lightning.callbacks.evaluation import EvaluationCallback, SetScores, Suite
 from etw_lightning.callbacks.findings import TrainingStoppedError
 from etw_lightning.callbacks.guards import FiniteGuard
 from etw_lightning.commands.check import CheckCommand
@@ -199,6 +199,8 @@ class UnlearningCLI(FitCommand, EvaluateCommand, CheckCommand):
             # Checkpoints hold what all others have noted, so they come last.
             self.checkpoints = next(c for c in callbacks if isinstance(c, Checkpoints))
             callbacks.remove(self.checkpoints)
+            if not any(isinstance(c, EvaluationCallback) for c in callbacks):
+                callbacks += _scores_of_own(self.datamodule)
             callbacks += [self.report, self.checkpoints]
             if self.resumed is not None:
                 check_processes(self.resumed, trainer.world_size)
@@ -250,6 +252,17 @@ class UnlearningCLI(FitCommand, EvaluateCommand, CheckCommand):
             raise
         except ValueError as error:
             raise InputError(one_line(str(_root_cause(error)))) from error
+
+
+def _scores_of_own(data: UnlearningDataModule) -> list[EvaluationCallback]:
+    """Return what shows numbers of own rows where no callback is asked for; nothing of others."""
+    if not data.is_own:
+        return []
+    splits = {"forget": data.forget_split, "retain": data.retain_split}
+    given = [name for name, split in splits.items() if split is not None]
+    wanted = given or (["retain"] if data.split is not None else list(splits))
+    sets = [name for name in wanted if name in data.set_names]
+    return [SetScores(sets)] if sets else []
 
 
 #: What is said of a run of fit that has ended where no checkpoint is made.

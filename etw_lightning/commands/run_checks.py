@@ -143,6 +143,7 @@ class RunChecks(LightningCLI):
         self.others, needs = self._others_needed()
         for role in get_args(Role):
             self.others.need(role, needs[role])
+            self.others.check_rest(role, needs[role])
 
     def _others_needed(self) -> tuple[OtherModels, dict[Role, dict[str, set[Part]]]]:
         """Return the other models, and what callbacks read of each."""

@@ -442,7 +442,9 @@ class Evaluation:
         name = Path(cast(str, self.provenance["model"]["name"])).name
         # A folder may be called as a role is.
         name = f"{name} (this)" if name in others else name
-        print_metrics({name: metrics, **others}, self.data.offered_sets)
+        # Of own rows the other models have the same numbers, which are to stand beside these.
+        sides = () if others and self.data.is_own else self.data.offered_sets
+        print_metrics({name: metrics, **others}, sides)
         for metric, reason in left_out.items():
             sys.stdout.write(f"left out: {metric} ({reason})\n")
         sys.stdout.write(f"results: {self.folder / 'results.json'}\n")

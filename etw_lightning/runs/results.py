@@ -19,7 +19,15 @@ from etw_lightning.scoring.retain_results import write_atomically
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Row", "muse_row", "print_metrics", "print_table", "tofu_row", "write_results"]
+__all__ = [
+    "Row",
+    "muse_row",
+    "own_row",
+    "print_metrics",
+    "print_table",
+    "tofu_row",
+    "write_results",
+]
 
 #: One line of the table: column to number, None where it can't be had.
 Row = dict[str, float | int | None]
@@ -35,6 +43,8 @@ _COLUMNS = {
     "forget_rouge": ("forget\nROUGE ↓", ".4f"),
     "forget_probability": ("forget\nprob. ↓", ".4f"),
     "forget_truth_ratio": ("truth\nratio ↑", ".4f"),
+    "retain_rouge": ("retain\nROUGE ↑", ".4f"),
+    "retain_probability": ("retain\nprob. ↑", ".4f"),
     "verbmem": ("verbmem % ↓", ".1f"),
     "knowmem_forget": ("knowmem\nforget % ↓", ".1f"),
     "knowmem_retain": ("knowmem\nretain % ↑", ".1f"),
@@ -90,6 +100,31 @@ def tofu_row(records_by_set: _Sets, retain_records: Sequence[Record] | None = No
     return row
 
 
+def own_row(records_by_set: _Sets, retain_records: Sequence[Record] | None = None) -> Row:
+    """Return the numbers of one model on own rows; a number whose records are missing is None.
+
+    Args:
+        records_by_set: Any of ``forget`` and ``retain``.
+        retain_records: Forget set scored by the retain model; None leaves out forget quality.
+
+    Raises:
+        InputError: As ``tofu_row``.
+
+    Example:
+        >>> rows = [Record("retain", "r/0", "the end", generation="the end", answer_loss=0.0)]
+        >>> row = own_row({"retain": rows})
+        >>> row["retain_rouge"], row["retain_probability"], row["forget_probability"]
+        (1.0, 1.0, None)
+    """
+    row = tofu_row(records_by_set, retain_records)
+    # The first has parts that own rows lack, the second would make the table too wide.
+    del row["model_utility"], row["neg_log10_forget_quality"]
+    kept = tofu_row({"forget": records_by_set.get("retain", ())})
+    for name in ("rouge", "probability"):
+        row[f"retain_{name}"] = kept[f"forget_{name}"]
+    return row
+
+
 def muse_row(records_by_set: _Sets, retain_by_set: _Sets | None = None) -> Row:
     """Return MUSE's numbers of one model, percent; a number whose records are missing is None.
 
@@ -122,7 +157,7 @@ def muse_row(records_by_set: _Sets, retain_by_set: _Sets | None = None) -> Row:
 
 
 def print_table(rows: Mapping[str, Row], console: Console | None = None) -> None:
-    """Print one line per model, with the columns any of them has; fits 100 columns.
+    """Print one line per model, with the columns any of them has a number in; fits 100 columns.
 
     p-values of different n get columns of their own; the caption gives the floor of each.
 
@@ -137,7 +172,7 @@ def print_table(rows: Mapping[str, Row], console: Console | None = None) -> None
     sizes = {int(n) for n in (row.get("n") for row in rows.values()) if n is not None}
     floors = {n: metrics.forget_quality_floor(n) for n in sorted(sizes)}
     columns: list[tuple[str, float | int | None]] = []
-    for name in (name for name in _COLUMNS if any(name in row for row in rows.values())):
+    for name in (n for n in _COLUMNS if any(row.get(n) is not None for row in rows.values())):
         columns += [(name, n) for n in floors] if name in _OF_N and floors else [(name, None)]
     caption = [_LEGEND]
     caption += [f"FQ of n = {n} can't be below {floor:.2e}" for n, floor in floors.items()]
@@ -150,7 +185,7 @@ def print_table(rows: Mapping[str, Row], console: Console | None = None) -> None
         table.add_column(heading, justify="right", min_width=width)
     for label, row in rows.items():
         table.add_row(label, *(_cell(name, row, n) for name, n in columns))
-    (console or Console()).print(table)
+    _at_full_width(console or Console()).print(table)
 
 
 def print_metrics(
@@ -171,16 +206,20 @@ def print_metrics(
     """
     from rich.console import Console
 
-    console = console or Console()
-    if not console.is_terminal:
-        # A log has no width of its own.
-        console.width = max(console.width, _LOG_WIDTH)
+    console = _at_full_width(console or Console())
     per_set, others = _by_set(models, sets)
     shown = [one for one in sets if any(one in found for found in per_set.values())]
     for block in _blocks(per_set, shown, console.width):
         console.print(_set_table(per_set, block))
     if others:
         console.print(_line_table(others, list(models)))
+
+
+def _at_full_width(console: Console) -> Console:
+    """Widen the console of a log, which has no width of its own."""
+    if not console.is_terminal:
+        console.width = max(console.width, _LOG_WIDTH)
+    return console
 
 
 def _by_set(

@@ -22,9 +22,10 @@ from etw_lightning.metrics import Metric
 from etw_lightning.runs.checkpointing import Checkpoints
 from etw_lightning.runs.evaluate import sources
 from etw_lightning.runs.key import run_key
-from etw_lightning.runs.results import Row, muse_row, print_table, tofu_row, write_results
+from etw_lightning.runs.results import Row, muse_row, own_row, print_table, tofu_row, write_results
 from etw_lightning.schema import InputError, Record
 from etw_lightning.scoring.retain_results import RetainResults, save_provenance, save_records
+from etw_lightning.training.datamodule import UnlearningDataModule
 from etw_lightning.training.module import UnlearningModule
 
 __all__ = ["RunReport"]
@@ -112,18 +113,35 @@ class RunReport(Callback):
             source = "the model before training"
             data.results["target"] = RetainResults(source, self.target, key="data.target_results")
 
-    def rows(self, retain: Mapping[str, Sequence[Record]] | None) -> dict[str, Row]:
-        """Return the table's rows: target, unlearned (or fine-tuned) and retain model."""
+    def rows(
+        self,
+        retain: Mapping[str, Sequence[Record]] | None,
+        target: Mapping[str, Sequence[Record]] | None = None,
+        *,
+        is_own: bool = False,
+    ) -> dict[str, Row]:
+        """Return the table's rows: target, unlearned (or fine-tuned) and retain model.
+
+        Args:
+            retain: Records of the retain model.
+            target: Records of a target model that is not the one the run began with, which then
+                is called ``start``.
+            is_own: The rows are the user's own.
+        """
         is_muse = any(name in self.unlearned for name in ("verbmem", "privleak_forget"))
 
         def row(records: Mapping[str, Sequence[Record]]) -> Row:
             if is_muse:
                 return muse_row(records, retain)
+            if is_own:
+                return own_row(records, (retain or {}).get("forget"))
             return tofu_row(records, (retain or {}).get("forget"))
 
         table = {}
+        if target:
+            table["target"] = row(target)
         if self.target:
-            table["target"] = row(self.target)
+            table["start" if target else "target"] = row(self.target)
         table[self.label] = row(self.unlearned)
         if retain:
             table["retain"] = row({name: retain[name] for name in self.unlearned if name in retain})
@@ -139,8 +157,7 @@ class RunReport(Callback):
             module: The trained model.
             provenance: What the records were made with.
         """
-        results = module.datamodule.results.get("retain")
-        table = self.rows(results.records if results else None) if self.unlearned else {}
+        table = self._table(module.datamodule) if self.unlearned else {}
         callbacks = cast(list[Any], trainer.callbacks)  # type: ignore[attr-defined]
         suites = [one for one in callbacks if isinstance(one, Suite)]
         left_out = {name: reason for one in suites for name, reason in one.left_out.items()}
@@ -187,6 +204,14 @@ class RunReport(Callback):
             sys.stdout.write(f"stopped: {_line(found['stopped'])}\n")
         for one in found.get("warnings", ()):
             sys.stdout.write(f"warning: {_line(one)}\n")
+
+    def _table(self, data: UnlearningDataModule) -> dict[str, Row]:
+        """Return the table, with what the other models say of this run's rows."""
+        held = {role: found.records for role, found in data.results.items()}
+        retain = {n: data.retain_records(n) for n in self.unlearned if n in held.get("retain", ())}
+        given = set(data.beside.get("target", ())) & set(held.get("target", ()))
+        target = {n: data.target_records(n) for n in self.unlearned if n in given}
+        return self.rows(retain, target, is_own=data.is_own)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException

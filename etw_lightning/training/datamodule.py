@@ -20,7 +20,7 @@ from etw_lightning.benchmarks.quickstart_annotations import annotations_of
 from etw_lightning.benchmarks.readers import find_reader, make_reader
 from etw_lightning.benchmarks.source import check_name
 from etw_lightning.benchmarks.tofu import Columns
-from etw_lightning.catalogue.entries import FAMILIES, Extra, Family, Part
+from etw_lightning.catalogue.entries import FAMILIES, Ability, Extra, Family, Part
 from etw_lightning.data.encode import Encoder, Template
 from etw_lightning.data.marks import Marker
 from etw_lightning.data.pairing import Anchor, Pairing
@@ -62,6 +62,8 @@ class UnlearningDataModule(LightningDataModule):
         forget_split: What is to be forgotten; for ``jsonl`` a file.
         retain_split: What is to stay, sets joined by ``+``; null for TOFU means all but the
             forget split.
+        holdout_split: Of own rows: rows like the forget set's that no model was trained on, for
+            membership.
         retain_weights: Weight of each retain set, >= 0: ``{retain90: 0.5}``; others weigh 1. The
             terms of its rows are multiplied by it, and not divided by the sum of weights.
         split: Fine-tune on this split alone; several are joined by ``+``. ``forget_split`` then
@@ -103,6 +105,7 @@ class UnlearningDataModule(LightningDataModule):
         hub: str | None = None,
         forget_split: str | None = None,
         retain_split: str | None = None,
+        holdout_split: str | None = None,
         retain_weights: dict[str, NonNegativeFloat] | None = None,
         split: str | None = None,
         rows: dict[str, PositiveInt] | None = None,
@@ -134,6 +137,7 @@ class UnlearningDataModule(LightningDataModule):
         self.benchmark_name = path_of(type(self._reader)) if is_own else str(benchmark)
         self.root, self.hub = root, hub
         self.forget_split, self.retain_split, self.split = forget_split, retain_split, split
+        self.holdout_split = holdout_split
         self.limits, self.columns = dict(rows or {}), columns
         self.choice_prompt, self.which_turns = choice_prompt, which_turns
         self.template, self.system_prompt = template, system_prompt
@@ -299,6 +303,50 @@ class UnlearningDataModule(LightningDataModule):
         benchmark = self._benchmark()
         return tuple(one for one in benchmark.EVAL_SETS if not self._rows.missing(one, benchmark))
 
+    @property
+    def is_own(self) -> bool:
+        """The rows are the user's own."""
+        return self.family == "own"
+
+    @property
+    def set_names(self) -> tuple[str, ...]:
+        """Every evaluation set that the benchmark may have."""
+        return self._benchmark().EVAL_SETS
+
+    @property
+    def able(self) -> dict[str, set[Ability]] | None:
+        """What the rows of each set of own rows allow; None for those of a benchmark.
+
+        Raises:
+            InputError: If rows that are there can't be read.
+        """
+        if not self.is_own:
+            return None
+        found: dict[str, set[Ability]] = {}
+        for name in self.offered_sets:
+            eval_set = self._rows.offered(name)
+            rated = all(
+                one.paraphrased_answer and one.perturbed_answers for one in eval_set.examples
+            )
+            found[name] = {"truth_ratio"} if rated else set()
+            found[name] |= {"generation"} if eval_set.max_new_tokens else set()
+        return found
+
+    @property
+    def beside(self) -> dict[str, Collection[str]]:
+        """Sets of own rows whose numbers other models have too: those that were given."""
+        if not self.is_own:
+            return {}
+        self._load_results()
+        given = {"retain": self.retain_model, "target": self.target_model}
+        found: dict[str, Collection[str]] = {}
+        for role in get_args(Role):
+            if self.results_paths[role] is not None:
+                found[role] = set(self.results[role].records) & set(self.offered_sets)
+            elif given[role] is not None:
+                found[role] = self.offered_sets
+        return found
+
     def why_missing(self) -> str:
         """Say why the first evaluation set that is missing is; empty if none is."""
         benchmark = self._benchmark()
@@ -416,8 +464,14 @@ class UnlearningDataModule(LightningDataModule):
         splits = {"forget_split": self.forget_split, "retain_split": self.retain_split}
         if self.benchmark_name == "jsonl":
             splits = {key: name or self.split or "" for key, name in splits.items()}
+        splits["holdout_split"] = self.holdout_split
         given = {key: name for key, name in splits.items() if name is not None}
         own = {"columns": self.columns, "which_turns": self.which_turns}
+        if self.holdout_split is not None and not self.is_own:
+            raise InputError(
+                f"data.holdout_split is {self.holdout_split!r}, but only own rows (data.benchmark "
+                f"jsonl) are read by it; {self.benchmark_name} has its own. Leave it out."
+            )
         how = (own, self.choice_prompt, self.max_new_tokens)
         return make_reader(self._reader, source, given, *how)
 

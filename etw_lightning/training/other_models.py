@@ -17,8 +17,9 @@ from etw_lightning.models.loading import (
     load_model,
 )
 from etw_lightning.schema import EvalSet, InputError, Record
+from etw_lightning.scoring.other_results import checked_records
 from etw_lightning.scoring.parts import with_parts
-from etw_lightning.scoring.provenance import generating
+from etw_lightning.scoring.provenance import encoding, generating
 from etw_lightning.scoring.record_cache import score_model
 from etw_lightning.scoring.retain_results import RetainResults
 from etw_lightning.training import quickstart_models
@@ -115,6 +116,28 @@ class OtherModels:
         if role == "retain" and "privleak_forget" in needs:
             metrics.min_k_auc(read("privleak_forget"), read("privleak_holdout"))
         data.note_of_other(role, needs)
+
+    def check_rest(self, role: Role, needs: Collection[str]) -> None:
+        """Check what no metric needs, but stands in the table; leave out sets of other rows.
+
+        Args:
+            role: The model.
+            needs: Sets that have been checked.
+
+        Raises:
+            InputError: If its records were made of other tokens or under other conventions.
+        """
+        data = self.data
+        if role not in data.results:
+            return
+        results = data.results[role]
+        results.check_made_like(encoding(data.encoder))
+        for name in sorted(set(data.eval_sets) & set(results.records) - set(needs)):
+            try:
+                checked_records(results, name, data.eval_sets[name].examples, data.encoder)
+            except InputError as error:
+                del results.records[name]
+                rank_zero_warn(f"{str(error).rstrip('.')}. {name} of that model is left out.")
 
     def _check_made_like(
         self, results: RetainResults, needs: Mapping[str, Collection[Part]]

@@ -547,7 +547,7 @@ def test_annotations_are_read_before_anything_is_scored(command, args, home, no_
     wrong = home / "marks.txt"
     wrong.write_text("")
     said = refusal(command(*args, "--metrics=token_auc", f"--data.annotations={wrong}"))
-    assert said.startswith("data.annotations must be a .jsonl")
+    assert said.startswith("data.annotations must be a file of marked answers (.jsonl")
     assert "exist" not in said
     rows = home / "marks.jsonl"
     rows.write_text(json.dumps({"answer": "another", "spans": []}) + "\n")

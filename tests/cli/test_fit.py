@@ -222,7 +222,7 @@ def test_the_users_own_files_are_scored_without_a_retain_model(
         "--data.columns.question=ask",
         "--data.columns.answer=say",
         f"--trainer.callbacks={json.dumps([score])}",
-        "--data.retain_model=nobody/asks_for_it",
+        "--data.retain_model=null",
     ]
     result = command(*args)
     assert (result.status, result.err) == (0, "")

@@ -54,7 +54,8 @@ def test_files_are_joined_unless_one_has_the_whole_name(root):
 
 def test_eval_sets_generate_only_after_questions(root):
     sets = JSONL(Source(root=root), "forget", "retain", max_new_tokens=9).eval_sets()
-    assert tuple(sets) == JSONL.EVAL_SETS == ("forget", "retain")
+    assert tuple(sets) == ("forget", "retain")
+    assert JSONL.EVAL_SETS == ("forget", "retain", "holdout")
     assert (sets["forget"].losses, sets["forget"].max_new_tokens) == (True, 9)
     assert (sets["retain"].losses, sets["retain"].max_new_tokens) == (True, 0)
     assert list(JSONL(Source(root=root), "forget", "x").eval_sets(["forget"])) == ["forget"]
@@ -100,4 +101,14 @@ def test_errors_name_the_key(root):
     assert text.startswith("data.forget_split is 'forgot.jsonl': no file ")
     assert "forget.jsonl" in text
     assert message(JSONL, Source(root=root), "", "retain").startswith("data.forget_split must name")
-    assert message(reader.eval_sets, ["holdout"]).startswith("data.eval_sets must be forget or ret")
+    assert message(reader.eval_sets, ["verbmem"]).startswith("data.eval_sets must be forget, reta")
+    assert message(reader.eval_sets, ["holdout"]).startswith("data.holdout_split is missing: ")
+
+
+def test_holdout_rows_are_scored_and_not_continued(root):
+    write(root / "unseen.jsonl", QA[:2])
+    reader = JSONL(Source(root=root), "forget", "retain", holdout_split="unseen")
+    found = reader.eval_sets(["holdout"])["holdout"]
+    assert [one.id for one in found.examples] == ["unseen/0", "unseen/1"]
+    assert (found.losses, found.max_new_tokens) == (True, 0)
+    assert reader.split_names == ("forget", "retain", "unseen")
