@@ -12,7 +12,7 @@ from etw_lightning.memory.outline import Outline, TraceError, build_outline
 from etw_lightning.memory.prediction import STRATEGIES, Needs, Strategy, state_bytes
 from etw_lightning.memory.step_trace import StepShape, trace_evaluation, trace_step
 from etw_lightning.models.adapters import wrap_model
-from etw_lightning.models.trainable import choose_trained
+from etw_lightning.models.trainable import choose_trained, recompute_activations
 from etw_lightning.schema import InputError
 
 __all__ = [
@@ -221,7 +221,7 @@ def run_outline(config: Any, shape: RunShape, *, deepspeed: bool = False) -> Out
 def _choose(lm: Any, shape: RunShape, dtype: torch.dtype) -> None:
     """Do what ``UnlearningModule.configure_model`` does, to a model without numbers."""
     if shape.gradient_checkpointing:
-        lm.activation_checkpointing_enable({"use_reentrant": False})
+        recompute_activations(lm)
     if shape.peft is not None:
         _add_adapter(lm, shape.peft)
         if shape.precision in _TRUE:

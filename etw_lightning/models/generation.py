@@ -11,18 +11,25 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from etw_lightning.models.positions import looks_everywhere
+from etw_lightning.models.probes import is_alike, mode_of, probe_ids
+from etw_lightning.notices import warn_first
 
-__all__ = ["continue_greedily", "cut"]
+__all__ = ["continue_greedily", "cut", "takes_left_padding"]
 
 #: What the prompts of a batch must share, in tokens, to be worth a forward pass of its own.
 _MIN_SHARED = 8
+#: Tokens of the prompt, the padding and the continuation by which a model is asked about padding.
+_NUM_PROBED, _NUM_PADDED, _NUM_STEPS = 12, 3, 3
 #: What a forward pass must take to be stepped through here; others are left to the library.
 _STEPPED = {"input_ids", "attention_mask", "position_ids", "past_key_values", "logits_to_keep"}
+#: What is known of models that have been asked; their weights don't matter.
+_TAKES_PADDING: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
 @torch.no_grad()
@@ -60,11 +67,16 @@ def continue_greedily(
     stop_strings = [string for string in stop_strings if string]
     ends = _end_ids(lm, tokenizer)
     stops = _Stops(tokenizer, stop_strings)
-    cache = _new_cache(lm)
-    if cache is None:
-        tokens = _by_library(lm, input_ids, attention_mask, max_new_tokens, ends, stops)
-    else:
-        tokens = _by_step(lm, cache, input_ids, attention_mask, max_new_tokens, ends, stops)
+    tokens: list[list[int]] = [[] for _ in range(len(input_ids))]
+    for rows, start in _padded_alike(lm, attention_mask):
+        part = (input_ids[rows, start:], attention_mask[rows, start:])
+        cache = _new_cache(lm)
+        if cache is None:
+            found = _by_library(lm, *part, max_new_tokens, ends, stops)
+        else:
+            found = _by_step(lm, cache, *part, max_new_tokens, ends, stops)
+        for row, new in zip(rows.tolist(), found, strict=True):
+            tokens[row] = new
     texts = tokenizer.batch_decode(
         tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
     )
@@ -135,6 +147,64 @@ def _new_cache(lm: Any) -> Any:
     return cache if plain else None
 
 
+def _padded_alike(lm: Any, mask: Tensor) -> list[tuple[Tensor, int]]:
+    """Return rows that may share a batch, and where in it they begin.
+
+    All of them, unless a model continues padded prompts otherwise than they are: then those of one
+    length.
+    """
+    starts = mask.long().argmax(-1)
+    every = torch.arange(len(mask), device=mask.device)
+    if bool((starts == 0).all()) or takes_left_padding(lm):
+        return [(every, 0)]
+    return [(every[starts == start], int(start)) for start in starts.unique()]
+
+
+def takes_left_padding(lm: Any) -> bool:
+    """Tell whether a model continues a prompt that is padded on the left as the prompt alone.
+
+    Found out once a model, by what it says of a few tokens and of one more; a line tells of one
+    that does not.
+    """
+    if lm not in _TAKES_PADDING:
+        ids = probe_ids(lm, _NUM_PROBED)
+        mask = torch.ones_like(ids)
+        padded = nn.functional.pad(ids, (_NUM_PADDED, 0), value=int(ids[0, 0]))
+        with mode_of(lm, training=lm.training):
+            alone = _logits(lm, ids, mask)
+            found = _logits(lm, padded, nn.functional.pad(mask, (_NUM_PADDED, 0)))
+        _TAKES_PADDING[lm] = is_alike(found, alone)
+        if not _TAKES_PADDING[lm]:
+            warn_first(
+                f"{type(lm).__name__} does not continue a prompt that is padded as it does the "
+                "prompt alone: prompts of one length share a batch, which takes longer."
+            )
+    return _TAKES_PADDING[lm]
+
+
+def _logits(lm: Any, ids: Tensor, mask: Tensor) -> Tensor:
+    """Return what a model says behind a prompt and behind its next tokens, ``(steps, V)``."""
+    from transformers import GenerationConfig
+
+    cache = _new_cache(lm)
+    if cache is None:
+        config = GenerationConfig(
+            do_sample=False,
+            max_new_tokens=_NUM_STEPS,
+            output_logits=True,
+            return_dict_in_generate=True,
+            pad_token_id=int(ids[0, 0]),
+        )
+        return torch.cat(_generate(lm, ids, mask, config).logits)
+    said: list[Tensor] = []
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    for _ in range(_NUM_STEPS):
+        said.append(_next_logits(lm, cache, ids, mask, positions))
+        ids, positions = said[-1].argmax(-1)[:, None], positions[:, -1:] + 1
+        mask = nn.functional.pad(mask, (0, 1), value=1)
+    return torch.cat(said)
+
+
 def _by_step(
     lm: Any,
     cache: Any,
@@ -172,6 +242,11 @@ def _by_step(
 
 def _next_tokens(lm: Any, cache: Any, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
     """Read tokens and return the likeliest next one of each row, ``(B,)``."""
+    return _next_logits(lm, cache, ids, mask, positions).argmax(-1)
+
+
+def _next_logits(lm: Any, cache: Any, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+    """Read tokens and return what is said of the next one of each row, ``(B, V)``."""
     out = lm(
         input_ids=ids,
         # Rows without padding are spared the making of a mask.
@@ -181,8 +256,8 @@ def _next_tokens(lm: Any, cache: Any, ids: Tensor, mask: Tensor, positions: Tens
         use_cache=True,
         logits_to_keep=1,
     )
-    likeliest: Tensor = out.logits[:, -1].argmax(-1)
-    return likeliest
+    logits: Tensor = out.logits[:, -1]
+    return logits
 
 
 def _read_shared(lm: Any, cache: Any, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, int]:
@@ -247,16 +322,18 @@ def _by_library(
         pad_token_id=stops.tokenizer.eos_token_id,
         use_cache=True,
     )
+    out = _generate(lm, ids, mask, config, stopping_criteria=StoppingCriteriaList([Stopped()]))
+    new: list[list[int]] = out[:, width:].tolist()
+    return new
+
+
+def _generate(lm: Any, ids: Tensor, mask: Tensor, config: Any, **how: Any) -> Any:
+    """Run the library's own generation with these settings and no others."""
+    from transformers import GenerationConfig
+
     # The library fills what a config leaves open from the model's own.
     own, lm.generation_config = lm.generation_config, GenerationConfig()
     try:
-        out = lm.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            generation_config=config,
-            stopping_criteria=StoppingCriteriaList([Stopped()]),
-        )
+        return lm.generate(input_ids=ids, attention_mask=mask, generation_config=config, **how)
     finally:
         lm.generation_config = own
-    new: list[list[int]] = out[:, width:].tolist()
-    return new

@@ -16,8 +16,10 @@ from etw_lightning.kernels.logits import LogitTransform
 from etw_lightning.kernels.signals import Padded, Signal, States, TokenSignals
 from etw_lightning.models.decoder import body_of, layers_of, listening
 from etw_lightning.models.head_probe import find_transform, vocabulary_size
+from etw_lightning.models.noise import quieten
 from etw_lightning.models.packing import PackedRows, pack_rows, prefix_tree
 from etw_lightning.models.positions import Limits, limits_of, looks_everywhere
+from etw_lightning.models.probes import check_reading
 from etw_lightning.schema import IGNORE_INDEX, EncodedRow, InputError
 
 __all__ = ["LabelScorer"]
@@ -43,6 +45,8 @@ class LabelScorer(nn.Module):
         self.lm = lm
         self.chunk_size = chunk_size
         self.transform = transform
+        #: Whether it says in training what it says in evaluation, whatever its dropout.
+        self.is_quiet = False
         self._takes_trees: bool | None = None
         self._limits: Limits | None = None
 
@@ -63,6 +67,13 @@ class LabelScorer(nn.Module):
             if cast.dtype.itemsize < buffer.dtype.itemsize:
                 owner, _, leaf = name.rpartition(".")
                 setattr(self.get_submodule(owner), leaf, buffer.to(cast.device))
+        return self
+
+    def train(self, mode: bool = True) -> LabelScorer:
+        """Set the mode; a quiet model has no dropout in either."""
+        super().train(mode)
+        if mode and self.is_quiet:
+            quieten(self.lm)
         return self
 
     def forward(
@@ -263,14 +274,16 @@ class LabelScorer(nn.Module):
         return copy.deepcopy(self).requires_grad_(False).eval()
 
     def check_head(self, key: str = "model.pretrained") -> None:
-        """Find out what the model makes of its output head's logits; refuse what is not known.
+        """Find out what the model makes of its output head's logits; refuse what can't be scored.
 
         Args:
             key: Configuration key that the error names.
 
         Raises:
-            InputError: If the model's own logits can't be had from its last hidden states.
+            InputError: If the model's own logits can't be had from its last hidden states, or it
+                looks ahead.
         """
+        check_reading(self.lm, key)
         self.transform = find_transform(self.lm, key)
 
 

@@ -60,6 +60,7 @@ def spread(
     with plain_modules(sharding):
         lm = _without_weights(*plan["model"])
         scorer = LabelScorer(lm, plan["chunk_size"], plan["transform"])
+        scorer.is_quiet = plan["is_quiet"]
         scorer.lm.generation_config = plan["generation_config"]
         _conform(scorer, plan["weights"])
         prepare(scorer)
@@ -90,6 +91,7 @@ def _describe(source: LabelScorer) -> dict[str, Any]:
         "generation_config": lm.generation_config,
         "chunk_size": source.chunk_size,
         "transform": source.transform,
+        "is_quiet": source.is_quiet,
         "weights": {name: (w.shape, w.dtype) for name, w in source.named_parameters()},
     }
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from etw_lightning.schema import InputError
 
-__all__ = ["choose_trained", "freeze_embeddings", "train_only"]
+__all__ = ["choose_trained", "freeze_embeddings", "recompute_activations", "train_only"]
 
 
 def choose_trained(
@@ -102,6 +102,21 @@ def freeze_embeddings(lm: Any) -> list[str]:
     """
     frozen = {id(weight.requires_grad_(False)) for weight in lm.get_input_embeddings().parameters()}
     return [name for name, weight in lm.named_parameters() if id(weight) in frozen]
+
+
+def recompute_activations(lm: Any) -> None:
+    """Have the backward pass compute each layer's activations anew instead of keeping them.
+
+    Raises:
+        InputError: If the class of the model can't.
+    """
+    try:
+        lm.activation_checkpointing_enable({"use_reentrant": False})
+    except ValueError as error:
+        raise InputError(
+            f"model.gradient_checkpointing can't be had of {type(lm).__name__}, whose class in "
+            "transformers does not recompute its activations; set it to false."
+        ) from error
 
 
 def _no_match(key: str, pattern: str, names: Sequence[str]) -> str:

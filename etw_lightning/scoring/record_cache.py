@@ -72,6 +72,7 @@ _CODE = (
     "models.loading",
     "models.packing",
     "models.positions",
+    "models.probes",
     "schema",
     "scoring.scores",
     "scoring.batches",

@@ -21,6 +21,7 @@ from etw_lightning.method import Method, Reference
 from etw_lightning.models.checkpoints import describe_model
 from etw_lightning.models.given import GivenModel
 from etw_lightning.models.loading import DType, LabelScorer
+from etw_lightning.models.noise import Dropout
 from etw_lightning.models.optimizers import Schedule, make_optimizer, scale_of
 from etw_lightning.retain import NLL, RetainObjective
 from etw_lightning.schema import IGNORE_INDEX, InputError
@@ -79,6 +80,12 @@ class UnlearningModule(PreparedModule):
         dtype: Precision the weights are kept in.
         attention: Attention implementation; null lets the library choose.
         gradient_checkpointing: Trade time for memory in the backward pass.
+        dropout: Of a model whose configuration has dropout or router jitter, ``off`` trains what
+            is scored, ``as_configured`` a thinned model, another in each step: losses, and the
+            entropies and probabilities that ETW and other weightings read, are then those of the
+            thinned model, while a cached reference and every evaluation are of the whole one.
+            null is ``off`` where an objective reads a cached reference, else ``as_configured``; a
+            line says so. An adapter's own dropout is left as it is.
         chunk_size: Positions that go through the output head at a time.
     """
 
@@ -107,6 +114,7 @@ class UnlearningModule(PreparedModule):
         dtype: DType = "float32",
         attention: str | None = None,
         gradient_checkpointing: bool = False,
+        dropout: Dropout | None = None,
         chunk_size: PositiveInt = 256,
     ) -> None:
         super().__init__()
@@ -143,7 +151,7 @@ class UnlearningModule(PreparedModule):
         self.schedule, self.warmup = schedule, warmup
         self.dtype_name: DType = dtype
         self.attention, self.chunk_size = attention, chunk_size
-        self.gradient_checkpointing = gradient_checkpointing
+        self.gradient_checkpointing, self.dropout = gradient_checkpointing, dropout
         #: Share of the last micro-batch in the effective batch's losses, by term.
         self.losses: dict[str, float] = {}
         self._log = StepLog()

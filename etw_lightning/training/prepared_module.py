@@ -15,8 +15,9 @@ from etw_lightning.method import Method, Reference
 from etw_lightning.models.adapters import add_adapter
 from etw_lightning.models.given import GivenModel
 from etw_lightning.models.loading import DType, LabelScorer, load_model
+from etw_lightning.models.noise import Dropout, settle_noise
 from etw_lightning.models.shards import Sharding, plain_modules, read_outside, spread
-from etw_lightning.models.trainable import choose_trained
+from etw_lightning.models.trainable import choose_trained, recompute_activations
 from etw_lightning.schema import InputError
 from etw_lightning.training.datamodule import UnlearningDataModule
 from etw_lightning.training.reference_model import ReferenceModel, Wanted
@@ -50,6 +51,7 @@ class PreparedModule(ScoringModule):
     dtype_name: DType
     attention: str | None
     gradient_checkpointing: bool
+    dropout: Dropout | None
     chunk_size: int
 
     def __init__(self) -> None:
@@ -94,7 +96,7 @@ class PreparedModule(ScoringModule):
         if self.trains and self._compares_live:
             self.reference_model = scorer.frozen_copy()
         if self.trains and self.gradient_checkpointing:
-            scorer.lm.activation_checkpointing_enable({"use_reentrant": False})
+            recompute_activations(scorer.lm)
         self.scorer = scorer.train()
 
     @property
@@ -112,6 +114,8 @@ class PreparedModule(ScoringModule):
         if self.method.layers:
             self.method.check_layers(len(scorer.layer_stack))
         if self.trains:
+            reads_cache = self.reference == "cache" and bool(self.method.reference_needs)
+            scorer.is_quiet = settle_noise(lm, self.dropout, reads_cache=reads_cache)
             if self.peft is not None:
                 self.adapter = add_adapter(lm, self.peft)
             self._choose(scorer)
@@ -144,7 +148,7 @@ class PreparedModule(ScoringModule):
         if not self.trains:
             return
         if self.gradient_checkpointing:
-            scorer.lm.activation_checkpointing_enable({"use_reentrant": False})
+            recompute_activations(scorer.lm)
         self._choose(scorer)
 
     def check_reach(self, scorer: LabelScorer) -> None:
