@@ -1,14 +1,16 @@
 """Greedy continuation: what a row becomes depends on that row alone."""
 
 import random
+import warnings
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
 from toy import text
 
 from etw_lightning.data.encode import Encoder
-from etw_lightning.models import generation
-from etw_lightning.models.generation import continue_greedily
+from etw_lightning.models import continuation, generation, stopping
+from etw_lightning.models.generation import continue_greedily, cut
 from etw_lightning.models.loading import load_model
 from etw_lightning.schema import Conventions, EvalSet, Example
 from etw_lightning.scoring.batches import build_batches, pad_rows
@@ -29,6 +31,16 @@ def prompts(tiny_tokenizer):
         f"What of a river and a town, {text(number, 1 + 5 * number % 7)}?" for number in range(9)
     ]
     return [encoder.encode_prompt(Example("x", "a", question)) for question in questions]
+
+
+BART = {
+    "d_model": 32,
+    "decoder_layers": 2,
+    "decoder_attention_heads": 4,
+    "decoder_ffn_dim": 48,
+    "init_std": 0.3,
+    "forced_eos_token_id": None,
+}
 
 
 def tiny(name, tokenizer, **settings):
@@ -135,16 +147,67 @@ def test_the_batch_does_not_change_a_row(lm, prompts, tiny_tokenizer, ends, monk
         # Neither takes positions; one keeps no keys and values at all.
         ("Bloom", {"n_head": 4}, False),
         ("Mamba", {"state_size": 4}, False),
+        # Neither counts positions without padding; one does not even see what is padding.
+        ("Bart", BART, False),
+        ("Rwkv", {"attention_hidden_size": 32}, False),
     ],
 )
 def test_models_of_every_kind_of_cache(tiny_tokenizer, prompts, name, settings, steps):
     lm = tiny(name, tiny_tokenizer, **settings)
     assert (generation._new_cache(lm) is not None) == steps
-    # Nothing tells a state space model what is padding, so its rows come alone.
-    groups = [[prompt] for prompt in prompts[:3]] if name == "Mamba" else [prompts]
-    for group in groups:
-        rows = [one_by_one(lm, prompt, {tiny_tokenizer.eos_token_id}) for prompt in group]
-        assert batched(lm, group, tiny_tokenizer) == texts_of(rows, tiny_tokenizer)
+    rows = [one_by_one(lm, prompt, {tiny_tokenizer.eos_token_id}) for prompt in prompts]
+    with warnings.catch_warnings(record=True):
+        assert batched(lm, prompts, tiny_tokenizer) == texts_of(rows, tiny_tokenizer)
+
+
+def test_a_model_that_minds_padding_gets_prompts_of_one_length(
+    tiny_tokenizer, prompts, monkeypatch
+):
+    lm = tiny("Bart", tiny_tokenizer, **BART)
+    seen = []
+    original = generation.by_library
+
+    def spy(lm, ids, mask, *rest):
+        seen.append((len(ids), bool(mask.all())))
+        return original(lm, ids, mask, *rest)
+
+    monkeypatch.setattr(generation, "by_library", spy)
+    several = [*prompts[:3], prompts[0], prompts[1]]
+    with pytest.warns(UserWarning, match="BartForCausalLM does not continue .* prompts of one"):
+        found = batched(lm, several, tiny_tokenizer)
+    lengths = [len(prompt) for prompt in several]
+    assert sorted(size for size, _ in seen) == sorted(map(lengths.count, set(lengths)))
+    assert all(is_whole for _, is_whole in seen)
+    assert found[3:] == found[:2]
+    with warnings.catch_warnings():
+        # It is asked once.
+        warnings.simplefilter("error")
+        assert batched(lm, several, tiny_tokenizer) == found
+
+
+def test_a_model_whose_cache_is_wrong_goes_without(tiny_tokenizer, prompts, monkeypatch):
+    lm = tiny("Rwkv", tiny_tokenizer, attention_hidden_size=32)
+    with pytest.warns(UserWarning, match="RwkvForCausalLM .* with its cache .* without a cache"):
+        assert generation.way_of(lm) == "no cache"
+    monkeypatch.setattr(generation, "by_library", None)
+    ends = {tiny_tokenizer.eos_token_id}
+    rows = [one_by_one(lm, prompt, ends) for prompt in prompts[:4]]
+    texts = texts_of(rows, tiny_tokenizer)
+    assert batched(lm, prompts[:4], tiny_tokenizer) == texts
+    stop = texts[0][3]
+    stopped = batched(lm, prompts[:4], tiny_tokenizer, (stop,))
+    assert stopped == [cut(text, (stop,)) for text in texts]
+
+
+def test_a_model_that_does_not_mind_is_asked_once(lm, prompts, tiny_tokenizer, feeds, monkeypatch):
+    monkeypatch.setattr(generation, "_WAYS", WeakKeyDictionary())
+    assert not generation._WAYS
+    batched(lm, prompts[:2], tiny_tokenizer)
+    assert generation._WAYS[lm] == "padded"
+    asked = (2, generation._NUM_PROBED)
+    assert feeds.count(asked) == 1
+    batched(lm, prompts[:2], tiny_tokenizer)
+    assert feeds.count(asked) == 1
 
 
 def test_hidden_tokens_are_neither_seen_nor_counted(lm, tiny_tokenizer):
@@ -177,7 +240,7 @@ def test_what_prompts_share_and_rows_that_stopped_are_not_fed(
     feeds.clear()
     batched(lm, prompts, tiny_tokenizer)
     shared = next(k for k in range(99) if len({tuple(row[: k + 1]) for row in prompts}) > 1)
-    assert shared > generation._MIN_SHARED
+    assert shared > continuation._MIN_SHARED
     alive = [sum(len(row) > step for row in rows) for step in range(1, COUNT)]
     assert feeds == [
         (1, shared),
@@ -216,7 +279,7 @@ def test_a_stop_string_in_pieces_is_seen(tiny_tokenizer):
     """Its last token may hold only part of a character, or more than the stop string."""
     for stop, written in (("\n\n", "a\n\nb"), ("é", "caf\u00e9"), (".\n", "so. No.\n\n")):
         tokens = tiny_tokenizer(written, add_special_tokens=False)["input_ids"]
-        seen = generation._Stops(tiny_tokenizer, (stop,))
+        seen = stopping.Stops(tiny_tokenizer, (stop,))
         first = next(k for k in range(1, len(tokens) + 1) if seen(tokens[:k]))
         assert stop in tiny_tokenizer.decode(tokens[:first])
         assert stop not in tiny_tokenizer.decode(tokens[: first - 1])
