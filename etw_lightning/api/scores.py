@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from etw_lightning.api.loaded import make_trainer, quietly, restored, take_model, template_of
 from etw_lightning.benchmarks.given_rows import Rows
+from etw_lightning.benchmarks.own import OwnBenchmark
 from etw_lightning.callbacks.evaluation import Suite
+from etw_lightning.catalogue.own import OwnMetric
 from etw_lightning.data.encode import Template
 from etw_lightning.metrics import Metric
 from etw_lightning.schema import InputError, Record
@@ -85,8 +87,8 @@ def evaluate(
     forget: Rows | None = None,
     retain: Rows | None = None,
     *,
-    metrics: str | list[str] | None = None,
-    benchmark: str | None = None,
+    metrics: str | Sequence[str | type[OwnMetric]] | None = None,
+    benchmark: str | OwnBenchmark | None = None,
     batch_size: int = 32,
     max_new_tokens: int = 40,
     template: Template | None = None,
@@ -102,9 +104,10 @@ def evaluate(
         forget: What is to be forgotten: a list of texts or of rows (``question`` and ``answer``,
             or ``text``), a ``datasets.Dataset``, or the path of a file.
         retain: What is to stay; the same.
-        metrics: Names of the catalogue (``python -m etw_lightning explain NAME``), or class paths
-            of one's own; None for all that can be had.
-        benchmark: ``tofu``, ``quickstart``, ... in place of rows; ``data`` says where it is.
+        metrics: Names of the catalogue (``etw explain NAME``), or classes of one's own; None for
+            all that can be had.
+        benchmark: ``tofu``, ``quickstart``, ... or one's own in place of rows; ``data`` says where
+            it is.
         batch_size: Rows that are scored together.
         max_new_tokens: Greedy tokens after each question.
         template: ``chat`` or ``plain``; None takes the tokenizer's chat template if it has one.
@@ -128,13 +131,13 @@ def evaluate(
         **data,
     }
     if benchmark is not None:
-        rows = UnlearningDataModule(cast(Any, benchmark), **settings)
+        rows = UnlearningDataModule(benchmark, **settings)
         rows.given_tokenizer = given.tokenizer
     else:
         rows = UnlearningDataModule.from_rows(forget, retain, given.tokenizer, **settings)
     module = UnlearningModule.from_model(given.lm, given.tokenizer)
     module.trains = False
-    suite = Suite(metrics)
+    suite = Suite(cast(Any, metrics))
     with quietly(), restored(given.lm):
         trainer = make_trainer(given.lm, [suite], progress=progress, precision=precision)
         trainer.validate(module, datamodule=rows, verbose=False)

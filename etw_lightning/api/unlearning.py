@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from etw_lightning.benchmarks.given_rows import Rows
 from etw_lightning.callbacks.collapse import Collapse
 from etw_lightning.callbacks.evaluation import EvaluationCallback, SetScores, Suite
 from etw_lightning.callbacks.guards import FiniteGuard
+from etw_lightning.catalogue.own import OwnMetric
 from etw_lightning.data.encode import Template
 from etw_lightning.method import Method
 from etw_lightning.metrics import Metric
@@ -81,7 +82,7 @@ def unlearn(
     lr: float = 1e-5,
     batch_size: int = 8,
     seed: int = 0,
-    metrics: str | list[str] | None = None,
+    metrics: str | Sequence[str | type[OwnMetric]] | None = None,
     template: Template | None = None,
     precision: Any = "32-true",
     progress: bool = True,
@@ -177,7 +178,7 @@ def unlearn(
 
 
 def _evaluations(
-    metrics: str | list[str] | None, epochs: int, *, has_retain: bool
+    metrics: str | Sequence[str | type[OwnMetric]] | None, epochs: int, *, has_retain: bool
 ) -> list[EvaluationCallback]:
     """Return what computes the numbers before training and after the last epoch."""
     if metrics is None:
@@ -186,7 +187,7 @@ def _evaluations(
         # Generations take most of the time, and nobody has asked for them.
         probability.needs = dict.fromkeys(sets, frozenset({"answers"}))
         return [probability]
-    return [Suite(metrics, every_n_epochs=epochs)] if metrics else []
+    return [Suite(cast(Any, metrics), every_n_epochs=epochs)] if metrics else []
 
 
 class _Watch(Callback):

@@ -9,11 +9,11 @@ from typing import Any, ClassVar, cast, get_args
 
 from etw_lightning.catalogue.entries import Entry, Extra, Family, Given, Part
 from etw_lightning.catalogue.listing import CATALOGUE
-from etw_lightning.files.class_paths import class_at
+from etw_lightning.files.class_paths import class_at, path_of
 from etw_lightning.metrics import Metric
 from etw_lightning.schema import InputError
 
-__all__ = ["OwnMetric", "own_entry"]
+__all__ = ["OwnMetric", "name_of", "own_entry"]
 
 #: What passes after the scoring make for metrics of ours alone.
 _PASSES: frozenset[Extra] = frozenset({"classifier", "generations", "depth", "spacy"})
@@ -39,6 +39,25 @@ class OwnMetric(ABC):
         """
 
 
+#: Classes that were given themselves, by path: a notebook's can't be imported.
+_GIVEN: dict[str, type[OwnMetric]] = {}
+
+
+def name_of(metric: str | type[OwnMetric]) -> str:
+    """Return the name of a metric; a class of the user's own is found by its path from now on.
+
+    Raises:
+        InputError: If it is neither a name nor such a class.
+    """
+    if isinstance(metric, str):
+        return metric.strip()
+    if not (isinstance(metric, type) and issubclass(metric, OwnMetric)):
+        raise InputError(f"metrics must be names or classes of OwnMetric; got {metric!r:.60}.")
+    path = path_of(metric)
+    _GIVEN[path] = metric
+    return path
+
+
 def own_entry(path: str) -> Entry:
     """Return what the catalogue would hold of a metric of the user's own.
 
@@ -48,7 +67,7 @@ def own_entry(path: str) -> Entry:
     Raises:
         InputError: If there is no such class, or it asks for what there is not.
     """
-    kind: type[OwnMetric] = class_at(path, OwnMetric, "metrics")
+    kind = _GIVEN.get(path) or class_at(path, OwnMetric, "metrics")
     offered = [one for one in get_args(Extra) if one not in _PASSES]
     for key, asked, known in (
         ("parts", kind.parts, get_args(Part)),

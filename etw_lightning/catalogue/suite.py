@@ -24,7 +24,7 @@ from etw_lightning.catalogue.listing import (
     Given,
     Part,
 )
-from etw_lightning.catalogue.own import own_entry
+from etw_lightning.catalogue.own import OwnMetric, name_of, own_entry
 from etw_lightning.files.class_paths import is_class_path
 from etw_lightning.metrics import Metric
 from etw_lightning.schema import InputError
@@ -154,7 +154,9 @@ class Plan:
         return wanted
 
 
-def metric_names(metrics: str | Sequence[str] | None) -> list[str] | None:
+def metric_names(
+    metrics: str | Sequence[str | type[OwnMetric]] | None,
+) -> list[str] | None:
     """Return the names of ``metrics``, however they are given.
 
     Example:
@@ -164,7 +166,7 @@ def metric_names(metrics: str | Sequence[str] | None) -> list[str] | None:
     if metrics is None:
         return None
     listed = metrics.split(",") if isinstance(metrics, str) else metrics
-    return list(dict.fromkeys(name.strip() for name in listed if name.strip()))
+    return list(dict.fromkeys(filter(None, map(name_of, listed))))
 
 
 def select(

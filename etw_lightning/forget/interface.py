@@ -8,12 +8,13 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from etw_lightning.kernels.shown import Shown
 from etw_lightning.kernels.signals import Level, Signal, TokenSignals
 
 __all__ = ["ForgetObjective"]
 
 
-class ForgetObjective(ABC):
+class ForgetObjective(Shown, ABC):
     """The forget term: minimised, averaged over the effective batch by the module."""
 
     #: What one term stands for.

@@ -10,6 +10,7 @@ from jsonargparse.typing import NonNegativeInt
 from torch import Tensor
 
 from etw_lightning.kernels.divergences import kl_divergence, mean_squares
+from etw_lightning.kernels.shown import Shown
 from etw_lightning.kernels.signals import Level, Signal, TokenSignals
 from etw_lightning.schema import InputError
 from etw_lightning.value_checks import check_whole
@@ -17,7 +18,7 @@ from etw_lightning.value_checks import check_whole
 __all__ = ["KL", "NLL", "EmbedDiff", "RetainObjective"]
 
 
-class RetainObjective(ABC):
+class RetainObjective(Shown, ABC):
     """The retain term: minimised, averaged over the effective batch by the module."""
 
     @property

@@ -6,12 +6,13 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
+from etw_lightning.kernels.shown import Shown
 from etw_lightning.kernels.signals import Signal, TokenSignals
 
 __all__ = ["TokenWeighting"]
 
 
-class TokenWeighting(ABC):
+class TokenWeighting(Shown, ABC):
     """One weight for each labelled token of the forget rows."""
 
     @property

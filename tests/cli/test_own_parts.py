@@ -172,6 +172,15 @@ def test_a_weighting_and_an_objective_do_what_they_say(run, place, tiny_model_di
     assert found.losses[0]["forget"] == pytest.approx(expected.item(), rel=1e-4)
 
 
+def test_parts_of_ones_own_show_their_numbers(place):
+    import my_parts
+
+    # What a run that goes on compares with the run that was broken off.
+    assert repr(my_parts.LongWords(2.0)) == "LongWords(power=2.0)"
+    assert repr(my_parts.Halved()) == "Halved()"
+    assert repr(my_parts.Averaged()) == "Averaged()"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
