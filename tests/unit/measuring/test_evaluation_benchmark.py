@@ -3,7 +3,6 @@
 import copy
 import json
 import sys
-from pathlib import Path
 
 import pytest
 from toy import text, write_rows
@@ -16,18 +15,8 @@ ROWS = 5
 
 
 @pytest.fixture(scope="module")
-def benchmark_folder():
-    folder = str(Path(__file__).resolve().parents[2] / "benchmarks")
-    sys.path.insert(0, folder)
-    yield folder
-    sys.path.remove(folder)
-
-
-@pytest.fixture(scope="module")
-def evaluation(benchmark_folder):
-    import evaluation
-
-    return evaluation
+def evaluation(program):
+    return program("evaluation")
 
 
 @pytest.fixture(scope="module")

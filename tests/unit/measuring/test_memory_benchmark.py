@@ -1,19 +1,13 @@
 """The memory benchmark: a small model's measured peak, and what is printed."""
 
-import sys
 from pathlib import Path
 
 import pytest
 
 
 @pytest.fixture(scope="module")
-def memory():
-    folder = str(Path(__file__).resolve().parents[2] / "benchmarks")
-    sys.path.insert(0, folder)
-    import memory
-
-    yield memory
-    sys.path.remove(folder)
+def memory(program):
+    return program("memory")
 
 
 @pytest.mark.skipif(

@@ -1,21 +1,14 @@
 """The benchmark of the reference model: what it counts, compares and prints."""
 
-import sys
 from argparse import Namespace
-from pathlib import Path
 
 import pytest
 import torch
 
 
 @pytest.fixture(scope="module")
-def reference():
-    folder = str(Path(__file__).resolve().parents[2] / "benchmarks")
-    sys.path.insert(0, folder)
-    import reference
-
-    yield reference
-    sys.path.remove(folder)
+def reference(program):
+    return program("reference")
 
 
 def line(way, **changes):
