@@ -85,12 +85,9 @@ def run_processes(words, world, fault=None, log=None):
     # What lies in the parent is not looked through in a child, which would copy its pages.
     gc.collect()
     gc.freeze()
-    port, children = free_port(), []
-    for rank in range(world):
-        child = os.fork()
-        if child:
-            children.append(child)
-            continue
+    port = free_port()
+
+    def work(rank):
         out, status = io.StringIO(), 1
         try:
             if world > 1:
@@ -108,6 +105,27 @@ def run_processes(words, world, fault=None, log=None):
             if log is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
                 Path(log if rank == 0 else f"{log}{rank}").write_text(out.getvalue(), "utf-8")
+        return status
+
+    return fork(world, work)
+
+
+def fork(world, work):
+    """Call ``work(rank)`` in forked processes; return the statuses it returned, 1 if it raised."""
+    children = []
+    for rank in range(world):
+        child = os.fork()
+        if child:
+            children.append(child)
+            continue
+        status = 1
+        try:
+            status = work(rank)
+        finally:
+            # Nothing above the fork is to go on with what went wrong, so it is told here.
+            if sys.exc_info()[0]:
+                traceback.print_exc()
+            sys.stderr.flush()
             os._exit(status)
     return wait_for(children)
 

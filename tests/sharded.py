@@ -1,12 +1,10 @@
 """Runs under each strategy, in forked processes: what their tests have in common."""
 
 import os
-import sys
-import traceback
 from datetime import timedelta
 
 import torch
-from faults import free_port, torchrun_variables, wait_for
+from faults import fork, free_port, torchrun_variables
 from lightning.fabric.utilities.seed import reset_seed
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, ModelParallelStrategy
@@ -66,24 +64,14 @@ def run_forked(function, world, folder, *arguments):
         arguments: Passed on.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    port, children = free_port(), []
-    for rank in range(world):
-        child = os.fork()
-        if child:
-            children.append(child)
-            continue
-        status = 1
-        try:
-            os.environ |= {**torchrun_variables(rank, world, port), "DS_ACCELERATOR": "cpu"}
-            torch.save(function(*arguments), folder / f"result{rank}.pt")
-            status = 0
-        finally:
-            # Nothing above the fork is to go on with what went wrong, so it is told here.
-            if status:
-                traceback.print_exc()
-            sys.stderr.flush()
-            os._exit(status)
-    assert wait_for(children) == [0] * world
+    port = free_port()
+
+    def work(rank):
+        os.environ |= {**torchrun_variables(rank, world, port), "DS_ACCELERATOR": "cpu"}
+        torch.save(function(*arguments), folder / f"result{rank}.pt")
+        return 0
+
+    assert fork(world, work) == [0] * world
     return [torch.load(folder / f"result{rank}.pt", weights_only=True) for rank in range(world)]
 
 

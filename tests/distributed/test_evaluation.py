@@ -9,7 +9,7 @@ import warnings
 
 import pytest
 import torch
-from faults import free_port, torchrun_variables, wait_for
+from faults import fork, free_port, torchrun_variables
 from toy import qa_rows, write_rows
 
 from etw_lightning.scoring.retain_results import load_records
@@ -59,32 +59,27 @@ def run_here(arguments, folder, cache, out):
 
 def run_forked(arguments, folder, cache, world, tmp_path):
     """Run the command in forked processes; return what each printed and how much it scored."""
-    port, children = free_port(), []
-    for rank in range(world):
-        child = os.fork()
-        if child:
-            children.append(child)
-            continue
-        status = 1
-        try:
-            if world > 1:
-                os.environ |= torchrun_variables(rank, world, port)
-            batches, original = [], scoring_module.score_batch
+    port = free_port()
 
-            def note(scorer, batch, *rest, batches=batches, original=original):
-                batches.append(batch.dataset)
-                return original(scorer, batch, *rest)
+    def work(rank):
+        if world > 1:
+            os.environ |= torchrun_variables(rank, world, port)
+        batches, original = [], scoring_module.score_batch
 
-            scoring_module.score_batch = note
-            out = io.StringIO()
-            more = [f"--trainer.devices={world}"]
-            more += ["--trainer.strategy=ddp"] if world > 1 else []
-            status = run_here([*arguments, *more], folder, cache, out)
-            report = {"out": out.getvalue(), "batches": len(batches)}
-            (tmp_path / f"rank{rank}.json").write_text(json.dumps(report))
-        finally:
-            os._exit(status)
-    assert wait_for(children) == [0] * world
+        def note(scorer, batch, *rest):
+            batches.append(batch.dataset)
+            return original(scorer, batch, *rest)
+
+        scoring_module.score_batch = note
+        out = io.StringIO()
+        more = [f"--trainer.devices={world}"]
+        more += ["--trainer.strategy=ddp"] if world > 1 else []
+        status = run_here([*arguments, *more], folder, cache, out)
+        report = {"out": out.getvalue(), "batches": len(batches)}
+        (tmp_path / f"rank{rank}.json").write_text(json.dumps(report))
+        return status
+
+    assert fork(world, work) == [0] * world
     return [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(world)]
 
 
