@@ -8,7 +8,7 @@ from faults import fork, free_port, torchrun_variables
 from lightning.fabric.utilities.seed import reset_seed
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, ModelParallelStrategy
-from toy import make_trainer, text, write_rows
+from toy import make_trainer, uneven, write_questions
 
 from etw_lightning.files.safe_files import check_checkpoint, reading_safely
 from etw_lightning.models.export import export_model
@@ -78,14 +78,7 @@ def run_forked(function, world, folder, *arguments):
 def write_texts(folder):
     """Write rows of 1 to 40 words, so that processes get batches of very different sizes."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, shift in (("forget", 0), ("retain", 5)):
-        lengths = [1 + (7 * n + shift) % 13 * (3 if n % 3 == 0 else 1) for n in range(17)]
-        rows = [
-            {"question": f"What of {name} {number}?", "answer": text(number, length)}
-            for number, length in enumerate(lengths)
-        ]
-        write_rows(folder / f"{name}.jsonl", rows)
-    return folder
+    return write_questions(folder, forget=uneven(0, 3), retain=uneven(5, 3))
 
 
 class Losses(Callback):

@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 from etw_lightning.schema import IGNORE_INDEX
+from etw_lightning.training.datamodule import UnlearningDataModule
 from etw_lightning.training.module import UnlearningModule
 
 _WORDS = ("the", "town", "of", "Quillmere", "lies", "by", "a", "river", "and", "has", "a", "mill")
@@ -36,6 +37,28 @@ def qa_rows(count):
         }
         for number in range(count)
     ]
+
+
+def write_questions(folder, **lengths):
+    """Write a file of questions for each name, whose answers have these numbers of words."""
+    for name, sizes in lengths.items():
+        rows = [
+            {"question": f"What of {name} {number}?", "answer": text(number, size)}
+            for number, size in enumerate(sizes)
+        ]
+        write_rows(folder / f"{name}.jsonl", rows)
+    return folder
+
+
+def uneven(shift, factor):
+    """Return 17 lengths, of which every third is ``factor`` times as long."""
+    return [1 + (7 * n + shift) % 13 * (factor if n % 3 == 0 else 1) for n in range(17)]
+
+
+def jsonl_data(root, **sizes):
+    """Return the data of ``forget.jsonl`` and ``retain.jsonl`` in a folder."""
+    splits = {"forget_split": "forget", "retain_split": "retain"}
+    return UnlearningDataModule("jsonl", root=str(root), **splits, **sizes)
 
 
 def write_manifest(folder):

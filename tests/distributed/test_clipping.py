@@ -7,9 +7,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.strategies import DDPStrategy
-from toy import ExactModule, make_trainer, text, write_rows
-
-from etw_lightning.training.datamodule import UnlearningDataModule
+from toy import ExactModule, jsonl_data, make_trainer, write_questions
 
 #: Processes, rows of a micro-batch, micro-batches of a step: eight rows a step each time.
 SPLITS = {
@@ -46,14 +44,8 @@ def _gradient(module):
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """Rows so different in length that the parts of a batch have very different gradients."""
-    folder = tmp_path_factory.mktemp("rows")
-    for name in ("forget", "retain"):
-        rows = [
-            {"question": f"What of {name} {number}?", "answer": text(number, 1 + 7 * number % 40)}
-            for number in range(16)
-        ]
-        write_rows(folder / f"{name}.jsonl", rows)
-    return folder
+    lengths = [1 + 7 * number % 40 for number in range(16)]
+    return write_questions(tmp_path_factory.mktemp("rows"), forget=lengths, retain=lengths)
 
 
 @pytest.fixture
@@ -63,11 +55,8 @@ def fit(root, tiny_model_dir, tmp_path):
 
     def run(clip, devices=1, batch_size=8, accumulate=1):
         module = ExactModule(str(tiny_model_dir), lr=1e-15, weight_decay=0.0)
-        data = UnlearningDataModule(
-            "jsonl",
-            root=str(root),
-            forget_split="forget",
-            retain_split="retain",
+        data = jsonl_data(
+            root,
             batch_size=batch_size,
         )
         forked = DDPStrategy(

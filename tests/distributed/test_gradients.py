@@ -7,7 +7,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.strategies import DDPStrategy
-from toy import ExactModule, make_trainer, text, write_rows
+from toy import ExactModule, make_trainer, text, uneven, write_questions, write_rows
 
 from etw_lightning.callbacks.evaluation import SetScores
 from etw_lightning.training.datamodule import UnlearningDataModule
@@ -34,13 +34,7 @@ def _one_thread():
 def root(tmp_path_factory):
     """Rows of 1 to 60 words, so that token counts of any two micro-batches differ much."""
     folder = tmp_path_factory.mktemp("rows")
-    for name, shift in (("forget", 0), ("retain", 5)):
-        lengths = [1 + (7 * n + shift) % 13 * (5 if n % 3 == 0 else 1) for n in range(17)]
-        rows = [
-            {"question": f"What of {name} {number}?", "answer": text(number, length)}
-            for number, length in enumerate(lengths)
-        ]
-        write_rows(folder / f"{name}.jsonl", rows)
+    write_questions(folder, forget=uneven(0, 5), retain=uneven(5, 5))
     write_rows(folder / "raw.jsonl", [{"text": text(0, length)} for length in range(3, 9)])
     return folder
 

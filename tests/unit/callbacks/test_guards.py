@@ -14,11 +14,10 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
-from toy import make_trainer, text, write_rows
+from toy import jsonl_data, make_trainer, write_questions
 
 from etw_lightning.callbacks.findings import TrainingStoppedError
 from etw_lightning.callbacks.guards import FiniteGuard
-from etw_lightning.training.datamodule import UnlearningDataModule
 from etw_lightning.training.module import UnlearningModule
 from etw_lightning.weighting import Uniform
 
@@ -32,14 +31,8 @@ def _one_thread():
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("rows")
-    for name in ("forget", "retain"):
-        rows = [
-            {"question": f"What of {name} {number}?", "answer": text(number, 3 + number)}
-            for number in range(8)
-        ]
-        write_rows(folder / f"{name}.jsonl", rows)
-    return folder
+    lengths = range(3, 11)
+    return write_questions(tmp_path_factory.mktemp("rows"), forget=lengths, retain=lengths)
 
 
 class Watch(Callback):
@@ -80,11 +73,8 @@ def fit(root, tiny_model_dir):
     def run(*callbacks, broken=None, at=(2,), rank=0, value=math.nan, guards=True, **trainer):
         module = Breaks(str(tiny_model_dir), weighting=Uniform(), lr=1e-3)
         module.broken, module.at, module.rank, module.value = broken, at, rank, value
-        data = UnlearningDataModule(
-            "jsonl",
-            root=str(root),
-            forget_split="forget",
-            retain_split="retain",
+        data = jsonl_data(
+            root,
             batch_size=2,
         )
         watch = Watch()

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
-from toy import ExactModule, make_trainer, text, write_rows
+from toy import ExactModule, jsonl_data, make_trainer, text, write_rows
 from transformers import AutoModelForCausalLM
 
 from etw_lightning.callbacks.retain_budget import RetainBudget
@@ -65,11 +65,8 @@ def fit(root, tiny_model_dir):
             str(model or tiny_model_dir),
             **{"lr": 1e-3, "weighting": Uniform(), "weight_decay": 0.0, **settings},
         )
-        data = UnlearningDataModule(
-            "jsonl",
-            root=str(root),
-            forget_split="forget",
-            retain_split="retain",
+        data = jsonl_data(
+            root,
             batch_size=batch_size,
             eval_batch_size=5,
         )

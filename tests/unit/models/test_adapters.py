@@ -12,7 +12,6 @@ pytest.importorskip("peft")
 
 from etw_lightning.models.adapters import MERGEABLE, add_adapter
 from etw_lightning.models.label_scorer import LabelScorer
-from etw_lightning.models.loading import load_model
 from etw_lightning.schema import IGNORE_INDEX, InputError
 
 IDS = torch.arange(24)[None] * 37 % 300
@@ -40,16 +39,6 @@ KINDS = {
     "pattern": {"peft_type": "LORA", "r": 4, "target_modules": r".*layers\.1\..*_proj"},
     "a norm of its own": {**LORA, "modules_to_save": ["norm"]},
 }
-
-
-@pytest.fixture(scope="module")
-def loaded(tiny_model_dir):
-    return load_model(str(tiny_model_dir))
-
-
-@pytest.fixture
-def lm(loaded):
-    return copy.deepcopy(loaded)
 
 
 def says(lm):

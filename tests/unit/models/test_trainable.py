@@ -5,19 +5,8 @@ import copy
 import pytest
 import torch
 
-from etw_lightning.models.loading import load_model
 from etw_lightning.models.trainable import choose_trained, freeze_embeddings, train_only
 from etw_lightning.schema import InputError
-
-
-@pytest.fixture(scope="module")
-def loaded(tiny_model_dir):
-    return load_model(str(tiny_model_dir))
-
-
-@pytest.fixture
-def lm(loaded):
-    return copy.deepcopy(loaded)
 
 
 @pytest.fixture

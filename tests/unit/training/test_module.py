@@ -6,7 +6,7 @@ from typing import ClassVar
 import pytest
 import torch
 from lightning.pytorch import Callback
-from toy import ExactModule, FixedLogits, make_trainer, text, write_rows
+from toy import ExactModule, FixedLogits, jsonl_data, make_trainer, text, write_rows
 
 from etw_lightning.benchmarks.tofu import Columns
 from etw_lightning.forget import GA, ForgetObjective
@@ -57,11 +57,8 @@ def fit(root, tiny_model_dir):
     """Trains an epoch, two steps of four rows of each stream; returns the module and a watch."""
 
     def run(*, batch_size=4, trainer=None, kind=UnlearningModule, **settings):
-        data = UnlearningDataModule(
-            "jsonl",
-            root=str(root),
-            forget_split="forget",
-            retain_split="retain",
+        data = jsonl_data(
+            root,
             batch_size=batch_size,
             columns=Columns(),
         )
