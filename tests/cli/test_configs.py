@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import itertools
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,13 @@ COMPLETE = sorted({path.stem for path in CONFIGS.glob("*.yaml")} - OVERLAYS)
 METHODS = sorted(path.stem for path in CONFIGS.glob("method/*.yaml"))
 STRATEGIES = sorted(path.stem for path in CONFIGS.glob("strategy/*.yaml"))
 MODELS = sorted(path.stem for path in CONFIGS.glob("model/*.yaml"))
+DATA = sorted(path.stem for path in CONFIGS.glob("data/*.yaml"))
+#: What is laid over a run, one of each kind.
+KINDS = {"method": METHODS, "strategy": STRATEGIES, "model": MODELS, "data": DATA}
 #: Runs that push nothing down: one fine-tunes, one is for ``evaluate`` only.
-UNLEARNING = [name for name in COMPLETE if name not in ("tofu_finetune", "wmdp")]
+UNLEARNING = [
+    name for name in COMPLETE if name not in ("tofu_finetune", "tofu_smollm2_finetune", "wmdp")
+]
 
 #: What a method settles besides its classes.
 NUMBERS = {
@@ -160,6 +166,94 @@ def test_a_budget_on_top_of_a_run(resolved):
 def test_a_model_on_top_of_a_run(resolved, name, model):
     config = resolved(name, f"model/{model}")
     assert config["model"]["pretrained"] == written(f"model/{model}")["model"]["pretrained"]
+
+
+def leaves(block, at=""):
+    """Return the keys a file sets and their values; a class is one value."""
+    found = {}
+    for key, value in block.items():
+        place = f"{at}.{key}".lstrip(".")
+        if isinstance(value, dict) and at == "" and key in ("model", "data", "trainer"):
+            found |= leaves(value, place)
+        else:
+            found[place] = value
+    return found
+
+
+def held(config, key):
+    """Return the value of a key of a whole configuration."""
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+def test_files_of_one_kind_hold_no_key_of_another():
+    keys = {
+        kind: {key for name in names for key in leaves(written(f"{kind}/{name}"))}
+        for kind, names in KINDS.items()
+    }
+    assert all(keys.values())
+    for one, other in itertools.combinations(KINDS, 2):
+        assert not keys[one] & keys[other], (one, other)
+
+
+def test_files_of_data_settle_the_same_keys():
+    """Laid over any other they leave nothing of it."""
+    first, *others = [set(leaves(written(f"data/{name}"))) for name in DATA]
+    assert all(first == other for other in others)
+    of_run = {
+        key for name in UNLEARNING for key in leaves(written(name)) if key.startswith("data.")
+    }
+    shared = {"data.anchor", "data.batch_size", "data.eval_batch_size", "data.template",
+              "data.system_prompt", "data.template_kwargs", "data.tokenizer"}  # fmt: skip
+    assert of_run <= first | shared
+
+
+@pytest.fixture(scope="module")
+def reader():
+    """What a command's words mean, by its own parser, in this process."""
+    from etw_lightning.commands.cli import RunReader
+
+    return RunReader().read
+
+
+def check_together(reader, names):
+    """Lay files of all kinds over a run; each is there whole."""
+    files = [f"{kind}/{name}" for kind, name in names.items()]
+    config = reader(["fit", *(f"--config={CONFIGS / file}.yaml" for file in ("own_data", *files))])
+    for file in files:
+        for key, value in leaves(written(file)).items():
+            found = held(config, key)
+            if not isinstance(value, dict) or "class_path" not in value:
+                assert found == value or key == "trainer.callbacks"
+                continue
+            assert found["class_path"] == value["class_path"]
+            wanted = bare(value.get("init_args", {}))
+            assert wanted.items() <= bare(found.get("init_args", {})).items()
+    wanted = written(f"data/{names['data']}")["trainer"]["callbacks"]
+    classes = [one["class_path"] for one in config["trainer"]["callbacks"]]
+    assert classes == [one["class_path"] for one in wanted]
+
+
+@pytest.mark.parametrize("place", range(len(METHODS)))
+def test_a_file_of_each_kind_makes_a_run(reader, place):
+    pytest.importorskip("deepspeed")
+    check_together(reader, {kind: names[place % len(names)] for kind, names in KINDS.items()})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_any_file_goes_with_any_other(reader, strategy):
+    """All pairs: each method with each strategy, and data files in turn behind both."""
+    pytest.importorskip("deepspeed")
+    shift = STRATEGIES.index(strategy)
+    for place, method in enumerate(METHODS):
+        for model in MODELS:
+            data = DATA[(place + shift) % len(DATA)]
+            names = {"method": method, "strategy": strategy, "model": model, "data": data}
+            check_together(reader, names)
+    seen = {DATA[(place + other) % len(DATA)] for other in range(len(STRATEGIES)) for place in [0]}
+    assert seen == set(DATA)
 
 
 def test_a_later_flag_wins(resolved):
