@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Any
 
 from etw_lightning.schema import InputError
 
-__all__ = ["check_choice", "check_number", "check_whole"]
+__all__ = ["check_name", "check_number", "check_whole"]
 
 
-def check_choice(key: str, value: Any, allowed: Sequence[Any]) -> None:
-    """Refuse what is none of a few values.
+def check_name(key: str, name: Any, known: Collection[Any]) -> None:
+    """Check that a name is one of the known ones.
 
     Args:
-        key: What the message names.
-        value: What was given.
-        allowed: The values there are.
+        key: Configuration key as the user types it.
+        name: What the user gave.
+        known: What is allowed, in the order the message lists it.
 
     Raises:
-        InputError: If the value is another.
+        InputError: If it isn't; the message suggests the nearest name.
 
     Example:
-        >>> check_choice("collapse.action", "go", ("stop", "warn"))
+        >>> check_name("data.forget_split", "forget11", ["forget01", "forget10"])
         Traceback (most recent call last):
-            ...
-        etw_lightning.schema.InputError: collapse.action must be stop or warn; got 'go'.
+        ...
+        etw_lightning.schema.InputError: data.forget_split must be forget01 or forget10; \
+got 'forget11'. Did you mean 'forget10'?
     """
-    if value not in allowed:
-        *some, last = map(str, allowed)
-        listed = f"{', '.join(some)} or {last}" if some else last
-        raise InputError(f"{key} must be {listed}; got {value!r}.")
+    if name in known:
+        return
+    *most, last = map(str, known)
+    allowed = f"{', '.join(most)} or {last}" if most else last
+    # The last of equally near names: a typo in forgetNN is nearest to the usual forget10.
+    near = difflib.get_close_matches(str(name), list(map(str, known))[::-1], n=1)
+    hint = f" Did you mean {near[0]!r}?" if near and isinstance(name, str) else ""
+    raise InputError(f"{key} must be {allowed}; got {name!r}.{hint}")
 
 
 def check_number(key: str, value: Any, *, zero: bool = False) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
-from etw_lightning.benchmarks.source import Source, check_limits, check_name, fields
+from etw_lightning.benchmarks.source import Source, check_limits, check_name, check_names, fields
 from etw_lightning.benchmarks.source import field as text_of
 from etw_lightning.schema import EvalSet, Example, InputError
 
@@ -186,8 +186,7 @@ class Choice:
             InputError: If there is no such set, or a row lacks options, has another number of
                 them than the first, or an answer that is none of them.
         """
-        for name in names or ():
-            check_name("data.eval_sets", name, self.EVAL_SETS)
+        check_names("data.eval_sets", names or (), self.EVAL_SETS)
         splits = dict(zip(self.EVAL_SETS, self.split_names, strict=True))
         return {
             name: EvalSet(name, self._read(split, name))

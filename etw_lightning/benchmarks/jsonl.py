@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from etw_lightning.benchmarks.chat import WhichTurns, read_chat, turn_by_turn
-from etw_lightning.benchmarks.source import Source, check_limits, check_name
+from etw_lightning.benchmarks.source import Source, check_limits, check_names
 from etw_lightning.benchmarks.source import field as text_of
 from etw_lightning.benchmarks.tofu import Columns, read_row
 from etw_lightning.schema import EvalSet, Example, InputError, MissingRowsError
@@ -93,8 +93,7 @@ class JSONL:
             InputError: If there is no such set, its file can't be read, or it holds raw text
                 beside questions.
         """
-        for name in names or ():
-            check_name("data.eval_sets", name, self.EVAL_SETS)
+        check_names("data.eval_sets", names or (), self.EVAL_SETS)
         splits = {"forget": self.forget_split, "retain": self.retain_split}
         if self.holdout_split:
             splits["holdout"] = self.holdout_split

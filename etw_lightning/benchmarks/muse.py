@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
-from etw_lightning.benchmarks.source import Source, check_limits, check_name
+from etw_lightning.benchmarks.source import Source, check_limits, check_name, check_names
 from etw_lightning.benchmarks.source import field as text_of
 from etw_lightning.schema import EvalSet, Example, InputError
 
@@ -99,8 +99,7 @@ class MUSE:
             ("data.forget_split", self.forget_split),
             ("data.retain_split", self.retain_split),
         ):
-            for part in split.split("+"):
-                check_name(key, part, TEXT_SPLITS)
+            check_names(key, split.split("+"), TEXT_SPLITS)
         check_limits(self.source.limits, _LIMITED)
         hub = f"muse-bench/MUSE-{self.corpus.title()}"
         object.__setattr__(self, "source", self.source.at(self.name, hub=hub))
@@ -120,9 +119,7 @@ class MUSE:
         Raises:
             InputError: If there is no such split, its rows can't be read, or all are empty.
         """
-        parts = split.split("+")
-        for part in parts:
-            check_name(key, part, TEXT_SPLITS)
+        parts = check_names(key, split.split("+"), TEXT_SPLITS)
         return [example for part in parts for example in self._texts(part)]
 
     def eval_sets(self, names: Collection[str] | None = None) -> dict[str, EvalSet]:
@@ -134,11 +131,8 @@ class MUSE:
         Raises:
             InputError: If there is no such set, or its rows can't be read.
         """
-        for name in names or ():
-            check_name("data.eval_sets", name, self.EVAL_SETS)
-        return {
-            name: self._eval_set(name) for name in EVAL_SPLITS if names is None or name in names
-        }
+        chosen = check_names("data.eval_sets", EVAL_SPLITS if names is None else names, EVAL_SPLITS)
+        return {name: self._eval_set(name) for name in EVAL_SPLITS if name in chosen}
 
     def _eval_set(self, name: str) -> EvalSet:
         split = EVAL_SPLITS[name]

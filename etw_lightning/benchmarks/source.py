@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,14 @@ from etw_lightning.benchmarks.formats import FORMATS, SUFFIXES, is_saved, read_f
 from etw_lightning.benchmarks.hub_rows import HUB, hub_name, read_hub
 from etw_lightning.files.places import is_below
 from etw_lightning.schema import InputError, MissingRowsError
+from etw_lightning.value_checks import check_name
 
 __all__ = [
     "Source",
     "as_list",
     "check_limits",
     "check_name",
+    "check_names",
     "field",
     "fields",
 ]
@@ -111,32 +113,17 @@ def check_limits(limits: Mapping[str, int], known: Collection[str]) -> None:
             raise InputError(f"data.rows.{name} must be a whole number >= 1; got {limit!r}.")
 
 
-def check_name(key: str, name: str, known: Collection[str]) -> None:
-    """Check that a name is one of the known ones.
-
-    Args:
-        key: Configuration key as the user types it.
-        name: What the user gave.
-        known: What is allowed, in the order the message lists it.
-
-    Raises:
-        InputError: If it isn't; the message suggests the nearest name.
+def check_names(key: str, names: Iterable[str], known: Collection[str]) -> list[str]:
+    """Return names that must be known ones; see ``check_name``.
 
     Example:
-        >>> check_name("data.forget_split", "forget11", ["forget01", "forget10"])
-        Traceback (most recent call last):
-        ...
-        etw_lightning.schema.InputError: data.forget_split must be forget01 or forget10; \
-got 'forget11'. Did you mean 'forget10'?
+        >>> check_names("data.eval_sets", ["forget"], ["forget", "retain"])
+        ['forget']
     """
-    if name in known:
-        return
-    *most, last = known
-    allowed = f"{', '.join(most)} or {last}" if most else last
-    # The last of equally near names: a typo in forgetNN is nearest to the usual forget10.
-    near = difflib.get_close_matches(str(name), list(known)[::-1], n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise InputError(f"{key} must be {allowed}; got {name!r}.{hint}")
+    given = list(names)
+    for name in given:
+        check_name(key, name, known)
+    return given
 
 
 def field(row: Mapping[str, Any], key: str, where: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from etw_lightning.benchmarks.source import Source, check_limits, check_name, fields
+from etw_lightning.benchmarks.source import Source, check_limits, check_name, check_names, fields
 from etw_lightning.benchmarks.source import field as text_of
 from etw_lightning.schema import EvalSet, Example, MissingRowsError
 
@@ -165,8 +165,7 @@ class TOFU:
         check_name("data.forget_split", self.forget_split, self.retain_of)
         if not self.retain_split:
             object.__setattr__(self, "retain_split", self.retain_of[self.forget_split])
-        for part in self.retain_split.split("+"):
-            check_name("data.retain_split", part, self.split_names)
+        check_names("data.retain_split", self.retain_split.split("+"), self.split_names)
         check_limits(self.source.limits, self.split_names)
         twins = {f"{name}_perturbed": name for name in self.retain_of}
         source = replace(self.source, alike=twins)
@@ -182,9 +181,7 @@ class TOFU:
         Raises:
             InputError: If there is no such split, or its rows can't be read.
         """
-        parts = split.split("+")
-        for part in parts:
-            check_name(key, part, self.split_names)
+        parts = check_names(key, split.split("+"), self.split_names)
         return [example for part in parts for example in self._read(part)]
 
     def eval_sets(self, names: Collection[str] | None = None) -> dict[str, EvalSet]:
@@ -200,11 +197,9 @@ class TOFU:
         Raises:
             InputError: If there is no such set, or its rows can't be read.
         """
-        for name in names or ():
-            check_name("data.eval_sets", name, self.EVAL_SETS)
-        return {
-            name: self._eval_set(name) for name in self.EVAL_SETS if names is None or name in names
-        }
+        known = self.EVAL_SETS
+        chosen = check_names("data.eval_sets", known if names is None else names, known)
+        return {name: self._eval_set(name) for name in known if name in chosen}
 
     def _eval_set(self, name: str) -> EvalSet:
         if name == "holdout":

@@ -15,7 +15,7 @@ from etw_lightning.metrics.aggregate import utility_drop, utility_score
 from etw_lightning.metrics.fluency import checked_probabilities
 from etw_lightning.metrics.values import Metric, mean_of
 from etw_lightning.schema import Conventions, InputError, Record
-from etw_lightning.value_checks import check_choice
+from etw_lightning.value_checks import check_name
 
 __all__ = [
     "MemorisationScore",
@@ -174,7 +174,7 @@ class PaperAggregate(_OfCatalogue):
     """
 
     def __init__(self, start: Start = "target", **options: Any) -> None:
-        check_choice("PaperAggregate.start", start, get_args(Start))
+        check_name("PaperAggregate.start", start, get_args(Start))
         self.entry, self.number_name = f"utility_drop_{start}", f"paper_aggregate_{start}"
         self.roles = ("retain", "target") if start == "target" else ("retain",)
         super().__init__(**options)

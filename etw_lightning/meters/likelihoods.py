@@ -19,7 +19,7 @@ from etw_lightning.metrics.likelihoods import (
 )
 from etw_lightning.metrics.values import Floats, mean_of
 from etw_lightning.schema import Record
-from etw_lightning.value_checks import check_choice
+from etw_lightning.value_checks import check_name
 
 __all__ = ["ChoiceAccuracy", "Probability", "TruthRatio"]
 
@@ -53,7 +53,7 @@ class Probability(MeanMeter):
     """
 
     def __init__(self, of: ProbabilityOf = "answer", **options: Any) -> None:
-        check_choice("Probability.of", of, get_args(ProbabilityOf))
+        check_name("Probability.of", of, get_args(ProbabilityOf))
         super().__init__((of,), **options)
         self.of = of
 
@@ -87,7 +87,7 @@ class TruthRatio(MeanMeter):
     """
 
     def __init__(self, aggregation: TruthRatioName = "closer_to_one", **options: Any) -> None:
-        check_choice("TruthRatio.aggregation", aggregation, get_args(TruthRatioName))
+        check_name("TruthRatio.aggregation", aggregation, get_args(TruthRatioName))
         super().__init__((aggregation,), **options)
         self.aggregation = aggregation
 
@@ -126,7 +126,7 @@ class ChoiceAccuracy(MeanMeter):
     """
 
     def __init__(self, normalise: Normalise = "none", **options: Any) -> None:
-        check_choice("ChoiceAccuracy.normalise", normalise, get_args(Normalise))
+        check_name("ChoiceAccuracy.normalise", normalise, get_args(Normalise))
         super().__init__((normalise,), **options)
         self.normalise = normalise
 

@@ -16,7 +16,7 @@ from etw_lightning.metrics.membership import (
 )
 from etw_lightning.metrics.values import Floats, Metric
 from etw_lightning.schema import Conventions, InputError, Record
-from etw_lightning.value_checks import check_choice
+from etw_lightning.value_checks import check_name
 
 __all__ = ["MembershipAUC", "MinK", "PrivLeak", "RelativeDifference"]
 
@@ -59,7 +59,7 @@ class MembershipAUC(Meter):
         conventions: Conventions = _DEFINITIONS,
         **options: Any,
     ) -> None:
-        check_choice(f"{type(self).__name__}.attack", attack, get_args(Attack))
+        check_name(f"{type(self).__name__}.attack", attack, get_args(Attack))
         super().__init__(_SIDES, (attack, k, conventions), **options)
         self.attack = attack
         self.k = k
@@ -140,7 +140,7 @@ class _AgainstRetain(MembershipAUC):
         *settings: Any,
         **options: Any,
     ) -> None:
-        check_choice(f"{type(self).__name__}.attack", attack, get_args(Attack)[:-2])
+        check_name(f"{type(self).__name__}.attack", attack, get_args(Attack)[:-2])
         Meter.__init__(
             self,
             (*_SIDES, *(f"retain_{side}" for side in _SIDES)),

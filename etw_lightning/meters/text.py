@@ -26,7 +26,7 @@ from etw_lightning.metrics.fluency import (
 from etw_lightning.metrics.text import RougeName, gold_continuations, rouge_values
 from etw_lightning.metrics.values import Floats
 from etw_lightning.schema import Record
-from etw_lightning.value_checks import check_choice
+from etw_lightning.value_checks import check_name
 
 __all__ = [
     "DistinctN",
@@ -68,8 +68,8 @@ class Rouge(MeanMeter):
         against: Literal["answer", "paraphrase"] = "answer",
         **options: Any,
     ) -> None:
-        check_choice("Rouge.name", name, get_args(RougeName))
-        check_choice("Rouge.against", against, ("answer", "paraphrase"))
+        check_name("Rouge.name", name, get_args(RougeName))
+        check_name("Rouge.against", against, ("answer", "paraphrase"))
         super().__init__((name, against), **options)
         self.name = name
         self.against = against
@@ -148,7 +148,7 @@ class Repetition(MeanMeter):
     higher_is_better = False
 
     def __init__(self, n: int = 4, **options: Any) -> None:
-        check_choice("Repetition.n", n, _NGRAMS)
+        check_name("Repetition.n", n, _NGRAMS)
         super().__init__((n,), **options)
         self.n = n
 
@@ -206,7 +206,7 @@ class DistinctN(RecordMeter):
     higher_is_better = True
 
     def __init__(self, n: int = 2, **options: Any) -> None:
-        check_choice("DistinctN.n", n, _NGRAMS)
+        check_name("DistinctN.n", n, _NGRAMS)
         super().__init__(settings=(n,), **options)
         self.n = n
 

@@ -17,7 +17,7 @@ from etw_lightning.metrics.tofu import (
 )
 from etw_lightning.metrics.values import Floats, check_same_rows
 from etw_lightning.schema import InputError, Record
-from etw_lightning.value_checks import check_choice
+from etw_lightning.value_checks import check_name
 
 __all__ = ["ForgetQuality", "ModelUtility", "UtilityRows", "UtilityTable"]
 
@@ -51,7 +51,7 @@ class ForgetQuality(Meter):
     """
 
     def __init__(self, gives: QualityNumber = "p_value", **options: Any) -> None:
-        check_choice("ForgetQuality.gives", gives, get_args(QualityNumber))
+        check_name("ForgetQuality.gives", gives, get_args(QualityNumber))
         super().__init__(("ratios", "retain_ratios"), (gives,), **options)
         self.gives = gives
 
@@ -91,7 +91,7 @@ class UtilityTable:
     """
 
     def __init__(self, retain_set: RetainSet, before: str = "") -> None:
-        check_choice("retain_set", retain_set, get_args(RetainSet))
+        check_name("retain_set", retain_set, get_args(RetainSet))
         self.sets = (retain_set, *GOLD_IS_RIGHT)
         self.before = before
 
@@ -114,12 +114,12 @@ class UtilityTable:
         found: dict[str, Floats] = {}
         if isinstance(rows, Mapping):
             for part, values in rows.items():
-                check_choice("model utility: a tensor's part", part, self.parts)
+                check_name("model utility: a tensor's part", part, self.parts)
                 found[part] = row_values(values, list, part)
         else:
             by_set: dict[str, list[Record]] = {}
             for record in rows:
-                check_choice("model utility: a record's set", record.dataset, self.sets)
+                check_name("model utility: a record's set", record.dataset, self.sets)
                 by_set.setdefault(record.dataset, []).append(record)
             for name, records in by_set.items():
                 found |= utility_values(records, name)
@@ -160,7 +160,7 @@ class ModelUtility(Meter):
     ) -> None:
         table = UtilityTable(retain_set)
         if part is not None:
-            check_choice("ModelUtility.part", part, table.parts)
+            check_name("ModelUtility.part", part, table.parts)
         super().__init__(table.columns, (part, retain_set), **options)
         self.part = part
         self.table = table

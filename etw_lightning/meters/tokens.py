@@ -20,7 +20,7 @@ from etw_lightning.metrics.token_probabilities import (
 from etw_lightning.metrics.tokens import Marks, token_auc
 from etw_lightning.metrics.values import mean_of
 from etw_lightning.schema import InputError, Record
-from etw_lightning.value_checks import check_choice
+from etw_lightning.value_checks import check_name
 from etw_lightning.weighting import TokenWeighting
 
 __all__ = ["TokenAUC", "TokenGap", "TokenMean", "UnlearningDepth"]
@@ -126,7 +126,7 @@ class TokenGap(Meter):
     higher_is_better = False
 
     def __init__(self, of: Literal["marked", "unmarked"] = "marked", **options: Any) -> None:
-        check_choice("TokenGap.of", of, ("marked", "unmarked"))
+        check_name("TokenGap.of", of, ("marked", "unmarked"))
         super().__init__(("marked", "unmarked"), (of,), **options)
         self.of = of
 
@@ -174,7 +174,7 @@ class TokenMean(Meter):
     """
 
     def __init__(self, of: TokenMeanOf = "probabilities", **options: Any) -> None:
-        check_choice("TokenMean.of", of, get_args(TokenMeanOf))
+        check_name("TokenMean.of", of, get_args(TokenMeanOf))
         super().__init__(("values",), (of,), **options)
         self.of = of
 

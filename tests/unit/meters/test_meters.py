@@ -259,7 +259,7 @@ def tensor(*values):
 @pytest.mark.parametrize(
     ("act", "said"),
     [
-        (lambda: meters.Repetition(5), "Repetition.n must be 1, 2, 3 or 4; got 5"),
+        (lambda: meters.Repetition(5), "Repetition.n must be 1, 2, 3 or 4; got 5."),
         (lambda: meters.Rouge("rouge2"), r"Rouge.name must be .* or rougeL_f1; got 'rouge2'"),
         (lambda: meters.MembershipAUC("lira"), "MembershipAUC.attack must be loss, .*'lira'"),
         (lambda: meters.RelativeDifference("reference"), "RelativeDifference.attack must be"),
