@@ -87,6 +87,7 @@ def evaluate(
     forget: Rows | None = None,
     retain: Rows | None = None,
     *,
+    holdout: Rows | None = None,
     metrics: str | Sequence[str | type[OwnMetric]] | None = None,
     benchmark: str | OwnBenchmark | None = None,
     batch_size: int = 32,
@@ -104,6 +105,7 @@ def evaluate(
         forget: What is to be forgotten: a list of texts or of rows (``question`` and ``answer``,
             or ``text``), a ``datasets.Dataset``, or the path of a file.
         retain: What is to stay; the same.
+        holdout: Rows like the forget set's that no model was trained on, for membership; the same.
         metrics: Names of the catalogue (``etw explain NAME``), or classes of one's own; None for
             all that can be had.
         benchmark: ``tofu``, ``quickstart``, ... or one's own in place of rows; ``data`` says where
@@ -121,7 +123,8 @@ def evaluate(
     Raises:
         InputError: Names the argument.
     """
-    if (benchmark is None) == (forget is None and retain is None):
+    has_rows = any(rows is not None for rows in (forget, retain, holdout))
+    if has_rows == (benchmark is not None):
         raise InputError("evaluate must be given rows (forget, retain), or else a benchmark.")
     given = take_model(model, tokenizer)
     settings = {
@@ -134,6 +137,7 @@ def evaluate(
         rows = UnlearningDataModule(benchmark, **settings)
         rows.given_tokenizer = given.tokenizer
     else:
+        settings["holdout"] = holdout
         rows = UnlearningDataModule.from_rows(forget, retain, given.tokenizer, **settings)
     module = UnlearningModule.from_model(given.lm, given.tokenizer)
     module.trains = False

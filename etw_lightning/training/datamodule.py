@@ -181,7 +181,13 @@ class UnlearningDataModule(LightningDataModule):
 
     @classmethod
     def from_rows(
-        cls, forget: Rows | None, retain: Rows | None = None, tokenizer: Any = None, **settings: Any
+        cls,
+        forget: Rows | None,
+        retain: Rows | None = None,
+        tokenizer: Any = None,
+        *,
+        holdout: Rows | None = None,
+        **settings: Any,
     ) -> UnlearningDataModule:
         """Make a data module of rows that are in memory already, or of any file of rows.
 
@@ -190,6 +196,7 @@ class UnlearningDataModule(LightningDataModule):
                 path; None for nothing.
             retain: What is to stay; None for nothing.
             tokenizer: Of the model; None takes the one that its module has or names.
+            holdout: Rows like the forget set's that no model was trained on, for membership.
             settings: Arguments of this class, without ``benchmark`` and the splits.
 
         Raises:
@@ -198,7 +205,9 @@ class UnlearningDataModule(LightningDataModule):
         text = settings.get("columns", Columns()).text
         given: dict[str, list[dict[str, Any]] | None] = {}
         splits: dict[str, Any] = {}
-        for name, rows in (("forget", forget), ("retain", retain)):
+        for name, rows in (("forget", forget), ("retain", retain), ("holdout", holdout)):
+            if rows is None and name == "holdout":
+                continue
             if rows is not None and is_path(rows):
                 splits[f"{name}_split"] = str(rows)
             else:

@@ -127,6 +127,17 @@ def test_rows_left_out_are_not_read_from_a_file_of_that_name(loaded, place):
     assert "retain" in scores.left_out["probability"]
 
 
+def test_membership_compares_with_rows_held_out(loaded):
+    # Of two equal sets, half of all pairs are in the right order.
+    scores = evaluate(*loaded, FORGET, holdout=FORGET, metrics="mia_loss", progress=False)
+    assert scores["mia_loss"].value == 0.5
+    with pytest.raises(InputError, match="holdout"):
+        evaluate(*loaded, FORGET, metrics="mia_loss", progress=False)
+    for given in ({}, {"benchmark": "quickstart", "holdout": FORGET}):
+        with pytest.raises(InputError, match=r"must be given rows .* or else a benchmark"):
+            evaluate(*loaded, **given)
+
+
 def test_a_model_by_name_is_loaded_with_its_tokenizer(tiny_model_dir, loaded):
     named, _ = quick(str(tiny_model_dir), None, FORGET, RETAIN, lr=1e-3)
     given, _ = quick(*loaded, FORGET, RETAIN, lr=1e-3)
