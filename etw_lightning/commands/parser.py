@@ -7,6 +7,8 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -86,10 +88,17 @@ def _with_files(words: list[str]) -> list[str]:
     check_order(words, _CLASSES)
     resolved, found = resolve_words(words)
     for one in found:
-        check_current(scalars(one.path), f"config {str(one.path)!r}")
+        status = one.path.stat()
+        _look_through(one.path, (status.st_mtime_ns, status.st_size))
         if one.note and is_first_process():
             sys.stderr.write(f"note: {one.note}\n")
     return resolved
+
+
+@cache
+def _look_through(path: Path, _state: tuple[int, int]) -> None:
+    """Refuse a file's keys that stand twice and former names, once for each state of the file."""
+    check_current(scalars(path), f"config {str(path)!r}")
 
 
 def known_keys(parser: Any) -> list[str]:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from etw_lightning.runs.key import run_key, that_count
 from etw_lightning.schema import InputError
 from etw_lightning.scoring.retain_results import write_atomically
 from etw_lightning.sweeps.grid import Sweep, load_sweep
+from etw_lightning.sweeps.reading import SettingsReader
 from etw_lightning.sweeps.report import check_metrics, report
 from etw_lightning.sweeps.runs import Finished, Run, expand, find_finished, is_finished, strangers
 
@@ -33,6 +34,8 @@ LOG = "log.txt"
 _PROGRAM = ("python", "-m", "etw_lightning")
 #: How long a run that is stopped may take to end by itself, seconds.
 _GRACE = 10.0
+#: So many runs take seconds to read.
+_MANY = 50
 _Parse = Callable[[Sequence[str]], Mapping[str, Any]]
 
 
@@ -78,9 +81,10 @@ def with_keys(runs: Sequence[Run], parse: _Parse) -> list[Run]:
     """Give each run its content key, and the name of an earlier run that equals it."""
     first: dict[str, str] = {}
     keyed = []
-    for run in runs:
+    reader = SettingsReader(parse, runs)
+    for run in _shown(runs):
         try:
-            settings = parse(run.words)
+            settings = reader.settings(run)
         except InputError as error:
             raise InputError(f"{error} (run {run.name})") from error
         key = run_key(settings)
@@ -88,6 +92,16 @@ def with_keys(runs: Sequence[Run], parse: _Parse) -> list[Run]:
         equal_to = None if name == run.name else name
         keyed.append(replace(run, key=key, settings=that_count(settings), equal_to=equal_to))
     return keyed
+
+
+def _shown(runs: Sequence[Run]) -> Iterable[Run]:
+    """Return runs one by one, with a bar on a terminal while there are many of them."""
+    if len(runs) < _MANY or not sys.stderr.isatty():
+        return runs
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(runs, "reading the runs", console=Console(stderr=True), transient=True)
 
 
 def plan(given: Sweep, runs: Sequence[Run], found: Mapping[str, Finished]) -> None:

@@ -38,6 +38,8 @@ class Run:
         seed: Its seed; empty if the grid holds none.
         words: Its command after ``python -m etw_lightning``.
         folder: Where it writes.
+        base: The part of its command that all runs of its method begin with.
+        options: Its own settings, each with the words that set it.
         key: Content key; empty until the parser has seen it.
         settings: The settings that the key is made of.
         equal_to: Name of an earlier run of the same key, which stands for it.
@@ -50,6 +52,8 @@ class Run:
     seed: str
     words: tuple[str, ...]
     folder: Path
+    base: tuple[str, ...] = ()
+    options: tuple[tuple[str, tuple[str, ...]], ...] = ()
     key: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     equal_to: str | None = None
@@ -81,14 +85,23 @@ def expand(sweep: Sweep) -> list[Run]:
                     "signs that a folder's name can't hold; put them in sweeps of their own."
                 )
             _check_name(name, method)
-            own = [w for k, v in zip(keys, values, strict=True) for w in _option(k, v)]
+            own = [(k, tuple(_option(k, v))) for k, v in zip(keys, values, strict=True)]
             folder = Path(sweep.output_dir) / name
             require_inside(folder, Path(sweep.output_dir), f"run {name!r} of the sweep")
-            words = ["fit", *common, "--config", file, *same, *own, "--output_dir", str(folder)]
+            base = ("fit", *common, "--config", file, *same)
+            words = [*base, *(w for _, option in own for w in option), "--output_dir", str(folder)]
             seed = texts.pop(_SHORT[SEED], "")
             same_for_all = tuple(pair for pair in whole.items() if pair[0] in fixed)
             runs[name] = Run(
-                name, method, tuple(texts.items()), same_for_all, seed, tuple(words), folder
+                name,
+                method,
+                tuple(texts.items()),
+                same_for_all,
+                seed,
+                tuple(words),
+                folder,
+                base,
+                tuple(own),
             )
     return list(runs.values())
 

@@ -1,0 +1,139 @@
+"""What the runs of a sweep are, read part by part: a value that many runs have is parsed once.
+
+The parser takes a tenth of a second a run. Of a method its base is parsed, and the base with each
+value of its grid alone; a run is put together of these where no value changes more than its own
+setting. The last run of each method is parsed whole too: where it differs from what was put
+together, all runs of the method are.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from etw_lightning.runs.key import run_key
+from etw_lightning.schema import InputError
+from etw_lightning.sweeps.runs import Run
+
+__all__ = ["SettingsReader"]
+
+_Parse = Callable[[Sequence[str]], Mapping[str, Any]]
+_Words = tuple[str, ...]
+#: Settings below which each class has arguments of its own.
+_CLASSES = ("model.weighting", "model.forget", "model.retain", "trainer")
+
+
+class SettingsReader:
+    """Gives the settings of runs.
+
+    Args:
+        parse: Gives the configuration that the words of a ``fit`` command mean.
+        runs: All runs that will be asked for.
+    """
+
+    def __init__(self, parse: _Parse, runs: Sequence[Run]) -> None:
+        self.parse = parse
+        self.last = {run.base: run for run in runs}
+        #: Settings of bases; None for one that can't be parsed alone, or of which parts depend on
+        #: one another.
+        self.bases: dict[_Words, Mapping[str, Any] | None] = {}
+        #: What stands at a key once words have set it, by base, key and words; of settings that
+        #: mean the same for all methods without a base. None if they change something else too.
+        self.values: dict[tuple[_Words, str, _Words], Any] = {}
+
+    def settings(self, run: Run) -> Mapping[str, Any]:
+        """Return a run's settings; where it writes is not among them.
+
+        Raises:
+            InputError: If the parser refuses them.
+        """
+        if run.base not in self.bases:
+            self.bases[run.base] = self._base(run.base)
+        found = self._together(run)
+        return self.parse(run.words) if found is None else found
+
+    def _base(self, base: _Words) -> Mapping[str, Any] | None:
+        """Parse what the runs of a method have in common, and see that they can be put together."""
+        last = self.last[base]
+        try:
+            self.bases[base] = self.parse(base)
+            found = self._together(last)
+            whole = self.parse(last.words)
+        except InputError:
+            return None  # told of the run that has it
+        is_same = found is not None and run_key(found) == run_key(whole)
+        return self.bases[base] if is_same else None
+
+    def _together(self, run: Run) -> dict[str, Any] | None:
+        """Return a run's settings from those of its parts; None if they can't be had so."""
+        base = self.bases[run.base]
+        if base is None or not _are_apart([key for key, _ in run.options]):
+            return None
+        whole: dict[str, Any] = copy.deepcopy(dict(base))
+        for key, words in run.options:
+            value = self._value(run.base, key, words)
+            if value is None or not _set(whole, key.split("."), copy.deepcopy(value[0])):
+                return None
+        return whole
+
+    def _value(self, base: _Words, key: str, words: _Words) -> tuple[Any] | None:
+        """Return what stands at a key once words have set it; None if they change more."""
+        of_class = any(f"{key}.".startswith(f"{name}.") for name in _CLASSES)
+        place = (base if of_class else (), key, words)
+        if place not in self.values:
+            before = self.bases[base]
+            assert before is not None
+            try:
+                after = dict(self.parse([*base, *words]))
+            except InputError:
+                return None  # told of the run that has it
+            self.values[place] = _changed(before, after, key)
+        found: tuple[Any] | None = self.values[place]
+        return found
+
+
+def _are_apart(keys: Sequence[str]) -> bool:
+    """Tell whether no key stands within another."""
+    return not any(
+        f"{one}.".startswith(f"{other}.") for one in keys for other in keys if one is not other
+    )
+
+
+def _changed(before: Mapping[str, Any], after: Mapping[str, Any], key: str) -> tuple[Any] | None:
+    """Return the value at a key; None if there is none, or if anything else is another."""
+    value = _get(after, key.split("."))
+    if value is None:
+        return None
+    undone: dict[str, Any] = copy.deepcopy(dict(after))
+    old = _get(before, key.split("."))
+    if old is None or not _set(undone, key.split("."), copy.deepcopy(old[0])):
+        return None
+    return value if run_key(undone) == run_key(before) else None
+
+
+def _get(settings: Any, parts: Sequence[str]) -> tuple[Any] | None:
+    """Return what stands at a key, as a tuple of one; None if there is no such key."""
+    for part in parts:
+        settings = _within(settings, part)
+        if not isinstance(settings, Mapping) or part not in settings:
+            return None
+        settings = settings[part]
+    return (settings,)
+
+
+def _set(settings: Any, parts: Sequence[str], value: Any) -> bool:
+    """Set what stands at a key; return whether there is such a key."""
+    *way, last = parts
+    found = _get(settings, way)
+    place = _within(found[0], last) if found is not None else None
+    if not isinstance(place, dict) or last not in place:
+        return False
+    place[last] = value
+    return True
+
+
+def _within(settings: Any, part: str) -> Any:
+    """Return where an argument of a class stands."""
+    is_class = isinstance(settings, Mapping) and part not in settings
+    return settings["init_args"] if is_class and "init_args" in settings else settings
