@@ -1,44 +1,203 @@
-"""Every command the README shows is one that the program takes."""
+"""README and manual: every command is one the program takes, every Python block runs, links lead.
+
+A page's Python blocks share one namespace, in which ``model`` and ``tokenizer`` are a tiny model
+and its tokenizer; a block whose fence says ``python parsed`` needs a GPU or the hub, and is only
+compiled.
+"""
 
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-LINES = [line for block in BLOCKS for line in block.splitlines() if line.strip()]
-FITS = sorted({part for line in LINES for part in re.findall(r"etw_lightning (fit .*)", line)})
-PATHS = sorted(set(re.findall(r"`((?:configs|etw_lightning|slurm|tests)/[\w./]*)`", README)))
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+TEXTS = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in PAGES}
+_BLOCK = re.compile(r"^```(\w[^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+BLOCKS = [
+    (name, info, content) for name, text in TEXTS.items() for info, content in _BLOCK.findall(text)
+]
+LINES = [
+    (name, line)
+    for name, info, content in BLOCKS
+    if info == "bash"
+    for line in content.replace("\\\n", " ").splitlines()
+    if line.strip()
+]
+#: Commands in running text, where they are whole.
+INLINE = [
+    (name, line)
+    for name, text in TEXTS.items()
+    for line in re.findall(r"`((?:python -m etw_lightning|etw) [^`\n]+)`", _BLOCK.sub("", text))
+    if "..." not in line and "NAME" not in line
+]
+_PROGRAM = re.compile(
+    r"^(?:\w+=\S+ )*(?:do )?"
+    r"(?:python -m etw_lightning|etw|(?:bash|sbatch) slurm/\w+\.sh(?: --dry-run)?) (.+)$"
+)
+COMMANDS = sorted(
+    {
+        found[1].strip().replace("$k", "1")
+        for _, line in [*LINES, *INLINE]
+        for part in re.split(r"&&|;", line)
+        if (found := _PROGRAM.match(part.strip()))
+    }
+)
+
+
+def _of(*subcommands):
+    return [line for line in COMMANDS if line.split()[0] in subcommands]
+
+
+def test_the_readme_is_short():
+    assert len(TEXTS["README.md"].splitlines()) <= 200
 
 
 def test_there_are_two_lines_to_try():
-    lines = [line for line in LINES if line.startswith("pip install -c constraints.txt ")]
+    lines = [
+        line
+        for name, line in LINES
+        if name == "README.md" and line.startswith("pip install -c constraints.txt ")
+    ]
     assert [line.split(" && ")[1].split()[0] for line in lines] == ["python", "pytest"]
 
 
-@pytest.mark.parametrize("line", FITS)
-def test_a_fit_command_parses(command, monkeypatch, line):
+def test_every_command_is_tried_here():
+    known = _of("fit", "evaluate", "check", "sweep", "export", "explain", "configs")
+    assert [line for line in COMMANDS if line not in known and not line.startswith("-")] == []
+    assert len(known) > 25
+
+
+@pytest.mark.parametrize("line", _of("fit", "evaluate", "check"))
+def test_a_command_of_a_run_parses(command, monkeypatch, line):
     monkeypatch.chdir(ROOT)
     outcome = command(*shlex.split(line), "--print_config")
     assert outcome.err == ""
     assert outcome.status == 0
-    assert "pretrained:" in outcome.out
+    assert ("usage:" if line.endswith("--help") else "pretrained:") in outcome.out
 
 
-SWEEPS = sorted({part for line in LINES for part in re.findall(r"etw_lightning (sweep .*)", line)})
-
-
-@pytest.mark.parametrize("line", SWEEPS)
-def test_a_sweep_it_names_can_be_planned(command, monkeypatch, tmp_path, line):
+@pytest.mark.parametrize(
+    "words",
+    sorted({re.sub(r" --jobs \d+", "", line.split(maxsplit=2)[2]) for line in _of("sweep")}),
+)
+def test_a_sweep_can_be_planned(command, monkeypatch, tmp_path, words):
     monkeypatch.chdir(ROOT)
-    _, _, *words = shlex.split(line)
-    outcome = command("sweep", "plan", *words, "--output_dir", tmp_path)
+    # Its runs of other seeds and lambdas differ in nothing else.
+    fewer = ["--set", "seed_everything=0", "model.forget_weight=0.1"]
+    words = [*shlex.split(words), "--output_dir", tmp_path, *fewer]
+    outcome = command("sweep", "plan", *words)
     assert (outcome.status, outcome.err) == (0, "")
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("line", _of("export"))
+def test_an_export_lacks_nothing_but_its_checkpoint(command, monkeypatch, tmp_path, line):
+    monkeypatch.chdir(tmp_path)
+    outcome = command(*shlex.split(line))
+    assert outcome.status == 2
+    assert "checkpoint 'runs/news' is not there" in outcome.err
+
+
+@pytest.mark.parametrize("line", _of("explain", "configs"))
+def test_a_command_that_prints_prints(command, monkeypatch, tmp_path, line):
+    monkeypatch.chdir(tmp_path)
+    outcome = command(*shlex.split(line))
+    assert (outcome.status, outcome.err) == (0, "")
+
+
+PYTHON = {
+    name: [(info, code) for page, info, code in BLOCKS if page == name and info[:6] == "python"]
+    for name in TEXTS
+}
+
+
+@pytest.mark.parametrize("name", [name for name, blocks in PYTHON.items() if blocks])
+def test_the_python_of_a_page_runs(monkeypatch, home, tiny_model_dir, tiny_tokenizer, name):
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    namespace = {"model": model, "tokenizer": tiny_tokenizer, "__name__": name}
+    for place, (info, code) in enumerate(PYTHON[name], 1):
+        compiled = compile(code, f"{name}, Python block {place}", "exec")
+        if info.split()[1:] != ["parsed"]:
+            exec(compiled, namespace)
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted(
+        {
+            found
+            for text in TEXTS.values()
+            for found in re.findall(
+                r"[` ]((?:configs|etw_lightning|slurm|tests|docs)/[\w./]*\w/?)[`:, ]", text
+            )
+            if not found.startswith(("configs/sweep/NAME", "configs/method/NAME"))
+        }
+    ),
+)
 def test_a_path_it_names_exists(path):
     assert (ROOT / path).exists()
+
+
+_LINK = re.compile(r"\]\((?!https?://|#)([^)#\s]+)(?:#[^)]*)?\)")
+LINKS = sorted({(name, to) for name, text in TEXTS.items() for to in _LINK.findall(text)})
+
+
+@pytest.mark.parametrize(("name", "to"), LINKS)
+def test_a_link_leads_to_a_file(name, to):
+    path = (ROOT / name).parent / to
+    # Sphinx makes these of the code; it fails where a link into them leads nowhere.
+    assert path.exists() or path.parent == ROOT / "docs" / "generated"
+
+
+def _rows_of(page, heading):
+    """Return the cells of the table whose header line begins so."""
+    lines = TEXTS[page].splitlines()
+    start = next(place for place, line in enumerate(lines) if line.startswith(heading)) + 2
+    rows = []
+    for line in lines[start:]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
+METHODS = {path.stem: yaml.safe_load(path.read_text()) for path in ROOT.glob("configs/method/*")}
+METHOD_ROWS = _rows_of("docs/losses.md", "| file | weight of a token")
+
+
+def _numbers_of(settings):
+    """Return every number of a method's file by its key, and lambda under its own name."""
+    found = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            for name, numbers in _numbers_of(value).items():
+                found.setdefault(name, set()).update(numbers)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found.setdefault(key, set()).add(float(value))
+    return found
+
+
+def test_every_method_has_a_row():
+    named = [name for row in METHOD_ROWS for name in re.findall(r"`(\w+)`", row[0])]
+    assert sorted(named) == sorted(METHODS)
+
+
+@pytest.mark.parametrize("row", METHOD_ROWS, ids=lambda row: row[0])
+def test_the_numbers_of_a_row_are_those_of_its_files(row):
+    keys = {"lambda": "forget_weight", "retain weight": "retain_weight", "T": "temperature"}
+    names = re.findall(r"`(\w+)`", row[0])
+    numbers = [_numbers_of(METHODS[name]["model"]) for name in names]
+    pairs = re.findall(
+        r"\b(lambda|retain weight|T|beta[12]?|alpha|delta|strength) (\d*\.?\d+)", row[2]
+    )
+    for name, value in pairs:
+        held = [one.get(keys.get(name, name), set()) for one in numbers]
+        assert any(float(value) in one for one in held), (name, value, held)
