@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,6 +29,7 @@ from etw_lightning.runs.folder import (
     remove_run,
 )
 from etw_lightning.runs.key import run_key
+from etw_lightning.runs.model_card import Base, find_licence, rows_fingerprint, write_card
 from etw_lightning.runs.resume import (
     check_same_run,
     check_unchanged,
@@ -156,11 +159,20 @@ class FitCommand(RunChecks):
         saved = self._save_model() if self.config["fit"].save_model else None
         if not self.trainer.is_global_zero:
             return
-        self.report.write(self.trainer, self.model, self._provenance(saved))
+        card = partial(self._write_card, Path(saved)) if saved is not None else None
+        self.report.write(self.trainer, self.model, self._provenance(saved), card)
         if saved is None:
             # Not before: without them, a run that is killed here would start from zero.
             remove_checkpoints(self.folder)
         sys.stdout.write(f"results: {self.folder / 'results.json'}\n")
+
+    def _write_card(self, folder: Path, results: Mapping[str, Any]) -> None:
+        """Write the card of the saved model; the base is named as it was typed."""
+        start = self.model.pretrained
+        base = Base(self.plain["model"]["pretrained"], model_identity(start), find_licence(start))
+        rows = self.datamodule.streams.items()
+        marks = {name: (len(found), rows_fingerprint(found)) for name, found in rows}
+        write_card(folder, results, self.plain, base, marks)
 
     def _save_model(self) -> str | None:
         """Save the model, with its scores where a later run that starts from it finds them.

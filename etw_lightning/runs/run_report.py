@@ -6,7 +6,7 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -148,7 +148,11 @@ class RunReport(Callback):
         return table
 
     def write(
-        self, trainer: Trainer, module: UnlearningModule, provenance: Mapping[str, Any]
+        self,
+        trainer: Trainer,
+        module: UnlearningModule,
+        provenance: Mapping[str, Any],
+        before: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> None:
         """Write records and ``results.json`` and print the table.
 
@@ -156,6 +160,7 @@ class RunReport(Callback):
             trainer: The run's trainer.
             module: The trained model.
             provenance: What the records were made with.
+            before: Called with the results before a file says that the run is finished.
         """
         table = self._table(module.datamodule) if self.unlearned else {}
         callbacks = cast(list[Any], trainer.callbacks)  # type: ignore[attr-defined]
@@ -167,30 +172,30 @@ class RunReport(Callback):
         found = _found(trainer)
         save_records(self.folder, self.unlearned)
         save_provenance(self.folder, provenance)
-        write_results(
-            self.folder / "results.json",
-            {
-                "finished": True,
-                "command": "fit",
-                "metrics": {name: asdict(metric) for name, metric in self.metrics.items()},
-                **({"left_out": left_out} if left_out else {}),
-                **found,
-                "table": table,
-                "history": self.history,
-                **({"retain_budget": _kept(budgets[0])} if budgets else {}),
-                **({"checkpoints": saving[0].kept()} if saving else {}),
-                **({"changed": self.changed} if self.changed else {}),
-                "config_hash": run_key(self.config),
-                "seed": self.seed,
-                "git_commit": provenance["git_commit"],
-                "versions": provenance["versions"],
-                "provenance": provenance,
-                "conventions": asdict(module.datamodule.conventions),
-                **sources(module.datamodule),
-                "steps": trainer.global_step,
-                "seconds": round(self.seconds, 1),
-            },
-        )
+        results = {
+            "finished": True,
+            "command": "fit",
+            "metrics": {name: asdict(metric) for name, metric in self.metrics.items()},
+            **({"left_out": left_out} if left_out else {}),
+            **found,
+            "table": table,
+            "history": self.history,
+            **({"retain_budget": _kept(budgets[0])} if budgets else {}),
+            **({"checkpoints": saving[0].kept()} if saving else {}),
+            **({"changed": self.changed} if self.changed else {}),
+            "config_hash": run_key(self.config),
+            "seed": self.seed,
+            "git_commit": provenance["git_commit"],
+            "versions": provenance["versions"],
+            "provenance": provenance,
+            "conventions": asdict(module.datamodule.conventions),
+            **sources(module.datamodule),
+            "steps": trainer.global_step,
+            "seconds": round(self.seconds, 1),
+        }
+        if before is not None:
+            before(results)
+        write_results(self.folder / "results.json", results)
         if table:
             print_table(table)
         for one in budgets:

@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from curves import curves, shown_at
+from huggingface_hub import ModelCard
 
 from etw_lightning.metrics import Direction
 from etw_lightning.scoring import record_cache
@@ -59,6 +60,7 @@ def test_a_run_leaves_everything_behind_and_can_be_repeated(
     check_records(run.folder)
     check_curves(run.folder, run.results)
     check_model(run.folder / "model", tiny_model_dir)
+    check_card(run.folder / "model", run.results)
     rows = re.findall(r"^\s*(target|unlearned|retain) ", run.out, re.MULTILINE)
     assert rows == ["target", "unlearned", "retain"]
     assert f"results: {run.folder / 'results.json'}" in run.out
@@ -160,6 +162,19 @@ def check_model(folder, start):
     assert len(tokenizer) == model.config.vocab_size
     assert (folder / "generation_config.json").is_file()
     assert (folder / "model.safetensors").is_file()
+
+
+def check_card(folder, results):
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.tags == ["etw_lightning", "unlearning"]
+    assert "4 optimiser steps, seed 5" in card.text
+    assert "      forget_weight: 0.3" in card.text
+    rows = re.findall(
+        r"^\| trained on: (\w+) \| (\w+) \| (\d+) \| [0-9a-f]{24} \|$", card.text, re.M
+    )
+    assert rows == [("forget", "forget10", "4"), ("retain", "retain90", "6")]
+    value = results["metrics"]["model_utility"]["value"]
+    assert f"| model\\_utility | {value:.4g} |" in card.text
 
 
 def test_fine_tuning_makes_retain_results(fit, tofu_args, configs):
