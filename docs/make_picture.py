@@ -10,18 +10,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 from xml.sax.saxutils import escape
 
-import torch
-
+from etw_lightning import weights
 from etw_lightning.benchmarks.quickstart import build_corpus
-from etw_lightning.data.encode import Encoder
-from etw_lightning.models.label_scorer import LabelScorer
-from etw_lightning.models.loading import load_model, load_tokenizer
-from etw_lightning.schema import Example
-from etw_lightning.training.quickstart_models import resolve
-from etw_lightning.weighting import ETW
 
 __all__ = ["draw", "main", "weighed"]
 
@@ -36,18 +28,8 @@ def weighed(row: int) -> tuple[str, list[tuple[str, float, float]]]:
         row: Of the quickstart's forget set, from 0.
     """
     given = build_corpus()["forget"][row]
-    folder = resolve("quickstart:target")
-    tokenizer = load_tokenizer(folder)
-    encoder = Encoder(tokenizer, template="chat", max_length=256)
-    encoded = encoder.encode(Example("forget/0", given["answer"], given["question"]))
-    ids, labels = (torch.tensor([one]) for one in (encoded.input_ids, encoded.labels))
-    scorer = LabelScorer(load_model(folder, "float32"))
-    with torch.no_grad():
-        signals = scorer(ids, torch.ones_like(ids), labels, ETW().needs)
-    texts = [tokenizer.decode([label]) for label in signals.labels.tolist()]
-    entropies: Any = signals.entropies
-    weights = ETW()(signals).tolist()
-    return given["question"], list(zip(texts, weights, entropies.tolist(), strict=True))
+    found = weights("quickstart:target", text=given)
+    return given["question"], list(zip(found.tokens, found.weights, found.entropies, strict=True))
 
 
 def draw(question: str, tokens: list[tuple[str, float, float]]) -> str:

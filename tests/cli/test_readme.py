@@ -1,10 +1,11 @@
 """README and manual: every command is one the program takes, every Python block runs, links lead.
 
-A page's Python blocks share one namespace, in which ``model`` and ``tokenizer`` are a tiny model
-and its tokenizer; a block whose fence says ``python parsed`` needs a GPU or the hub, and is only
-compiled.
+A page's Python blocks, doctests among them, share one namespace, in which ``model`` and
+``tokenizer`` are a tiny model and its tokenizer; a block whose fence says ``python parsed`` needs a
+GPU or the hub, and is only compiled.
 """
 
+import doctest
 import re
 import shlex
 from pathlib import Path
@@ -124,7 +125,16 @@ def test_the_python_of_a_page_runs(monkeypatch, home, tiny_model_dir, tiny_token
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
     namespace = {"model": model, "tokenizer": tiny_tokenizer, "__name__": name}
     for place, (info, code) in enumerate(PYTHON[name], 1):
-        compiled = compile(code, f"{name}, Python block {place}", "exec")
+        where = f"{name}, Python block {place}"
+        if code.startswith(">>>"):
+            case = doctest.DocTestParser().get_doctest(code, namespace, where, None, None)
+            lines = []
+            runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS, verbose=False)
+            failed, _ = runner.run(case, out=lines.append, clear_globs=False)
+            assert not failed, "".join(lines)
+            namespace.update(case.globs)
+            continue
+        compiled = compile(code, where, "exec")
         if info.split()[1:] != ["parsed"]:
             exec(compiled, namespace)
 
@@ -167,6 +177,15 @@ def _rows_of(page, heading):
             break
         rows.append([cell.strip() for cell in line.strip("|").split("|")])
     return rows
+
+
+ROOMS = sorted(path.parent.name for path in ROOT.glob("etw_lightning/*/__init__.py"))
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_room_is_on_the_map(room):
+    assert f"`{room}/`" in TEXTS["docs/rooms.md"]
+    assert f"   etw_lightning.{room}\n" in TEXTS["docs/api.md"]
 
 
 METHODS = {path.stem: yaml.safe_load(path.read_text()) for path in ROOT.glob("configs/method/*")}
