@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from sphinx.ext.napoleon import Config, GoogleDocstring
 
 __all__ = ["LABELS", "method_page", "metric_page", "missing_labels", "module_table", "setup"]
 
@@ -226,12 +227,17 @@ def write_pages(app: Any) -> None:
 
 
 def dress(*event: Any) -> None:
-    """Make a docstring's labelled lines a list of fields, and its prose plain text, in place.
+    """Make reStructuredText of a docstring in Google's style, in place.
+
+    Its labelled lines become a list of fields, its prose plain text. napoleon's own hook is not
+    used, as it takes what stands before a colon in the first line of a property for its type.
 
     Args:
         event: As Sphinx gives them: itself, kind, name and object, options, the docstring's lines.
     """
-    event[-1][:] = list(_dressed(event[-1]))
+    kind = "class" if event[1] in ("class", "exception") else "function"
+    text = GoogleDocstring(list(_dressed(event[-1])), Config(), what=kind)
+    event[-1][:] = str(text).splitlines()
 
 
 def _dressed(lines: Sequence[str]) -> Iterator[str]:
@@ -273,6 +279,5 @@ def _escaped(text: str, is_start: bool) -> str:
 def setup(app: Any) -> dict[str, Any]:
     """Register with Sphinx."""
     app.connect("builder-inited", write_pages)
-    # Before napoleon, which takes the sections apart.
-    app.connect("autodoc-process-docstring", dress, priority=100)
+    app.connect("autodoc-process-docstring", dress)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
