@@ -35,7 +35,8 @@ INLINE = [
     (name, line)
     for name, text in TEXTS.items()
     for line in re.findall(r"`((?:python -m etw_lightning|etw) [^`\n]+)`", _BLOCK.sub("", text))
-    if "..." not in line and "NAME" not in line
+    # Not those of the reader's own parts, whose page makes them.
+    if not any(word in line for word in ("...", "NAME", "my_parts."))
 ]
 _PROGRAM = re.compile(
     r"^(?:\w+=\S+ )*(?:do )?"
