@@ -61,6 +61,37 @@ def jsonl_data(root, **sizes):
     return UnlearningDataModule("jsonl", root=str(root), **splits, **sizes)
 
 
+def jsonl_words(root, model_dir):
+    """Return words of a command on ``forget.jsonl`` and ``retain.jsonl`` in a folder."""
+    return [
+        "--data.benchmark=jsonl",
+        f"--data.root={root}",
+        "--data.forget_split=forget",
+        "--data.retain_split=retain",
+        "--data.batch_size=1",
+        "--data.max_new_tokens=4",
+        f"--model.pretrained={model_dir}",
+    ]
+
+
+def tofu_words(root, model_dir):
+    """Write rows of very different lengths, 13 in one set and 1 to 5 in others; return words."""
+    root.mkdir()
+    sizes = {"forget10": 13, "retain": 5, "real_authors": 1, "world_facts": 3}
+    for name, count in sizes.items():
+        write_rows(root / f"{name}_perturbed.jsonl", qa_rows(count))
+    write_rows(root / "holdout10.jsonl", qa_rows(4))
+    return [
+        "--data.benchmark=tofu",
+        f"--data.root={root}",
+        "--data.max_new_tokens=4",
+        "--data.eval_batch_size=4",
+        f"--model.pretrained={model_dir}",
+        "--trainer.accelerator=cpu",
+        "--trainer.enable_progress_bar=false",
+    ]
+
+
 def write_manifest(folder):
     """Write what a run says of the files of one of its checkpoints."""
     (folder / "manifest.json").unlink(missing_ok=True)

@@ -7,7 +7,7 @@ leaves open and is derived here from its table of methods.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from etw_lightning.metrics.attacks import Attack
 from etw_lightning.metrics.tofu import ForgetQualityResult
@@ -170,9 +170,7 @@ def memorisation_score(parts: Mapping[str, Metric], target_parts: Mapping[str, M
         >>> round(memorisation_score(run, target).value, 4)
         0.2857
     """
-    missing = [name for name in _MEMORISATION if name not in parts or name not in target_parts]
-    if missing:
-        raise InputError(f"memorisation score: needs {', '.join(_MEMORISATION)}; no {missing[0]}.")
+    _check_parts("memorisation score", _MEMORISATION, parts, target_parts)
     shares = [
         _share_of_target(name, parts[name].value, target_parts[name].value)
         for name in _MEMORISATION
@@ -239,9 +237,7 @@ def privacy_score(aucs: Mapping[str, Metric], retain_aucs: Mapping[str, Metric])
         >>> round(privacy_score(run, retain).value, 4)
         0.5
     """
-    missing = [name for name in PRIVACY_ATTACKS if name not in aucs or name not in retain_aucs]
-    if missing:
-        raise InputError(f"privacy score: needs {', '.join(PRIVACY_ATTACKS)}; no {missing[0]}.")
+    _check_parts("privacy score", PRIVACY_ATTACKS, aucs, retain_aucs)
     scores = [
         membership_similarity(aucs[name].value, retain_aucs[name].value) for name in PRIVACY_ATTACKS
     ]
@@ -312,6 +308,13 @@ def unlearning_score(memorisation: Metric, privacy: Metric, utility: Metric) -> 
     """
     parts = (memorisation, privacy, utility)
     return Metric(harmonic_mean([part.value for part in parts]), "up", min(p.n for p in parts))
+
+
+def _check_parts(score: str, needed: Sequence[str], *given: Mapping[str, Metric]) -> None:
+    """Refuse parts of either model that lack one of those needed."""
+    missing = [name for name in needed if any(name not in parts for parts in given)]
+    if missing:
+        raise InputError(f"{score}: needs {', '.join(needed)}; no {missing[0]}.")
 
 
 def _share_of_target(name: str, value: float, target: float) -> float:

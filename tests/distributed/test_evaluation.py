@@ -10,7 +10,7 @@ import warnings
 import pytest
 import torch
 from faults import fork, free_port, torchrun_variables
-from toy import qa_rows, write_rows
+from toy import tofu_words
 
 from etw_lightning.scoring.retain_results import load_records
 from etw_lightning.training import scoring_module
@@ -28,23 +28,8 @@ def _one_thread():
 @pytest.fixture
 def arguments(tmp_path, monkeypatch, tiny_model_dir):
     """``evaluate`` on rows of very different lengths: 13 in one set, 1 to 5 in the others."""
-    root = tmp_path / "rows"
-    root.mkdir()
-    sizes = {"forget10": 13, "retain": 5, "real_authors": 1, "world_facts": 3}
-    for name, count in sizes.items():
-        write_rows(root / f"{name}_perturbed.jsonl", qa_rows(count))
-    write_rows(root / "holdout10.jsonl", qa_rows(4))
     monkeypatch.chdir(tmp_path)
-    return [
-        "evaluate",
-        "--data.benchmark=tofu",
-        f"--data.root={root}",
-        "--data.max_new_tokens=4",
-        "--data.eval_batch_size=4",
-        f"--model.pretrained={tiny_model_dir}",
-        "--trainer.accelerator=cpu",
-        "--trainer.enable_progress_bar=false",
-    ]
+    return ["evaluate", *tofu_words(tmp_path / "rows", tiny_model_dir)]
 
 
 def run_here(arguments, folder, cache, out):

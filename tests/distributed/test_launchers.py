@@ -40,18 +40,13 @@ def test_a_killed_process_ends_the_other_and_the_same_command_goes_on(
     tmp_path, tiny_model_dir, tmp_path_factory
 ):
     from sharded import write_texts
+    from toy import jsonl_words
 
     root = write_texts(tmp_path_factory.mktemp("texts") / "rows")
     command = [
         "fit",
         f"--config={ROOT / 'configs/strategy/ddp.yaml'}",
-        "--data.benchmark=jsonl",
-        f"--data.root={root}",
-        "--data.forget_split=forget",
-        "--data.retain_split=retain",
-        "--data.batch_size=1",
-        "--data.max_new_tokens=4",
-        f"--model.pretrained={tiny_model_dir}",
+        *jsonl_words(root, tiny_model_dir),
         "--trainer.accelerator=cpu",
         "--trainer.max_epochs=400",
         '--trainer.callbacks=[{"class_path": "SetScores", "init_args": {"every_n_epochs": 400}}]',

@@ -8,6 +8,7 @@ import pytest
 import torch
 from faults import Fault, left_behind, run_processes
 from sharded import write_texts
+from toy import jsonl_words
 
 ROOT = Path(__file__).resolve().parents[2]
 STEP = "etw_lightning.training.module:UnlearningModule.training_step"
@@ -58,14 +59,8 @@ def words(tmp_path_factory, tiny_model_dir):
     root = write_texts(tmp_path_factory.mktemp("texts") / "rows")
     return [
         "fit",
-        "--data.benchmark=jsonl",
-        f"--data.root={root}",
-        "--data.forget_split=forget",
-        "--data.retain_split=retain",
-        "--data.batch_size=1",
+        *jsonl_words(root, tiny_model_dir),
         "--data.eval_batch_size=2",
-        "--data.max_new_tokens=4",
-        f"--model.pretrained={tiny_model_dir}",
         "--model.lr=1e-3",
         "--trainer.accumulate_grad_batches=2",
         '--trainer.callbacks=[{"class_path": "SetScores"}]',

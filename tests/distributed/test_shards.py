@@ -14,7 +14,7 @@ import pytest
 import torch
 from sharded import build, make_strategy, run_forked, write_texts
 from small_models import llama_config
-from toy import qa_rows, write_rows
+from toy import tofu_words
 
 from etw_lightning.models.loading import load_model
 from etw_lightning.scoring.retain_results import load_records
@@ -158,22 +158,8 @@ def records_of(folder):
 @pytest.mark.parametrize("name", SHARDS)
 def test_records_of_shards_are_those_of_one_process(name, tiny_model_dir, tmp_path):
     """Thirteen, five, one and three rows: one process has a batch less, or none."""
-    root = tmp_path / "rows"
-    root.mkdir()
-    sizes = {"forget10": 13, "retain": 5, "real_authors": 1, "world_facts": 3}
-    for split, count in sizes.items():
-        write_rows(root / f"{split}_perturbed.jsonl", qa_rows(count))
-    write_rows(root / "holdout10.jsonl", qa_rows(4))
-    command = [
-        "--data.benchmark=tofu",
-        f"--data.root={root}",
-        "--data.max_new_tokens=4",
-        "--data.eval_batch_size=4",
-        f"--model.pretrained={tiny_model_dir}",
-        "--metrics=probability,rouge,truth_ratio,mia_gradient_norm",
-        "--trainer.accelerator=cpu",
-        "--trainer.enable_progress_bar=false",
-    ]
+    command = tofu_words(tmp_path / "rows", tiny_model_dir)
+    command += ["--metrics=probability,rouge,truth_ratio,mia_gradient_norm"]
     for folder, world, options in (("one", 1, []), ("two", 2, SHARDS[name])):
         given = [f"--trainer.devices={world}", f"--output_dir={tmp_path / folder}"]
         arguments = ["evaluate", *options, *command, *given]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from faults import run_forked
-from toy import text, write_rows
+from toy import jsonl_words, text, write_rows
 
 pytestmark = [
     pytest.mark.slow,
@@ -62,13 +62,7 @@ def test_nothing_grows(root, watched, tiny_model_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("ETW_CACHE", str(tmp_path / "cache"))
     words = [
         "fit",
-        "--data.benchmark=jsonl",
-        f"--data.root={root}",
-        "--data.forget_split=forget",
-        "--data.retain_split=retain",
-        "--data.batch_size=1",
-        "--data.max_new_tokens=4",
-        f"--model.pretrained={tiny_model_dir}",
+        *jsonl_words(root, tiny_model_dir),
         "--model.lr=1e-5",
         "--trainer.accelerator=cpu",
         f"--trainer.max_epochs={EPOCHS}",
