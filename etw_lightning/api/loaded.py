@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from os import PathLike
 from typing import Any, get_args
 
 from lightning.pytorch import Callback, Trainer
@@ -17,7 +20,7 @@ from etw_lightning.models.loading import DType, check_vocabulary, load_model, lo
 from etw_lightning.schema import InputError
 from etw_lightning.training import quickstart_models
 
-__all__ = ["make_trainer", "quietly", "restored", "take_model", "template_of"]
+__all__ = ["interruptible", "make_trainer", "quietly", "restored", "take_model", "template_of"]
 
 
 def take_model(model: Any, tokenizer: Any = None, dtype: DType = "float32") -> GivenModel:
@@ -33,8 +36,8 @@ def take_model(model: Any, tokenizer: Any = None, dtype: DType = "float32") -> G
         InputError: If something can't be loaded, or the two don't belong together.
     """
     name = None
-    if isinstance(model, str):
-        name = quickstart_models.resolve(model)
+    if isinstance(model, str | PathLike):
+        name = quickstart_models.resolve(str(model))
         model = load_model(name, dtype, key="model")
     elif tokenizer is None:
         raise InputError("tokenizer must be given where model is no name: the model's tokenizer.")
@@ -80,6 +83,21 @@ def make_trainer(
 
 
 @contextmanager
+def interruptible() -> Iterator[None]:
+    """Make an interrupt of it again what the trainer turns into the end of the process."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as end:
+        if not isinstance(end.__context__, KeyboardInterrupt):
+            raise
+        # The trainer has had further ones ignored, for good.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from end
+
+
+@contextmanager
 def quietly() -> Iterator[None]:
     """Leave out what libraries say of themselves; warnings of ours stay."""
     loggers = [
@@ -102,11 +120,14 @@ def quietly() -> Iterator[None]:
 @contextmanager
 def restored(model: Any) -> Iterator[None]:
     """Give a model back where it was, in the mode it was in, with the weights training that did."""
-    device, mode = next(model.parameters()).device, model.training
+    device = next(model.parameters()).device
+    modes = [(module, module.training) for module in model.modules()]
     trains = {name: weight.requires_grad for name, weight in model.named_parameters()}
     try:
         yield
     finally:
-        model.to(device).train(mode)
+        model.to(device)
+        for module, mode in modes:
+            module.training = mode
         for name, weight in model.named_parameters():
             weight.requires_grad_(trains.get(name, True))

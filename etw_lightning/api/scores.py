@@ -6,7 +6,14 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any, cast
 
-from etw_lightning.api.loaded import make_trainer, quietly, restored, take_model, template_of
+from etw_lightning.api.loaded import (
+    interruptible,
+    make_trainer,
+    quietly,
+    restored,
+    take_model,
+    template_of,
+)
 from etw_lightning.benchmarks.given_rows import Rows
 from etw_lightning.benchmarks.own import OwnBenchmark
 from etw_lightning.callbacks.evaluation import Suite
@@ -142,7 +149,7 @@ def evaluate(
     module = UnlearningModule.from_model(given.lm, given.tokenizer)
     module.trains = False
     suite = Suite(cast(Any, metrics))
-    with quietly(), restored(given.lm):
+    with quietly(), interruptible(), restored(given.lm):
         trainer = make_trainer(given.lm, [suite], progress=progress, precision=precision)
         trainer.validate(module, datamodule=rows, verbose=False)
         return Scores(suite.latest, module.gather_records(), suite.left_out)

@@ -12,7 +12,14 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from etw_lightning.api.loaded import make_trainer, quietly, restored, take_model, template_of
+from etw_lightning.api.loaded import (
+    interruptible,
+    make_trainer,
+    quietly,
+    restored,
+    take_model,
+    template_of,
+)
 from etw_lightning.api.methods import method_settings
 from etw_lightning.api.scores import metrics_frame, metrics_html
 from etw_lightning.benchmarks.given_rows import Rows
@@ -69,6 +76,12 @@ class Unlearned(NamedTuple):
 
     model: Any
     results: UnlearningResults
+
+    def __repr__(self) -> str:
+        return f"Unlearned({type(self.model).__name__}, {self.results!r})"
+
+    def _repr_html_(self) -> str:
+        return self.results._repr_html_()
 
 
 def unlearn(
@@ -161,7 +174,7 @@ def unlearn(
         "precision": precision,
         **(trainer or {}),
     }
-    with quietly(), restored(given.lm), _seeded(seed):
+    with quietly(), interruptible(), restored(given.lm), _seeded(seed):
         module = UnlearningModule.from_model(
             given.lm, given.tokenizer, **{**said, "lr": lr, **settings}
         )

@@ -33,10 +33,11 @@ class OwnBenchmark(ABC):
     #: ``data.root``, where the user gave it.
     root: Path | None = None
     _files: JSONL
+    _kept: dict[str, list[dict[str, Any]]]
 
     @abstractmethod
     def read(self, split: str) -> Iterable[Mapping[str, Any] | str]:
-        """Return the rows of a split, always in one order.
+        """Return the rows of a split, always in one order; asked once for each.
 
         Args:
             split: ``data.forget_split``, ``data.retain_split``, or another name that the user gave.
@@ -53,6 +54,7 @@ class OwnBenchmark(ABC):
             settings: Further arguments of ``JSONL``.
         """
         self.root = source.root
+        vars(self).setdefault("_kept", {})
         given = {"forget_split": self.forget, "retain_split": self.retain, **splits}
         asked = _Asked(root=source.root, limits=source.limits, reader=self)
         self._files = JSONL(asked, **{**settings, **given})
@@ -104,6 +106,12 @@ class _Asked(Source):
 
     def rows(self, name: str, key: str = "data.root") -> list[dict[str, Any]]:
         """Return what the reader has, the first of them if there is a limit."""
+        kept = self.reader._kept
+        if name not in kept:
+            kept[name] = self._read(name, key)
+        return self.cut(name, kept[name])
+
+    def _read(self, name: str, key: str) -> list[dict[str, Any]]:
         kind = type(self.reader).__name__
         read = self.reader.read(name)
         if not isinstance(read, Iterable) or isinstance(read, str | Mapping):
@@ -112,7 +120,7 @@ class _Asked(Source):
                 f"got {read!r:.60}."
             )
         where = f"{key} {name!r}, as data.benchmark {kind} reads it,"
-        return self.cut(name, as_rows(cast(Any, read), where))
+        return as_rows(cast(Any, read), where)
 
     def holds(self, name: str) -> bool:
         """Names are the reader's own; only it can tell."""

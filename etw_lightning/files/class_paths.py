@@ -26,7 +26,8 @@ def look_here() -> None:
     """Have modules of the current folder found, as ``python -m`` does and a console script not."""
     here = os.getcwd()
     if not {"", here} & set(sys.path):
-        sys.path.insert(0, here)
+        # Last: what is installed is not hidden by a file that happens to have its name.
+        sys.path.append(here)
 
 
 def class_at(path: str, base: type, key: str) -> Any:

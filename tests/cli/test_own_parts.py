@@ -100,6 +100,14 @@ class Diary(OwnBenchmark):
         ]
 
 
+class Slow(Diary):
+    asked = []
+
+    def read(self, split):
+        self.asked.append(split)
+        return super().read(split)
+
+
 class Broken(OwnBenchmark):
     def read(self, split):
         return {"question": "one row"}
@@ -270,6 +278,14 @@ def test_rows_of_ones_own_benchmark_can_be_limited(run, place):
     found = results(place)["metrics"]
     assert (found["forget_probability"]["n"], found["retain_probability"]["n"]) == (4, 2)
     assert results(place)["data"]["benchmark"] == "my_parts.Diary"
+
+
+def test_a_reader_is_asked_once_for_each_split(run, place):
+    outcome = run("evaluate", "--metrics=probability", benchmark="my_parts.Slow")
+    assert outcome.status == 0, outcome.err
+    import my_parts
+
+    assert sorted(my_parts.Slow.asked) == ["private", "public"]
 
 
 def test_a_benchmark_may_have_arguments_in_a_file(run, place, tiny_model_dir):

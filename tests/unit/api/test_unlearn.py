@@ -2,12 +2,14 @@
 
 import os
 import random
+import signal
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Callback
 from toy import text, write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -50,11 +52,12 @@ def weights_of(model):
 def test_the_model_itself_is_trained_and_given_back_as_it_was(loaded, place):
     model, tokenizer = loaded
     model.eval()
+    model.model.norm.train()
     model.lm_head.weight.requires_grad_(False)
     before = weights_of(model).clone()
     found, results = quick(model, tokenizer, FORGET, RETAIN, lr=1e-2)
     assert found is model
-    assert not model.training
+    assert [name for name, module in model.named_modules() if module.training] == ["model.norm"]
     assert not model.lm_head.weight.requires_grad
     assert model.model.norm.weight.requires_grad
     assert not torch.equal(weights_of(model), before)
@@ -139,7 +142,7 @@ def test_membership_compares_with_rows_held_out(loaded):
 
 
 def test_a_model_by_name_is_loaded_with_its_tokenizer(tiny_model_dir, loaded):
-    named, _ = quick(str(tiny_model_dir), None, FORGET, RETAIN, lr=1e-3)
+    named, _ = quick(tiny_model_dir, None, FORGET, RETAIN, lr=1e-3)
     given, _ = quick(*loaded, FORGET, RETAIN, lr=1e-3)
     assert torch.equal(weights_of(named), weights_of(given))
 
@@ -176,6 +179,28 @@ def test_random_generators_are_left_as_they_were(loaded):
     torch.manual_seed(5)
     quick(*loaded, FORGET, RETAIN)
     assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected
+
+
+def test_an_interrupt_stays_one(loaded):
+    class Stop(Callback):
+        def on_train_batch_end(self, *_):
+            raise KeyboardInterrupt
+
+    model, tokenizer = loaded
+    model.eval()
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        quick(model, tokenizer, FORGET, RETAIN, callbacks=[Stop()])
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert not model.training
+
+
+def test_no_numbers_where_none_are_wanted(loaded):
+    run = quick(*loaded, FORGET, RETAIN, metrics=[])
+    assert (run.results.before, run.results.after) == ({}, {})
+    assert len(run.results.losses) == 2
+    assert repr(run).startswith("Unlearned(LlamaForCausalLM, UnlearningResults(")
+    assert len(repr(run)) < 200
 
 
 def test_every_method_file_can_be_named():
