@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, cast
 
 from etw_lightning.commands.options import Options
 from etw_lightning.schema import InputError
 
 if TYPE_CHECKING:
+    import argparse
+
     from etw_lightning.models.loading import DType
 
 __all__ = ["export", "parser"]
@@ -35,21 +39,70 @@ def export(args: Sequence[str]) -> int:
     from etw_lightning.commands.quiet import be_quiet
     from etw_lightning.files.stored_weights import find_checkpoint
     from etw_lightning.models.checkpoints import checkpoint_dtype
-    from etw_lightning.models.export import export_model
-    from etw_lightning.models.loading import load_model, load_tokenizer
 
     be_quiet()
+    saved = _saved_model(Path(options.checkpoint).expanduser())
+    if saved is not None:
+        return _hand_on(saved, options)
     found = find_checkpoint(options.checkpoint, _KEY)
     folder = Path(options.output_dir).expanduser() if options.output_dir else _beside(found)
     _check_place(folder, may_replace=options.overwrite)
-    place = str(found)
+    _write(str(found), options, options.dtype or checkpoint_dtype(str(found), _KEY), folder)
+    return 0
+
+
+def _write(place: str, options: argparse.Namespace, dtype: str, folder: Path) -> None:
+    """Load what is at a place and write it as a folder."""
+    from etw_lightning.models.export import export_model
+    from etw_lightning.models.loading import load_model, load_tokenizer
+
     key = "tokenizer" if options.tokenizer else _KEY
     tokenizer = load_tokenizer(options.tokenizer or place, key)
-    lm = load_model(
-        place, cast("DType", options.dtype or checkpoint_dtype(place, _KEY)), None, _KEY
-    )
+    lm = load_model(place, cast("DType", dtype), None, _KEY)
     folder.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.write(f"model: {export_model(lm, tokenizer, folder)}\n")
+
+
+def _saved_model(run: Path) -> Path | None:
+    """Return the model of a finished run that has kept no checkpoint; None of anything else."""
+    from etw_lightning.files.checkpoint_folder import saved_checkpoints
+    from etw_lightning.runs.folder import finished_command
+
+    model = run / "model"
+    if not (model / "config.json").is_file() or saved_checkpoints(run):
+        return None
+    return model if finished_command(run) == "fit" else None
+
+
+def _hand_on(saved: Path, options: argparse.Namespace) -> int:
+    """Say where a finished run's model is, or copy it where it is wanted."""
+    from etw_lightning.models.loading import load_config
+
+    told = "the run is finished and holds no checkpoint; its model is a folder already"
+    changes = [name for name in ("dtype", "tokenizer") if getattr(options, name) is not None]
+    if options.output_dir is None:
+        if changes:
+            raise InputError(f"{changes[0]}: {told}, {str(saved)!r}; give --output_dir for a copy.")
+        sys.stdout.write(f"{told}\nmodel: {saved}\n")
+        return 0
+    folder = Path(options.output_dir).expanduser()
+    if folder.resolve() == saved.resolve():
+        raise InputError(f"output_dir {str(folder)!r} is where the model is; give another folder.")
+    _check_place(folder, may_replace=options.overwrite)
+    sys.stdout.write(f"{told}\n")
+    if changes:
+        stored = getattr(load_config(str(saved), _KEY), "dtype", None) or "float32"
+        dtype = options.dtype or str(stored).removeprefix("torch.")
+        _write(str(saved), options, dtype, folder)
+        return 0
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent, prefix=".export-") as beside:
+        copy = Path(beside) / "model"
+        shutil.copytree(saved, copy)
+        if folder.exists():
+            shutil.rmtree(folder)
+        copy.replace(folder)
+    sys.stdout.write(f"model: {folder}\n")
     return 0
 
 
@@ -90,7 +143,7 @@ def parser() -> Options:
         "--checkpoint",
         required=True,
         help="a .ckpt file, a folder of shards (FSDP2, DeepSpeed stage 2 or 3), a run's folder "
-        "(its newest step) or one step's",
+        "(its newest step) or one step's; of a finished run without any, its model is handed on",
     )
     parser.add_argument(
         "--output_dir",

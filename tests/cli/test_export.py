@@ -1,6 +1,8 @@
 """``export`` turns any checkpoint into a folder, and says in one line what it can't use."""
 
+import json
 import os
+import shutil
 
 import pytest
 import torch
@@ -122,3 +124,46 @@ def test_an_adapter_in_shards_is_refused_before_anything_is_read(command, config
     assert result.status == 2
     assert result.err.startswith("error: model.peft must be null with trainer.strategy ModelPara")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def finished(tiny_model_dir, tmp_path):
+    """A finished run's folder that has kept no checkpoint."""
+    folder = tmp_path / "done"
+    shutil.copytree(tiny_model_dir, folder / "model")
+    (folder / "results.json").write_text(json.dumps({"finished": True, "command": "fit"}))
+    return folder
+
+
+def test_a_finished_run_hands_on_its_model(command, finished, tmp_path):
+    result = command("export", f"--checkpoint={finished}")
+    assert (result.status, result.err) == (0, "")
+    assert result.out.splitlines()[-1] == f"model: {finished / 'model'}"
+    assert not (finished / "exported").exists()
+    copy = tmp_path / "a" / "copy"
+    result = command("export", f"--checkpoint={finished}", f"--output_dir={copy}")
+    assert (result.status, result.err) == (0, "")
+    assert result.out.splitlines()[-1] == f"model: {copy}"
+    files = {path.name: path.read_bytes() for path in (finished / "model").iterdir()}
+    assert {path.name: path.read_bytes() for path in copy.iterdir()} == files
+    assert [path.name for path in copy.parent.iterdir()] == ["copy"]
+    # As of a checkpoint: not over another one, and in another precision if asked.
+    again = ("export", f"--checkpoint={finished}", f"--output_dir={copy}")
+    assert command(*again).status == 2
+    assert command(*again, "--overwrite", "--dtype=bfloat16").status == 0
+    assert load_model(str(copy), "bfloat16").dtype == torch.bfloat16
+    assert (copy / "model.safetensors").stat().st_size < 0.6 * len(files["model.safetensors"])
+
+
+def test_what_can_not_be_handed_on_is_one_line(command, finished):
+    place = finished / "model"
+    result = command("export", f"--checkpoint={finished}", "--dtype=bfloat16")
+    assert result.status == 2
+    assert "give --output_dir for a copy" in result.err
+    result = command("export", f"--checkpoint={finished}", f"--output_dir={place}", "--overwrite")
+    assert result.status == 2
+    assert "is where the model is" in result.err
+    (finished / "results.json").write_text(json.dumps({"finished": False}))
+    result = command("export", f"--checkpoint={finished}")
+    assert result.status == 2
+    assert "holds no checkpoint" in result.err
