@@ -19,7 +19,17 @@ __all__ = ["FORMATS", "SUFFIXES", "is_saved", "read_file", "read_json", "suffix_
 Rows = list[dict[str, Any]]
 
 #: Ends of the names of files that are read, the ones looked for first in front.
-SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".tsv", ".parquet")
+SUFFIXES = (
+    ".jsonl",
+    ".jsonl.gz",
+    ".json",
+    ".json.gz",
+    ".csv",
+    ".csv.gz",
+    ".tsv",
+    ".tsv.gz",
+    ".parquet",
+)
 #: What is read, for messages.
 FORMATS = ".jsonl or .jsonl.gz, .json, .csv, .tsv, .parquet, or a folder of save_to_disk"
 

@@ -244,19 +244,15 @@ def _lack(
     retain_sets: Collection[str] | None,
 ) -> str:
     """Return what an entry needs and is not there, or an empty text."""
+    if not entry.sets[family] and entry.is_rated:
+        return "a paraphrased_answer and perturbed_answer in each row"
+    if not entry.sets[family]:
+        return "questions in data.forget_split or data.retain_split, as raw text is not continued"
     missing = [need for need in get_args(Extra) if need in entry.needs - set(has)]
     if missing:
         return KEYS[missing[0]]
     wanted = [name for name in entry.sets[family] if name != "*"]
     absent = [name for name in wanted if sets is not None and name not in sets]
-    if not entry.sets[family]:
-        return (
-            "a paraphrased_answer and perturbed_answer in each row"
-            if entry.is_rated
-            else (
-                "questions in data.forget_split or data.retain_split, as raw text is not continued"
-            )
-        )
     if absent and family == "own":
         return f"data.{absent[0]}_split"
     if absent:
