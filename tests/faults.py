@@ -1,7 +1,6 @@
 """A run in child processes that a fault ends at a chosen place, and what it leaves behind."""
 
 import contextlib
-import gc
 import importlib
 import io
 import json
@@ -16,19 +15,12 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple
 
-from warm import keep_parsers
+from warm import prepare_fork
 
 #: Seconds that a process may go on after another one has failed.
 LONELY = 30.0
 #: What of ``results.json`` must not depend on whether a run was broken off.
 COMPARED = ("metrics", "history", "table", "steps", "config_hash", "seed")
-#: Slow to import; a forked process finds them there.
-IMPORTED = (
-    "etw_lightning.commands.cli",
-    "rouge_score.rouge_scorer",
-    "torch.utils.tensorboard",
-    "transformers.models.llama.modeling_llama",
-)
 
 
 class Fault(NamedTuple):
@@ -79,12 +71,7 @@ def run_processes(words, world, fault=None, log=None):
 
     Several find each other as torchrun's do.
     """
-    for name in IMPORTED:
-        importlib.import_module(name)
-    keep_parsers()
-    # What lies in the parent is not looked through in a child, which would copy its pages.
-    gc.collect()
-    gc.freeze()
+    prepare_fork(words[0])
     port = free_port()
 
     def work(rank):

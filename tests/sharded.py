@@ -9,6 +9,7 @@ from lightning.fabric.utilities.seed import reset_seed
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, ModelParallelStrategy
 from toy import make_trainer, uneven, write_questions
+from warm import prepare_fork
 
 from etw_lightning.files.safe_files import check_checkpoint, reading_safely
 from etw_lightning.models.export import export_model
@@ -64,6 +65,7 @@ def run_forked(function, world, folder, *arguments):
         arguments: Passed on.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    prepare_fork("fit", "evaluate")
     port = free_port()
 
     def work(rank):

@@ -1,10 +1,19 @@
-"""What a process makes once for all tests that it runs: the parser of the command line."""
+"""What a process makes once for all tests that it runs, and hands on to those it forks."""
 
+import gc
+import importlib
 import sys
 from typing import Any
 
-#: Attributes that making a parser sets, by kind of command line and by command.
-_made: dict[tuple[Any, ...], dict[str, Any]] = {}
+#: Slow to import; a forked process finds them there.
+_IMPORTED = (
+    "etw_lightning.commands.cli",
+    "rouge_score.rouge_scorer",
+    "torch.utils.tensorboard",
+    "transformers.models.llama.modeling_llama",
+)
+#: Attributes that making the parser of a command sets.
+_made: dict[tuple[str, ...], dict[str, Any]] = {}
 
 
 def keep_parsers():
@@ -20,7 +29,7 @@ def keep_parsers():
     make = UnlearningCLI.setup_parser
 
     def setup_parser(self, *given):
-        key = (type(self), *sys.argv[1:2])
+        key = tuple(sys.argv[1:2])
         if key not in _made:
             before = set(vars(self))
             make(self, *given)
@@ -31,3 +40,24 @@ def keep_parsers():
 
     setup_parser.makes = make
     UnlearningCLI.setup_parser = setup_parser
+
+
+def prepare_fork(*commands):
+    """Have all at hand that forked processes would import and make, each for itself.
+
+    Args:
+        commands: Of the command line, whose parsers they use.
+    """
+    for name in _IMPORTED:
+        importlib.import_module(name)
+    keep_parsers()
+    typed = sys.argv
+    try:
+        for command in commands:
+            sys.argv = ["etw_lightning", command]
+            importlib.import_module("etw_lightning.commands.cli").RunReader()
+    finally:
+        sys.argv = typed
+    # What lies here is not looked through in a child, which would copy its pages.
+    gc.collect()
+    gc.freeze()

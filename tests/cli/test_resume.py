@@ -277,12 +277,22 @@ def test_slurm_is_not_asked_to_requeue_from_inside(run, expected, monkeypatch, t
 SAVED = [f"step-{step:08d}" for step in (1, 2, 3)]
 
 
+@pytest.fixture(scope="module")
+def unfinished(words, tmp_path_factory, cache):
+    """Folder of a run that was killed behind its third step."""
+    folder = tmp_path_factory.mktemp("unfinished") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ETW_CACHE", str(cache))
+        more = ["--checkpoints.every_n_steps=1", f"--output_dir={folder}"]
+        assert run_forked([*words, *more], Fault(STEP, 7, signal.SIGKILL)) == -9
+    assert names(folder) == SAVED
+    return folder
+
+
 @pytest.fixture
-def stopped(run):
+def stopped(run, unfinished):
     """A run that has checkpoints of steps 1 to 3, the second the best, and is not finished."""
-    status, said = run("--checkpoints.every_n_steps=1", fault=Fault(STEP, 7, signal.SIGKILL))
-    assert status == -9, said
-    assert names(run.folder) == SAVED
+    shutil.copytree(unfinished, run.folder)
     return run
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from faults import fork, free_port, torchrun_variables
 from toy import tofu_words
+from warm import prepare_fork
 
 from etw_lightning.scoring.retain_results import load_records
 from etw_lightning.training import scoring_module
@@ -44,6 +45,7 @@ def run_here(arguments, folder, cache, out):
 
 def run_forked(arguments, folder, cache, world, tmp_path):
     """Run the command in forked processes; return what each printed and how much it scored."""
+    prepare_fork("evaluate")
     port = free_port()
 
     def work(rank):
