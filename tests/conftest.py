@@ -4,11 +4,16 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # A second thread that waits for a busy core makes a step ten to a hundred times slower, and a
 # process forked from one that has run several can hang.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# A busy machine is no fault of an example.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 #: What the tokenizer's merges are learnt from: not the quickstart corpus, which may be tuned.
 _TEXTS = (
