@@ -140,13 +140,18 @@ class EncodedRow:
         labels: As long as ``input_ids``; the id where the token is to be predicted,
             ``IGNORE_INDEX`` elsewhere. Not shifted: ``labels[t]`` is predicted from position
             ``t - 1``, so ``labels[0]`` is always ``IGNORE_INDEX``.
-        is_cut: Further labels were lost to ``max_length``.
+        num_lost: Further labels that were lost to ``max_length``.
     """
 
     id: str
     input_ids: tuple[int, ...]
     labels: tuple[int, ...]
-    is_cut: bool = False
+    num_lost: int = 0
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether labels were lost."""
+        return self.num_lost > 0
 
     @property
     def num_labels(self) -> int:

@@ -6,12 +6,15 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from etw_lightning.data.rendering import Rendered, Renderer, Template
 from etw_lightning.schema import IGNORE_INDEX, Conventions, EncodedRow, Example, InputError
 
-__all__ = ["JOINT", "Encoder", "Template", "is_raw"]
+__all__ = ["JOINT", "Encoder", "Template", "Truncation", "is_raw"]
+
+#: What becomes of a row of a question that is longer than ``max_length``.
+Truncation = Literal["warn", "error"]
 
 #: What stands between raw texts that are cut into rows together.
 JOINT = "\n\n"
@@ -71,6 +74,7 @@ class Encoder:
         template_kwargs: Further variables of the chat template, such as Llama 3's
             ``date_string``, which would otherwise change with the calendar.
         conventions: ``second_end_token`` is heeded here; ``attention_mask`` where rows are scored.
+        truncation: Take rows of questions that lose labels to ``max_length``, or refuse them.
 
     Raises:
         InputError: If the chat template is asked for and the tokenizer has none, or the
@@ -85,6 +89,7 @@ class Encoder:
         system_prompt: str | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
         conventions: Conventions = Conventions(),  # noqa: B008 (frozen)
+        truncation: Truncation = "warn",
     ) -> None:
         if not tokenizer.is_fast:
             raise InputError(
@@ -105,6 +110,7 @@ class Encoder:
         self.system_prompt = system_prompt
         self.template_kwargs = dict(template_kwargs or {})
         self.conventions = conventions
+        self.truncation = truncation
 
     @property
     def pad_id(self) -> int:
@@ -186,8 +192,15 @@ class Encoder:
         """
         whole = self._lay_out(example, example.answer if answer is None else answer)
         layout = self._cut(whole)
-        is_cut = len(layout.labelled) < len(whole.labelled)
-        row = EncodedRow(example.id, tuple(layout.ids), tuple(layout.labels), is_cut)
+        num_lost = len(whole.labelled) - len(layout.labelled)
+        is_cut = num_lost > 0
+        if is_cut and self.truncation == "error" and example.question is not None:
+            raise InputError(
+                f"Row {example.id} loses {num_lost} of {len(whole.labelled)} labels to "
+                f"data.max_length = {self.max_length}, and data.truncation is 'error'; raise the "
+                "length, shorten the row, or set data.truncation to 'warn'."
+            )
+        row = EncodedRow(example.id, tuple(layout.ids), tuple(layout.labels), num_lost)
         if row.num_labels == 0 and not is_cut:
             raise InputError(
                 f"Row {example.id} is too short to be scored: a label needs a token before it, "

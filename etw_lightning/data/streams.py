@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from etw_lightning.benchmarks import Benchmark
 from etw_lightning.data.encode import Encoder, is_raw
+from etw_lightning.data.lost_labels import LostLabels, said_by, tell_lost, warn_of_repeats
 from etw_lightning.data.marks import Marker, mark_rows
 from etw_lightning.data.refusals import REFUSALS, pick_refusal, read_refusals
 from etw_lightning.notices import warn_first
@@ -37,11 +38,13 @@ class Streams:
         marks: For each forget row, which of its positions hold a label in marked text; empty if
             nothing is marked.
         retain_weights: Weight of each retain row; empty if none were given.
+        lost: What groups have lost to ``max_length``, by group.
     """
 
     rows: dict[str, list[EncodedRow]] = field(default_factory=dict)
     marks: list[tuple[bool, ...]] = field(default_factory=list)
     retain_weights: list[float] = field(default_factory=list)
+    lost: dict[str, LostLabels] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -107,11 +110,21 @@ class StreamSettings:
 def read_streams(benchmark: Benchmark, encoder: Encoder, settings: StreamSettings) -> Streams:
     """Read all streams that the objectives use, or the one of fine-tuning.
 
-    A row of raw text never holds text of two retain sets.
+    A row of raw text never holds text of two retain sets. Labels that are lost to ``max_length``,
+    and forget rows that repeat others, are told.
 
     Raises:
         InputError: On anything that would stop or falsify training later.
     """
+    streams = _read(benchmark, encoder, settings)
+    for name, rows in streams.rows.items():
+        lost = tell_lost(name, rows, encoder.max_length)
+        if lost is not None:
+            streams.lost[name] = lost
+    return streams
+
+
+def _read(benchmark: Benchmark, encoder: Encoder, settings: StreamSettings) -> Streams:
     if settings.split is not None:
         rows = benchmark.examples(settings.split, "data.split")
         return Streams({"retain": _encode(rows, encoder, "data.split", settings.split)})
@@ -120,6 +133,7 @@ def read_streams(benchmark: Benchmark, encoder: Encoder, settings: StreamSetting
         key, split = "data.forget_split", benchmark.forget_split
         forget = benchmark.examples(split, key)
         streams.rows["forget"] = _encode(forget, encoder, key, split)
+        warn_of_repeats(forget)
         if settings.uses_alternative:
             streams.rows["alternative"] = second_answers(forget, encoder, settings)
         if settings.uses_marks:
@@ -219,15 +233,10 @@ def _encode(examples: list[Example], encoder: Encoder, key: str, split: str) -> 
     return rows
 
 
-def _said(example: Example) -> tuple[object, ...]:
-    """Return all that a row says."""
-    return example.turns, example.question, example.answer
-
-
 def _warn_of_overlap(forget: Sequence[Example], retain: Sequence[Example]) -> None:
     """Say so if the same text is to be forgotten and to be kept."""
-    kept = {_said(example) for example in retain}
-    shared = sum(_said(example) in kept for example in forget)
+    kept = {said_by(example) for example in retain}
+    shared = sum(said_by(example) in kept for example in forget)
     if shared:
         warn_first(
             f"{shared} of {len(forget)} forget rows also stand in data.retain_split: "

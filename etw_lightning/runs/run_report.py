@@ -170,6 +170,7 @@ class RunReport(Callback):
         keeps = self.config.get("save_model", True)
         saving = [one for one in callbacks if isinstance(one, Checkpoints) and keeps]
         found = _found(trainer)
+        lost = module.datamodule.lost_labels
         save_records(self.folder, self.unlearned)
         save_provenance(self.folder, provenance)
         results = {
@@ -178,6 +179,7 @@ class RunReport(Callback):
             "metrics": {name: asdict(metric) for name, metric in self.metrics.items()},
             **({"left_out": left_out} if left_out else {}),
             **found,
+            **({"lost_labels": lost} if lost else {}),
             "table": table,
             "history": self.history,
             **({"retain_budget": _kept(budgets[0])} if budgets else {}),

@@ -21,7 +21,7 @@ from etw_lightning.benchmarks.readers import find_reader, make_reader
 from etw_lightning.benchmarks.source import check_name
 from etw_lightning.benchmarks.tofu import Columns
 from etw_lightning.catalogue.entries import FAMILIES, Ability, Extra, Family, Part
-from etw_lightning.data.encode import Encoder, Template
+from etw_lightning.data.encode import Encoder, Template, Truncation
 from etw_lightning.data.marks import Marker
 from etw_lightning.data.pairing import Anchor, Pairing
 from etw_lightning.data.streams import Alternative, Streams, StreamSettings, read_streams
@@ -76,6 +76,8 @@ class UnlearningDataModule(LightningDataModule):
         system_prompt: System turn of the chat template; null sends none.
         template_kwargs: Further variables of the chat template (Llama 3: ``date_string``).
         max_length: Tokens kept of a row; raw text is cut into rows of this many.
+        truncation: What becomes of a row of a question beyond ``max_length``: ``warn`` cuts it and
+            says what is lost, ``error`` refuses it.
         batch_size: Rows of each stream in one micro-batch of one process.
         eval_batch_size: Rows that are scored together.
         max_new_tokens: Greedy tokens after a question in question-answer benchmarks.
@@ -116,6 +118,7 @@ class UnlearningDataModule(LightningDataModule):
         system_prompt: str | None = None,
         template_kwargs: dict[str, Any] | None = None,
         max_length: PositiveInt = 512,
+        truncation: Truncation = "warn",
         batch_size: PositiveInt = 8,
         eval_batch_size: PositiveInt = 32,
         max_new_tokens: PositiveInt = 200,
@@ -142,6 +145,7 @@ class UnlearningDataModule(LightningDataModule):
         self.choice_prompt, self.which_turns = choice_prompt, which_turns
         self.template, self.system_prompt = template, system_prompt
         self.template_kwargs, self.max_length = template_kwargs, max_length
+        self.truncation = truncation
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.max_new_tokens, self.anchor, self.seed = max_new_tokens, anchor, seed
         self.num_workers, self.tokenizer_name = num_workers, tokenizer
@@ -227,6 +231,11 @@ class UnlearningDataModule(LightningDataModule):
     def streams(self) -> dict[str, list[EncodedRow]]:
         """Rows of each group that is trained on: ``forget``, ``retain``, ``alternative``."""
         return self._streams.rows
+
+    @property
+    def lost_labels(self) -> dict[str, dict[str, Any]]:
+        """What groups that are trained on have lost to ``max_length``, ready for JSON."""
+        return {name: lost.to_json() for name, lost in self._streams.lost.items()}
 
     @property
     def eval_sets(self) -> dict[str, EvalSet]:
@@ -401,7 +410,9 @@ class UnlearningDataModule(LightningDataModule):
             if tokenizer is None:
                 tokenizer = load_tokenizer(self.tokenizer_name or pretrained, key)
             how = (self.template, self.max_length, self.system_prompt, self.template_kwargs)
-            self._encoder = Encoder(tokenizer, *how, conventions=self.conventions)
+            self._encoder = Encoder(
+                tokenizer, *how, conventions=self.conventions, truncation=self.truncation
+            )
         benchmark = self._benchmark()
         if self.trains and not self.streams:
             self._streams = read_streams(benchmark, self.encoder, StreamSettings.of(self))

@@ -1,0 +1,98 @@
+"""Labels that ``data.max_length`` cuts off rows, and forget rows that repeat others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from etw_lightning.notices import warn_first
+from etw_lightning.schema import EncodedRow, Example
+
+__all__ = ["LostLabels", "said_by", "tell_lost", "warn_of_repeats"]
+
+#: Rows that are named.
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class LostLabels:
+    """What a stream has lost.
+
+    Args:
+        labels: Number of labels that were cut off.
+        share: Of all labels the rows would have, 0 to 1.
+        rows: Number of rows that lost some.
+        of_rows: Number of rows there are.
+        first: Ids of the first of them.
+    """
+
+    labels: int
+    share: float
+    rows: int
+    of_rows: int
+    first: tuple[str, ...]
+
+    @classmethod
+    def of(cls, rows: Sequence[EncodedRow]) -> LostLabels | None:
+        """Return what rows have lost; None for nothing.
+
+        Example:
+            >>> row = (1, 2), (-100, 2)
+            >>> LostLabels.of([EncodedRow("a/0", *row, num_lost=3), EncodedRow("a/1", *row)])
+            LostLabels(labels=3, share=0.6, rows=1, of_rows=2, first=('a/0',))
+        """
+        cut = [row for row in rows if row.is_cut]
+        lost = sum(row.num_lost for row in cut)
+        if not lost:
+            return None
+        whole = lost + sum(row.num_labels for row in rows)
+        named = tuple(row.id for row in cut[:_NAMED])
+        return cls(lost, lost / whole, len(cut), len(rows), named)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields, ready for ``json.dumps``."""
+        return {**asdict(self), "first": list(self.first)}
+
+
+def tell_lost(stream: str, rows: Sequence[EncodedRow], max_length: int) -> LostLabels | None:
+    """Return what a stream has lost, and warn of it.
+
+    Args:
+        stream: ``forget``, ``retain`` or ``alternative``.
+        rows: Its rows.
+        max_length: ``data.max_length``.
+    """
+    lost = LostLabels.of(rows)
+    if lost is not None:
+        further = ", ..." if lost.rows > len(lost.first) else ""
+        warn_first(
+            f"{lost.rows} of {lost.of_rows} {stream} rows lose {lost.labels} labels "
+            f"({100 * lost.share:.2g} %) to data.max_length = {max_length}: "
+            f"{', '.join(lost.first)}{further}. What is cut off is not trained on; raise it, or "
+            "have --data.truncation error refuse such rows."
+        )
+    return lost
+
+
+def said_by(example: Example) -> tuple[object, ...]:
+    """Return all that a row says."""
+    return example.turns, example.question, example.answer
+
+
+def warn_of_repeats(examples: Iterable[Example]) -> int:
+    """Warn of forget rows that say what an earlier one says; return how many there are."""
+    first: dict[tuple[object, ...], str] = {}
+    repeats = []
+    for example in examples:
+        earlier = first.setdefault(said_by(example), example.id)
+        if earlier != example.id:
+            repeats.append(f"{example.id} as {earlier}")
+    if repeats:
+        further = ", ..." if len(repeats) > _NAMED else ""
+        warn_first(
+            f"{len(repeats)} rows of data.forget_split say the same as an earlier one: "
+            f"{', '.join(repeats[:_NAMED])}{further}. They count as often as they stand there; "
+            "take them out if that is not meant."
+        )
+    return len(repeats)
