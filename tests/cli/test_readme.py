@@ -227,3 +227,18 @@ def test_the_numbers_of_a_row_are_those_of_its_files(row):
     for name, value in pairs:
         held = [one.get(keys.get(name, name), set()) for one in numbers]
         assert any(float(value) in one for one in held), (name, value, held)
+
+
+PAPERS = _rows_of("docs/papers.md", "| paper | file | published numbers in the file |")
+CHOSEN = {row[0].strip("`"): row for row in _rows_of("docs/results.md", "| method | chosen |")}
+
+
+@pytest.mark.parametrize("row", PAPERS, ids=lambda row: row[1])
+def test_what_stands_beside_a_paper_is_the_table_of_results(row):
+    names = [name for name in re.findall(r"`(\w+)`", row[1]) if name in CHOSEN]
+    known = [CHOSEN[name] for name in names]
+    lambdas = {float(line[1].removeprefix("lambda ")) for line in known if "lambda" in line[1]}
+    qualities = {float(line[2].split(" ")[0]) for line in known}
+    for text in re.findall(r"\d*\.?\d+(?:e-\d+)?", row[3]):
+        assert float(text) in lambdas | qualities, (text, known)
+    assert re.search(r"\d", row[3])
