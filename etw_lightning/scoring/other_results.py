@@ -84,9 +84,12 @@ def checked_records(
     for record, example in zip(records, examples, strict=True):
         # Published logs decode answers with other spaces; some hold none.
         said, meant = ("".join(text.split()) for text in (record.answer, example.answer))
-        if said and said != meant:
+        asked = None if results.is_published else record.question
+        wrong = "answer" if said and said != meant else ""
+        wrong = wrong or ("question" if asked not in (None, example.question) else "")
+        if wrong:
             raise InputError(
-                f"{results.key}: {results.source} holds another answer in "
+                f"{results.key}: {results.source} holds another {wrong} in "
                 f"row {example.id} than this run's data; it was made for other rows."
             )
     return records

@@ -334,3 +334,50 @@ def test_forget_rows_that_repeat_others_are_told(command, own, home, rows, write
         "2 rows of data.forget_split say the same as an earlier one: forget/2 as forget/0, "
         "forget/4 as forget/1."
     )
+
+
+#: What makes another run of the same rows incomparable, and what is said of it.
+OTHERWISE = {
+    "template": (["--data.template=plain"], "data.template 'chat', this run has 'plain'"),
+    "length": (["--data.max_length=300"], "data.max_length 512, this run has 300"),
+    "rows": (["--data.rows={forget: 3}"], "holds 4 rows of 'forget', this run scores 3"),
+    "conventions": (["--conventions=peer"], "was made with conventions.attention_mask 'length'"),
+}
+
+
+@pytest.fixture
+def scored(run, own):
+    """Folder of a run whose records are given as another model's."""
+    run("evaluate", *own, into="scored")
+    return "scored"
+
+
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_records_made_otherwise_are_never_a_row_of_the_table(command, own, home, scored, name):
+    more, said = OTHERWISE[name]
+    for role in ("retain", "target"):
+        words = [*own, "--trainer.callbacks=[]", f"--data.{role}_results={scored}", *more]
+        result = command("fit", *words, f"--output_dir={home / 'out'}")
+        assert result.status == 2
+        assert result.err.startswith(f"error: data.{role}_results: scored ")
+        assert said in result.err
+        assert result.err.count("\n") == 1
+    assert not (home / "out").exists()
+
+
+def test_records_of_other_rows_are_refused(command, own, home, rows, scored, write_rows):
+    asked = [{**row, "question": f"{row['question']} Tell me."} for row in rows["forget"]]
+    said = [{**row, "answer": f"{row['answer']} So it is."} for row in rows["forget"]]
+    for changed, what in ((asked, "another question"), (said, "another answer")):
+        write_rows(home / "forget.jsonl", changed)
+        words = [*own, "--trainer.callbacks=[]", f"--data.retain_results={scored}"]
+        result = command("fit", *words, f"--output_dir={home / 'out'}")
+        assert result.status == 2
+        assert f"holds {what} in row forget/0" in result.err
+
+
+def test_records_made_alike_are_a_row(run, own, scored):
+    words = [*own, "--trainer.callbacks=[]", f"--data.retain_results={scored}"]
+    _, results, _ = run("fit", *words)
+    numbers = results["table"]["retain"]
+    assert numbers["forget_probability"] == results["table"]["target"]["forget_probability"]
