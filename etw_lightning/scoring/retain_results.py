@@ -21,6 +21,7 @@ from typing import Any
 from etw_lightning.files.places import require_inside
 from etw_lightning.schema import InputError, Record
 from etw_lightning.scoring.published import from_published
+from etw_lightning.scoring.record_checks import check_records
 
 __all__ = [
     "RetainResults",
@@ -245,14 +246,16 @@ def load_set(path: Path, key: str = _KEY) -> list[Record]:
     """Read the records of one file.
 
     Raises:
-        InputError: If it was cut or is no file of records.
+        InputError: If it was cut, is no file of records, or holds what no model can have said.
     """
     # Not splitlines: a text may hold one of the other line separators of Unicode.
     rows = [_parse(line, path, key) for line in _read_text(path, key).split("\n") if line]
     try:
-        return [Record.from_json(row) for row in rows]
+        records = [Record.from_json(row) for row in rows]
     except (TypeError, AttributeError) as error:
         raise InputError(f"{key}: {path} is not a file of records ({error}).") from error
+    check_records(records, f"{key}: {path}")
+    return records
 
 
 def load_retain_results(path: str | Path, key: str = _KEY) -> RetainResults:
@@ -278,6 +281,8 @@ def load_retain_results(path: str | Path, key: str = _KEY) -> RetainResults:
     if isinstance(log, dict):
         records = from_published(log, path, key)
         if records:
+            for name, rows in records.items():
+                check_records(rows, f"{key}: {source}, {name}")
             return RetainResults(source, records, key=key, is_published=True)
         if path.name == "results.json":
             folder = path.parent

@@ -192,7 +192,7 @@ def test_membership_scores_of_a_published_tofu_log(tmp_path):
     attacks = {
         name: {
             "forget": {"value_by_index": {str(row): {"score": value + row} for row in range(2)}},
-            "holdout": {"value_by_index": {"0": {"score": -value}}},
+            "holdout": {"value_by_index": {"0": {"score": value / 2}}},
         }
         for name, value in scores.items()
     }
@@ -201,7 +201,7 @@ def test_membership_scores_of_a_published_tofu_log(tmp_path):
     found = load_retain_results(path)
     assert found.is_published
     (held,) = found.records["holdout"]
-    assert (held.answer_loss, held.min_k, held.gradient_norm) == (-10.0, -20.0, -30.0)
+    assert (held.answer_loss, held.min_k, held.gradient_norm) == (5.0, 10.0, 15.0)
     forget = found.records["forget"]
     assert [row.answer_loss for row in forget] == [1.0, 2.0]
     assert [row.min_k for row in forget] == [20.0, 21.0]

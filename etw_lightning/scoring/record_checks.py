@@ -1,0 +1,74 @@
+"""What a stored record may hold: numbers where numbers belong, and in their range."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from etw_lightning.schema import InputError, Record
+
+__all__ = ["check_records"]
+
+#: Rounding by which a log-probability may be above 0.
+_SLACK = 1e-4
+_TEXTS = ("dataset", "id", "answer", "question", "scored_text", "generation", "paraphrase")
+#: Field to the least and the largest number in it.
+_RANGES = {
+    "answer_loss": (-_SLACK, np.inf),
+    "paraphrase_loss": (-_SLACK, np.inf),
+    "perturbed_losses": (-_SLACK, np.inf),
+    "min_k": (-_SLACK, np.inf),
+    "gradient_norm": (0.0, np.inf),
+    "token_logps": (-np.inf, _SLACK),
+    "choice_logps": (-np.inf, _SLACK),
+    "token_entropies": (-_SLACK, np.inf),
+    "token_variances": (-_SLACK, np.inf),
+    "token_matches": (0, 1),
+    "token_spans": (0, np.inf),
+    "choice_num_tokens": (0, np.inf),
+    "right_choice": (0, np.inf),
+}
+
+
+def check_records(records: Sequence[Record], where: str) -> None:
+    """Refuse records that no model can have made.
+
+    Args:
+        records: As they were read.
+        where: Key and file, for messages.
+
+    Raises:
+        InputError: If a text stands for a number or the other way round, a number is not finite, a
+            probability is above 1, or another number out of its range; names row and field.
+    """
+    for row, record in enumerate(records):
+        for name in _TEXTS:
+            value = getattr(record, name)
+            if value is not None and not isinstance(value, str):
+                raise _wrong(where, row, name, "a text", value)
+        for name, (least, largest) in _RANGES.items():
+            value = getattr(record, name)
+            if value is None or value == ():
+                continue
+            if not _is_numbers(value):
+                raise _wrong(where, row, name, "numbers", value)
+            numbers = np.asarray(value, dtype=np.float64)
+            fits = np.isfinite(numbers) & (numbers >= least) & (numbers <= largest)
+            if not fits.all():
+                meant = "0 at most, as p is at most 1" if largest == _SLACK else "in its range"
+                raise _wrong(where, row, name, meant, numbers[~fits][0])
+
+
+def _is_numbers(value: object) -> bool:
+    """Tell whether this is a number or holds nothing but numbers."""
+    if isinstance(value, tuple | list):
+        return all(map(_is_numbers, value))
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _wrong(where: str, row: int, name: str, meant: str, value: object) -> InputError:
+    return InputError(
+        f"{where} row {row}: {name} must be {meant}; got {value!r:.60}. No model gives that; make "
+        "the file anew."
+    )
