@@ -169,12 +169,8 @@ class Muse(EvaluationCallback):
 
     def compute(self, given: Given) -> dict[str, Metric]:
         """Return verbmem and both knowmem."""
-        records = given.records
-        return {
-            "verbmem": metrics.verbmem(records["verbmem"], given.conventions),
-            "knowmem_forget": metrics.knowmem(records["knowmem_forget"], "down"),
-            "knowmem_retain": metrics.knowmem(records["knowmem_retain"], "up"),
-        }
+        verbmem, *knowmem = self.needs
+        return {**of.verbmem(given, (verbmem,)), **of.knowmem(given, tuple(knowmem))}
 
 
 class PrivLeak(EvaluationCallback):
