@@ -79,7 +79,8 @@ def test_several_callbacks_have_the_retain_model_scored_for_all_of_them(
     root, tmp_path, tiny_model_dir
 ):
     class Generations(SetScores):
-        retain_needs = {"forget": {"generation"}}  # noqa: RUF012
+        def prepare(self, data):
+            self.retain_needs = {"forget": {"generation"}}
 
     data = tofu(root, retain_model=str(tiny_model_dir))
     callbacks = (ForgetQuality(), Generations(["forget"]))
@@ -145,7 +146,8 @@ def test_a_plain_trainer_remembers_what_the_model_said_before(root, tmp_path, lo
     heard = []
 
     class Relative(SetScores):
-        target_needs = {"forget": {"answers"}}  # noqa: RUF012
+        def prepare(self, data):
+            self.target_needs = {"forget": {"answers"}}
 
         def compute(self, given):
             heard.append((given.records["forget"][0], given.target["forget"][0]))
