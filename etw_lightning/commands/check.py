@@ -42,7 +42,8 @@ class CheckCommand(RunChecks):
         except InputError as error:
             # Memory is predicted all the same: the run may be meant for another machine.
             self._no_room = error
-        check_training(model, config, run_shape(model, data, self.trainer))
+        shape = run_shape(model, data, self.trainer)
+        check_training(model, config, shape, data.streams.values())
         others, needs = self._others_needed()
         for role in get_args(Role):
             lines.append(describe_other(others, role, needs[role]) or "")

@@ -96,6 +96,7 @@ class FitCommand(RunChecks):
         # Broken weights are bad input too, so they are read before the first file is written, and
         # before other models are scored, which may take long.
         model.load_ahead(self.trainer)
+        model.check_lengths(data)
         model.check_optimizer()
         ckpt_path = self.config["fit"].ckpt_path
         if ckpt_path and self.resumed is None:

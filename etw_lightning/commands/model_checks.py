@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from etw_lightning.models.head_probe import vocabulary_size
 from etw_lightning.models.label_scorer import LabelScorer
 from etw_lightning.models.loading import check_stored
 from etw_lightning.models.optimizers import make_optimizer
-from etw_lightning.schema import InputError
+from etw_lightning.models.positions import check_extents, limits_of, row_extents
+from etw_lightning.schema import EncodedRow, InputError
 from etw_lightning.training.datamodule import Role, UnlearningDataModule
 from etw_lightning.training.module import UnlearningModule
 from etw_lightning.training.other_models import OtherModels
@@ -129,22 +130,27 @@ def check_layers(module: UnlearningModule, config: Any) -> None:
         module.method.check_layers(config.get_text_config().num_hidden_layers)
 
 
-def check_training(module: UnlearningModule, config: Any, shape: RunShape) -> None:
-    """Refuse what training would refuse of the weights that train and of the optimiser.
+def check_training(
+    module: UnlearningModule, config: Any, shape: RunShape, streams: Iterable[Iterable[EncodedRow]]
+) -> None:
+    """Refuse what training would refuse of rows, of the weights that train and of the optimiser.
 
     Args:
         module: Not configured.
         config: The model's ``transformers`` configuration.
         shape: Of the run.
+        streams: The rows that are trained on.
 
     Raises:
-        InputError: As ``UnlearningModule.check_reach`` and ``make_optimizer``.
+        InputError: As ``check_extents``, ``UnlearningModule.check_reach`` and ``make_optimizer``.
     """
     try:
         outline = run_outline(config, shape)
     except TraceError:
         # An adapter that is made from numbers: ``fit`` will see.
         return
+    rows = row_extents(itertools.chain.from_iterable(streams))
+    check_extents(limits_of(outline.lm), type(outline.lm).__name__, rows)
     if module.method.layers:
         module.check_reach(LabelScorer(outline.lm))
     make_optimizer(

@@ -31,7 +31,8 @@ def find_layers(lm: Any) -> nn.ModuleList | None:
     """Return the decoder's layers, from the embedding up; None if there is no such list.
 
     Looked for in the decoder alone, for the towers of a composite model may have as many; of
-    several lists of the right length it is the one with the most weights.
+    several lists of the right length it is the one with the most weights. Where none is of that
+    length, the list that has nearly all of the decoder's weights.
     """
     count = getattr(lm.config.get_text_config(), "num_hidden_layers", None)
     body = body_of(lm)
@@ -77,7 +78,7 @@ def listening(lm: Any, layers: Collection[int]) -> Iterator[dict[int, Tensor]]:
                     "each text, so that it has no one state; take a method that reads what the "
                     "model says (any but RMU)."
                 )
-            heard[layer] = out[0] if isinstance(out, tuple) else out
+            heard[layer] = out[0] if isinstance(out, tuple | list) else out
 
         return keep
 

@@ -18,9 +18,15 @@ from etw_lightning.models.decoder import body_of, layers_of, listening
 from etw_lightning.models.head_probe import find_transform, vocabulary_size
 from etw_lightning.models.noise import quieten
 from etw_lightning.models.packing import PackedRows, pack_rows, prefix_tree
-from etw_lightning.models.positions import Limits, limits_of, looks_everywhere
+from etw_lightning.models.positions import (
+    Extent,
+    Limits,
+    check_extents,
+    limits_of,
+    looks_everywhere,
+)
 from etw_lightning.models.probes import check_reading
-from etw_lightning.schema import IGNORE_INDEX, EncodedRow, InputError
+from etw_lightning.schema import IGNORE_INDEX, EncodedRow
 
 __all__ = ["LabelScorer"]
 
@@ -96,14 +102,10 @@ class LabelScorer(nn.Module):
             layers: Layers, from 0, whose ``states`` are wanted.
 
         Raises:
-            InputError: If the rows are longer than the model has positions for.
+            InputError: If the rows are longer than the model has positions for, or than its
+                frequencies stay what they are.
         """
-        room = self.limits.learned
-        if room is not None and input_ids.shape[1] > room:
-            raise InputError(
-                f"A row has {input_ids.shape[1]} tokens; {type(self.lm).__name__} has {room} "
-                f"positions. Set data.max_length to at most {room}."
-            )
+        check_extents(self.limits, type(self.lm).__name__, [Extent("", input_ids.shape[1])])
         is_label = labels[:, 1:] != IGNORE_INDEX
         with listening(self.lm, layers if "states" in needs else ()) as heard:
             out = body_of(self.lm)(

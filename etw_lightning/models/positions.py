@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from etw_lightning.notices import warn_first
-from etw_lightning.schema import InputError
+from etw_lightning.schema import EncodedRow, InputError
 
-__all__ = ["Extent", "Limits", "check_extents", "limits_of", "looks_everywhere"]
+__all__ = ["Extent", "Limits", "check_extents", "limits_of", "looks_everywhere", "row_extents"]
 
 #: Modules and buffers that hold something for each position; there is nothing beyond their end.
 _TABLES = ("wpe", "embed_positions", "position_embeddings", "pos_encoding")
@@ -71,14 +71,17 @@ def limits_of(lm: nn.Module) -> Limits:
         if name.rpartition(".")[2] in _TABLES and isinstance(part, nn.Embedding)
     ]
     if learned or buffers & {*_TABLES}:
-        size = _config(lm).max_position_embeddings
+        size = getattr(_config(lm), "max_position_embeddings", None)
+        if size is None:
+            # As in Whisper, whose configuration names a limit of its own.
+            size = min((part.num_embeddings for part in learned), default=None)
         # As in RoBERTa, whose positions begin behind the padding index.
         rooms = [
             part.num_embeddings - part.padding_idx - 1
             for part in learned
             if part.padding_idx is not None
         ]
-        return Limits(learned=min([size, *rooms]))
+        return Limits(learned=min([one for one in (size, *rooms) if one is not None], default=None))
     if not any(name.endswith("inv_freq") for name in buffers):
         return Limits()
     size = getattr(_config(lm), "max_position_embeddings", None)
@@ -101,6 +104,11 @@ def _unscaled(config: Any) -> int | None:
         if kind["rope_type"] == "longrope":
             sizes.append(kind["original_max_position_embeddings"])
     return min(sizes, default=None)
+
+
+def row_extents(rows: Iterable[EncodedRow]) -> list[Extent]:
+    """Return the positions that rows take in training."""
+    return [Extent(row.id, len(row.input_ids)) for row in rows]
 
 
 def check_extents(limits: Limits, kind: str, rows: Iterable[Extent]) -> None:
@@ -137,7 +145,8 @@ def _story(row: Extent, limit: int, kind: str, why: str = "") -> str:
         what += f" of prompt and {row.num_new} new ones"
         left = limit - row.num_tokens + 1
         way = f"Set data.max_new_tokens to at most {left}" if left > 0 else "Shorten its prompt"
+    name = f"Row {row.id}" if row.id else "A row"
     return (
-        f"Row {row.id} takes {row.num_positions} positions ({what}); {kind} has {limit}"
+        f"{name} takes {row.num_positions} positions ({what}); {kind} has {limit}"
         f"{why and f' {why}'}. {way} or remove the row."
     )

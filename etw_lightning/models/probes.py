@@ -50,18 +50,20 @@ def check_reading(lm: Any, key: str = "model.pretrained") -> None:
     Raises:
         InputError: If what is said of a token depends on those behind it, or on padding there.
     """
-    ids = probe_ids(lm)
+    chunk = _chunk_length(lm)
+    length, prefix = _LENGTH + 2 * chunk, _PREFIX + chunk
+    ids = probe_ids(lm, length)
     mask = torch.ones_like(ids)
     with mode_of(lm, training=False):
-        alone = last_states(lm, ids[:, :_PREFIX], mask[:, :_PREFIX])
+        alone = last_states(lm, ids[:, :prefix], mask[:, :prefix])
         whole = last_states(lm, ids, mask)
-        mask[:, _PREFIX:] = 0
+        mask[:, prefix:] = 0
         padded = last_states(lm, ids, mask)
-    if alone.shape[1] != _PREFIX or whole.shape[1] != _LENGTH:
+    if alone.shape[1] != prefix or whole.shape[1] != length:
         raise _refused(lm, key, "answers at other positions than those of the tokens it is given")
-    if not is_alike(whole[:, :_PREFIX], alone):
+    if not is_alike(whole[:, :prefix], alone):
         raise _refused(lm, key, "looks ahead: what it says of a token depends on those behind it")
-    if not is_alike(padded[:, :_PREFIX], alone):
+    if not is_alike(padded[:, :prefix], alone):
         raise _refused(lm, key, "says something else of a row that is padded behind its end")
 
 
@@ -84,6 +86,15 @@ def mode_of(lm: nn.Module, *, training: bool) -> Iterator[None]:
             yield
     finally:
         lm.train(before)
+
+
+def _chunk_length(lm: Any) -> int:
+    """Return up to which length a model attends to all, before it cuts rows in chunks (Reformer).
+
+    0 for others; what they leave out of long rows lies behind, not ahead.
+    """
+    settings = lm.config.get_text_config().to_dict()
+    return max(settings.get(f"{kind}_attn_chunk_length") or 0 for kind in ("local", "lsh"))
 
 
 def _refused(lm: Any, key: str, what: str) -> InputError:

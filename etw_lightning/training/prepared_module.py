@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +17,7 @@ from etw_lightning.models.adapters import add_adapter
 from etw_lightning.models.given import GivenModel
 from etw_lightning.models.loading import DType, LabelScorer, load_model
 from etw_lightning.models.noise import Dropout, settle_noise
+from etw_lightning.models.positions import check_extents, row_extents
 from etw_lightning.models.shards import Sharding, plain_modules, read_outside, spread
 from etw_lightning.models.trainable import choose_trained, recompute_activations
 from etw_lightning.schema import InputError
@@ -174,6 +176,20 @@ class PreparedModule(ScoringModule):
                 f"model.train_only {self.train_only} trains nothing at or below layer {last}, "
                 "whose states model.forget reads; name weights of layers up to it."
             )
+
+    def check_lengths(self, data: UnlearningDataModule) -> None:
+        """Refuse training rows that the model has no positions for.
+
+        Args:
+            data: Loaded.
+
+        Raises:
+            InputError: As ``check_extents``; names the longest row.
+        """
+        scorer = self.scorer or (self._loaded[0] if self._loaded else None)
+        if scorer is not None:
+            rows = itertools.chain.from_iterable(data.streams.values())
+            check_extents(scorer.limits, type(scorer.lm).__name__, row_extents(rows))
 
     def make_references(self, data: UnlearningDataModule, trainer: Any) -> None:
         """Read the target model's values of the training rows, or compute and keep them.
