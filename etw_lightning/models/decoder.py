@@ -13,6 +13,12 @@ from etw_lightning.schema import InputError
 __all__ = ["body_of", "find_layers", "layers_of", "listening"]
 
 
+#: Parts of the names of what reads no text.
+_TOWERS = ("vision", "visual", "image", "audio", "speech")
+#: Share of a decoder's weights, its embeddings apart, that no other list than its layers has.
+_NEARLY_ALL = 0.9
+
+
 def body_of(lm: Any) -> Any:
     """Return the part of a model whose last hidden states its output head reads."""
     body = lm.base_model
@@ -30,17 +36,26 @@ def body_of(lm: Any) -> Any:
 def find_layers(lm: Any) -> nn.ModuleList | None:
     """Return the decoder's layers, from the embedding up; None if there is no such list.
 
-    Looked for in the decoder alone, for the towers of a composite model may have as many; of
-    several lists of the right length it is the one with the most weights. Where none is of that
-    length, the list that has nearly all of the decoder's weights.
+    Looked for in the decoder alone, and not in the towers of a composite model, which may have as
+    many; of several lists of the right length it is the one with the most weights. Where none is of
+    that length, the list that has nearly all of the decoder's weights.
     """
     count = getattr(lm.config.get_text_config(), "num_hidden_layers", None)
     body = body_of(lm)
     decoder = body.get_decoder() if hasattr(body, "get_decoder") else body
     lists = [
-        part for part in decoder.modules() if isinstance(part, nn.ModuleList) and len(part) == count
+        part
+        for name, part in decoder.named_modules()
+        if isinstance(part, nn.ModuleList) and not any(tower in name for tower in _TOWERS)
     ]
-    return max(lists, key=_num_weights, default=None)
+    found = max((part for part in lists if len(part) == count), key=_num_weights, default=None)
+    if found is not None or not lists:
+        return found
+    # As in LongCat, which counts two layers where it has one.
+    embeddings = {id(weight) for weight in lm.get_input_embeddings().parameters()}
+    whole = sum(w.numel() for w in decoder.parameters() if id(w) not in embeddings)
+    largest = max(lists, key=_num_weights)
+    return largest if _num_weights(largest) > _NEARLY_ALL * whole else None
 
 
 def layers_of(lm: Any) -> nn.ModuleList:

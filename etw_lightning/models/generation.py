@@ -24,6 +24,7 @@ from etw_lightning.models.continuation import (
     without_cache,
 )
 from etw_lightning.models.continuation import new_cache as _new_cache
+from etw_lightning.models.positions import narrowest_window
 from etw_lightning.models.probes import is_alike, mode_of, probe_ids
 from etw_lightning.models.stopping import Stops, cut, end_ids
 from etw_lightning.notices import warn_first
@@ -32,6 +33,8 @@ __all__ = ["Way", "continue_greedily", "cut", "way_of"]
 
 #: Tokens of the prompt, the padding and the continuation by which a model is asked about padding.
 _NUM_PROBED, _NUM_PADDED, _NUM_STEPS = 12, 3, 3
+#: Windows from here on are longer than what a model is asked.
+_MAX_WINDOW = 256
 #: How a model is continued: with a cache, prompts of any lengths padded on the left or those of one
 #: length together; or without a cache, those of one length together.
 Way = Literal["padded", "one length", "no cache"]
@@ -112,7 +115,10 @@ def way_of(lm: Any) -> Way:
     """
     if lm in _WAYS:
         return _WAYS[lm]
-    row, more = probe_ids(lm, _NUM_PROBED + _NUM_STEPS).split([_NUM_PROBED, _NUM_STEPS], -1)
+    window = narrowest_window(lm)
+    # Of short windows a cache must show that it forgets what they leave out, and no more.
+    count = max(_NUM_PROBED, window + 1 if window < _MAX_WINDOW else 0)
+    row, more = probe_ids(lm, count + _NUM_STEPS).split([count, _NUM_STEPS], -1)
     ids, more = torch.cat([row, row.flip(-1)]), more[0]
     mask = torch.ones_like(ids)
     left = (_NUM_PADDED, 0)

@@ -90,7 +90,7 @@ def vocabulary_size(config: Any) -> int:
         config: A ``transformers`` configuration.
     """
     text = config.get_text_config()
-    return int(getattr(text, "unpadded_vocab_size", None) or text.vocab_size)
+    return int(min(getattr(text, "unpadded_vocab_size", None) or text.vocab_size, text.vocab_size))
 
 
 def _properties(config: Any) -> dict[str, Any]:

@@ -10,7 +10,15 @@ from torch import nn
 from etw_lightning.notices import warn_first
 from etw_lightning.schema import EncodedRow, InputError
 
-__all__ = ["Extent", "Limits", "check_extents", "limits_of", "looks_everywhere", "row_extents"]
+__all__ = [
+    "Extent",
+    "Limits",
+    "check_extents",
+    "limits_of",
+    "looks_everywhere",
+    "narrowest_window",
+    "row_extents",
+]
 
 #: Modules and buffers that hold something for each position; there is nothing beyond their end.
 _TABLES = ("wpe", "embed_positions", "position_embeddings", "pos_encoding")
@@ -26,6 +34,13 @@ def looks_everywhere(lm: Any) -> bool:
         return set(layers) == {"full_attention"}
     is_local = "local" in getattr(config, "attention_layers", ())
     return not is_local and all(getattr(config, name, None) is None for name in _WINDOWS)
+
+
+def narrowest_window(lm: Any) -> int:
+    """Return how far back the attention of a model reaches where it does least; 0 for no window."""
+    config = lm.config.get_text_config()
+    found = [getattr(config, name, None) for name in _WINDOWS]
+    return min((size for size in found if isinstance(size, int) and size > 0), default=0)
 
 
 class Extent(NamedTuple):
