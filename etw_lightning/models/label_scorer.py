@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from etw_lightning.kernels.distributions import HeadDistributions
 from etw_lightning.kernels.head import LinearStatistics, linear_scores, linear_statistics
@@ -16,7 +17,7 @@ from etw_lightning.kernels.logits import LogitTransform
 from etw_lightning.kernels.signals import Padded, Signal, States, TokenSignals
 from etw_lightning.models.decoder import body_of, layers_of, listening
 from etw_lightning.models.head_probe import find_transform, vocabulary_size
-from etw_lightning.models.noise import quieten
+from etw_lightning.models.noise import named_noise, quieten
 from etw_lightning.models.packing import PackedRows, pack_rows, prefix_tree
 from etw_lightning.models.positions import (
     Extent,
@@ -26,6 +27,7 @@ from etw_lightning.models.positions import (
     looks_everywhere,
 )
 from etw_lightning.models.probes import check_reading
+from etw_lightning.models.step_layout import StepLayout
 from etw_lightning.schema import IGNORE_INDEX, EncodedRow
 
 __all__ = ["LabelScorer"]
@@ -54,6 +56,7 @@ class LabelScorer(nn.Module):
         #: Whether it says in training what it says in evaluation, whatever its dropout.
         self.is_quiet = False
         self._takes_trees: bool | None = None
+        self._shares_beginnings: bool | None = None
         self._limits: Limits | None = None
 
     def _apply(self, fn: Any, recurse: bool = True) -> LabelScorer:
@@ -90,6 +93,7 @@ class LabelScorer(nn.Module):
         needs: Collection[Signal] = (),
         temperature: float = 1.0,
         layers: Collection[int] = (),
+        layout: StepLayout | None = None,
     ) -> TokenSignals:
         """Return the signals of all labelled tokens, row by row.
 
@@ -100,6 +104,8 @@ class LabelScorer(nn.Module):
             needs: Signals besides ``logps``.
             temperature: Of the entropies, > 0.
             layers: Layers, from 0, whose ``states`` are wanted.
+            layout: What of the rows is fed, right-padded as they are; None feeds all of it, as do
+                signals that are asked for at every position.
 
         Raises:
             InputError: If the rows are longer than the model has positions for, or than its
@@ -107,11 +113,17 @@ class LabelScorer(nn.Module):
         """
         check_extents(self.limits, type(self.lm).__name__, [Extent("", input_ids.shape[1])])
         is_label = labels[:, 1:] != IGNORE_INDEX
-        with listening(self.lm, layers if "states" in needs else ()) as heard:
-            out = body_of(self.lm)(
-                input_ids=input_ids, attention_mask=attention_mask, use_cache=False
-            )
-        hidden = out.last_hidden_state[:, :-1][is_label]
+        last: Tensor | None = None
+        heard: dict[int, Tensor] = {}
+        if layout is not None and not {"states", "padded"} & set(needs):
+            hidden = self._hidden_by_parts(input_ids, attention_mask, is_label, layout)
+        else:
+            with listening(self.lm, layers if "states" in needs else ()) as heard:
+                out = body_of(self.lm)(
+                    input_ids=input_ids, attention_mask=attention_mask, use_cache=False
+                )
+            last = out.last_hidden_state
+            hidden = last[:, :-1][is_label]
         picked = labels[:, 1:][is_label]
         scores = linear_scores(
             hidden,
@@ -133,12 +145,73 @@ class LabelScorer(nn.Module):
             entropies=scores.entropies,
             distributions=self._distributions(hidden) if "distributions" in needs else None,
             padded=(
-                Padded(out.last_hidden_state, attention_mask, self._distributions)
-                if "padded" in needs
+                Padded(last, attention_mask, self._distributions)
+                if last is not None and "padded" in needs
                 else None
             ),
             states=States(states, is_token.nonzero()[:, 0]) if states else None,
         )
+
+    def _hidden_by_parts(
+        self, input_ids: Tensor, attention_mask: Tensor, is_label: Tensor, layout: StepLayout
+    ) -> Tensor:
+        """Return the last hidden states that predict labels, row by row, ``(N, D)``."""
+        body = body_of(self.lm)
+        shared, beginning = 0, None
+        if layout.shared and self.shares_beginnings:
+            shared = layout.shared
+            out = body(input_ids=input_ids[:1, :shared], use_cache=True)
+            beginning = out.past_key_values
+        numbers = (is_label.flatten().cumsum(0) - 1).view_as(is_label)
+        states, places = [], []
+        for part in layout.parts:
+            rows = torch.tensor(part.rows, device=input_ids.device)
+            ids, mask = input_ids[rows, shared : part.width], attention_mask[rows, : part.width]
+            past = {"use_cache": False} if beginning is None else _behind(beginning, len(rows))
+            out = body(input_ids=ids, attention_mask=mask, **past)
+            is_here = is_label[rows, shared : part.width]
+            states.append(out.last_hidden_state[is_here])
+            places.append(numbers[rows, shared : part.width][is_here])
+        return torch.cat(states)[torch.cat(places).argsort()]
+
+    @property
+    def shares_beginnings(self) -> bool:
+        """Whether rows may be fed behind keys and values of a beginning they share.
+
+        Not where a dropout would strike all of them alike, where gradient checkpointing lets keys
+        and values go, or where the model says something else so, which is found out once.
+        """
+        if self._shares_beginnings is None:
+            may = _may_take_trees(self.lm) and not _drops(self)
+            self._shares_beginnings = may and self.continues_alike()
+        lets_go = getattr(self.lm, "is_activation_checkpointing", False)
+        return self._shares_beginnings and not lets_go
+
+    @torch.no_grad()
+    def continues_alike(self) -> bool:
+        """Compare rows behind a shared beginning with the whole rows, in forward passes."""
+        size = vocabulary_size(self.lm.config)
+        device = self.lm.get_input_embeddings().weight.device
+        text = [[1, 2, 3, 4, 5, 6], [1, 2, 3, 7, 8, 0]]
+        ids = torch.tensor(text, device=device) * 7 % size
+        mask = torch.tensor([[1] * 6, [1] * 5 + [0]], device=device)
+        body = body_of(self.lm)
+        whole = body(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        past = body(input_ids=ids[:1, :3], use_cache=True).past_key_values
+        if not all(type(layer) is DynamicLayer for layer in getattr(past, "layers", [None])):
+            return False
+        said = body(input_ids=ids[:, 3:], attention_mask=mask, **_behind(past, 2))
+        is_token = mask[:, 3:].bool()
+        found, right = said.last_hidden_state[is_token].double(), whole[:, 3:][is_token].double()
+        return bool((found - right).norm() < self._tolerance * right.norm())
+
+    @property
+    def _tolerance(self) -> float:
+        """Share of a state that rounding may make; what a model overlooks makes more."""
+        weight = self.lm.get_input_embeddings().weight
+        is_wide = weight.dtype.itemsize >= 4
+        # Rounding alone makes 1e-6 of the whole, in bfloat16 1e-2.
+        return 1e-3 if is_wide and not torch.is_autocast_enabled(weight.device.type) else 0.05
 
     @property
     def head(self) -> Any:
@@ -235,15 +308,12 @@ class LabelScorer(nn.Module):
         ids = [tuple(7 * token % size for token in text) for text in texts]
         rows = [EncodedRow("", row, (IGNORE_INDEX, *row[1:])) for row in ids]
         tree = prefix_tree(rows)
-        weight = self.lm.get_input_embeddings().weight
-        device, is_wide = weight.device, weight.dtype.itemsize >= 4
-        # Rounding alone makes 1e-6 of the whole, in bfloat16 1e-2; positions unheeded make more.
-        tolerance = 1e-3 if is_wide and not torch.is_autocast_enabled(device.type) else 0.05
+        device = self.lm.get_input_embeddings().weight.device
         packed = self._last_hidden(pack_rows([tree], 0).to(device))[0].double()
         for row, edges in zip(rows, tree.edges, strict=True):
             alone = self._last_hidden(pack_rows([prefix_tree([row])], 0).to(device))[0].double()
             found = packed[[tree.sources[edge] for edge in edges]]
-            if not (found - alone).norm() < tolerance * alone.norm():
+            if not (found - alone).norm() < self._tolerance * alone.norm():
                 return False
         return True
 
@@ -296,3 +366,22 @@ def _may_take_trees(lm: Any) -> bool:
     takes_positions = "position_ids" in inspect.signature(body_of(lm).forward).parameters
     kernel = config._attn_implementation
     return looks_everywhere(lm) and takes_mask and takes_positions and kernel in ("sdpa", "eager")
+
+
+def _behind(beginning: DynamicCache, num_rows: int) -> dict[str, Any]:
+    """Return what a body takes to go on from a beginning in each of some rows."""
+    past = DynamicCache()
+    for number, layer in enumerate(beginning.layers):
+        keys, values = (part.expand(num_rows, -1, -1, -1) for part in (layer.keys, layer.values))
+        past.update(keys, values, number)
+    return {"past_key_values": past, "use_cache": True}
+
+
+def _drops(scorer: LabelScorer) -> bool:
+    """Whether a model drops something at random in training; of a quiet one, its adapter."""
+    shares = [
+        module.p
+        for name, module in scorer.lm.named_modules()
+        if isinstance(module, nn.Dropout) and ("lora_dropout" in name or not scorer.is_quiet)
+    ]
+    return any(shares) or bool(named_noise(scorer.lm) and not scorer.is_quiet)

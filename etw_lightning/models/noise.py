@@ -10,7 +10,7 @@ from etw_lightning.models.probes import is_alike, last_states, mode_of, probe_id
 from etw_lightning.notices import warn_first
 from etw_lightning.schema import InputError
 
-__all__ = ["Dropout", "describe_noise", "quieten", "settle_noise"]
+__all__ = ["Dropout", "describe_noise", "named_noise", "quieten", "settle_noise"]
 
 #: Whether a model that is trained says what is scored, or is thinned as its configuration has it.
 Dropout = Literal["off", "as_configured"]
@@ -75,7 +75,7 @@ def describe_noise(lm: Any) -> str | None:
     mask = torch.ones_like(ids)
     with mode_of(lm, training=False):
         wanted = last_states(lm, ids, mask)
-    named = _named_noise(lm)
+    named = named_noise(lm)
     with mode_of(lm, training=True):
         is_same = all(is_alike(last_states(lm, ids, mask), wanted) for _ in range(_PASSES))
     if is_same and not any("layer" in name for name in named):
@@ -101,7 +101,7 @@ def quieten(lm: Any) -> None:
                     setattr(module, attribute, 0.0)
 
 
-def _named_noise(lm: Any) -> dict[str, float]:
+def named_noise(lm: Any) -> dict[str, float]:
     """Return what of a configuration is random in training by its name, where it is not 0."""
     config = lm.config.get_text_config().to_dict()
     return {

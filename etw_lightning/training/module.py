@@ -87,6 +87,10 @@ class UnlearningModule(PreparedModule):
             null is ``off`` where an objective reads a cached reference, else ``as_configured``; a
             line says so. An adapter's own dropout is left as it is.
         chunk_size: Positions that go through the output head at a time.
+        share_beginnings: Feed the tokens that all training rows begin with (a chat template's
+            system prompt) once a step, and the rest of the rows in parts by length. Losses and
+            gradients are the same but for rounding, which Adam makes visible where a gradient is
+            nearly 0. Not in shards (fsdp, ZeRO-3), which feed whole rows.
     """
 
     def __init__(
@@ -116,6 +120,7 @@ class UnlearningModule(PreparedModule):
         gradient_checkpointing: bool = False,
         dropout: Dropout | None = None,
         chunk_size: PositiveInt = 256,
+        share_beginnings: bool = False,
     ) -> None:
         super().__init__()
         for key, value in (
@@ -151,6 +156,7 @@ class UnlearningModule(PreparedModule):
         self.schedule, self.warmup = schedule, warmup
         self.dtype_name: DType = dtype
         self.attention, self.chunk_size = attention, chunk_size
+        self.share_beginnings = share_beginnings
         self.gradient_checkpointing, self.dropout = gradient_checkpointing, dropout
         #: Share of the last micro-batch in the effective batch's losses, by term.
         self.losses: dict[str, float] = {}
@@ -242,7 +248,10 @@ class UnlearningModule(PreparedModule):
         assert self.scorer is not None
         own = {need for need in self.needs if not need.startswith("reference_")}
         ids, mask, labels = batch["input_ids"], batch["attention_mask"], batch["labels"]
-        signals = self.scorer(ids, mask, labels, own, self.method.temperature, self.method.layers)
+        method = self.method
+        signals = self.scorer(
+            ids, mask, labels, own, method.temperature, method.layers, self._layout_of(batch)
+        )
         if "marked" in batch:
             is_label = labels[:, 1:] != IGNORE_INDEX
             signals = replace(signals, marked=batch["marked"][:, 1:][is_label])

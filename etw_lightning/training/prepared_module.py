@@ -19,6 +19,7 @@ from etw_lightning.models.loading import DType, LabelScorer, load_model
 from etw_lightning.models.noise import Dropout, settle_noise
 from etw_lightning.models.positions import check_extents, row_extents
 from etw_lightning.models.shards import Sharding, plain_modules, read_outside, spread
+from etw_lightning.models.step_layout import StepLayout
 from etw_lightning.models.trainable import choose_trained, recompute_activations
 from etw_lightning.schema import InputError
 from etw_lightning.training.datamodule import UnlearningDataModule
@@ -55,6 +56,7 @@ class PreparedModule(ScoringModule):
     gradient_checkpointing: bool
     dropout: Dropout | None
     chunk_size: int
+    share_beginnings: bool
 
     def __init__(self) -> None:
         super().__init__()
@@ -252,6 +254,18 @@ class PreparedModule(ScoringModule):
             self._loaded[0].cpu()
 
     @torch.no_grad()
+    def _layout_of(self, batch: Batch) -> StepLayout | None:
+        """Return how a batch is fed; None for whole rows.
+
+        In shards always: gradients that come back through keys and values find weights let go.
+        """
+        if not self.share_beginnings or self.layout != "whole":
+            return None
+        assert self.scorer is not None
+        layout = batch["layout"]
+        # The reference model is fed as the trained one is, or they would differ from the start.
+        return layout if self.scorer.shares_beginnings else layout._replace(shared=0)
+
     def _with_reference(self, signals: TokenSignals, batch: Batch) -> TokenSignals:
         """Add what the target model says of the same tokens."""
         wanted = frozenset().union(*self.method.reference_needs.values())
@@ -264,6 +278,7 @@ class PreparedModule(ScoringModule):
                 names,
                 self.method.temperature,
                 self.method.layers,
+                self._layout_of(batch),
             )
             return replace(signals, **{f"reference_{name}": getattr(said, name) for name in names})
 

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback
 from toy import ExactModule, FixedLogits, jsonl_data, make_trainer, text, write_rows
 
 from etw_lightning.benchmarks.tofu import Columns
-from etw_lightning.forget import GA, ForgetObjective
+from etw_lightning.forget import GA, NPO, ForgetObjective
 from etw_lightning.kernels.signals import Counts, TokenSignals
 from etw_lightning.models import label_scorer
 from etw_lightning.models.loading import LabelScorer, load_model
@@ -121,6 +121,32 @@ def test_one_forward_pass_a_step_and_only_labels_reach_the_head(fit, calls, root
 def test_entropies_only_where_something_is_forgotten(fit, calls):
     fit(forget=None)
     assert not any(calls["entropy"])
+
+
+@pytest.mark.parametrize("parts", [{}, {"forget": NPO(), "reference": "live"}], ids=["etw", "npo"])
+def test_sharing_beginnings_changes_what_is_fed_and_nothing_else(fit, parts, monkeypatch):
+    layouts = []
+    original = LabelScorer.forward
+
+    def forward(self, *args):
+        layouts.append(args[-1])
+        return original(self, *args)
+
+    monkeypatch.setattr(LabelScorer, "forward", forward)
+    still = {"lr": 1e-15, "weight_decay": 0.0, "kind": ExactModule}
+    _, whole = fit(**parts, **still)
+    assert set(layouts) == {None}, "off by default"
+    layouts.clear()
+    _, shared = fit(**parts, **still, share_beginnings=True)
+    assert all(layout.shared > 0 for layout in layouts)
+    for name in ("loss/retain", "loss/forget"):
+        seen = [[logged[name] for logged in watch.logged] for watch in (whole, shared)]
+        assert seen[0] == pytest.approx(seen[1], abs=1e-7)
+    for one, other in zip(whole.gradients, shared.gradients, strict=True):
+        for gradient, found in zip(one, other, strict=True):
+            # Llama's norms are float32 in any model, and what rows share is summed behind them.
+            rounding = 1e-10 + 1e-6 * gradient.abs().max()
+            torch.testing.assert_close(found, gradient, rtol=0, atol=rounding)
 
 
 def test_a_live_reference_model_is_one_more_pass(fit, calls):
