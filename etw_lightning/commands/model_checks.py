@@ -182,7 +182,7 @@ def describe_input(data: UnlearningDataModule, config: Any) -> list[str]:
     return [
         *lines,
         f"tokenizer: {len(data.encoder.tokenizer)} tokens, the model has {size}",
-        f"template: {data.template}",
+        "; ".join([f"template: {data.template}", *data.encoder.set_right]),
     ]
 
 

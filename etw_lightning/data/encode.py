@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -62,9 +63,13 @@ class Encoder:
     Labels cover what the model is to say after the prompt, and nothing else: the answer, the token
     that ends it and, where a template begins an answer with more than its prompt for one ends in,
     that too; of a chat whose turns are all labelled, the same of each turn of the assistant. They
-    are found in the rendered text by character offsets, so that a token which straddles the border
-    of prompt and answer is counted once, whatever the tokenizer does with spaces. Raw
-    texts, and what continues a verbatim prompt, have no token that ends them.
+    are found in the rendered text by character offsets. Raw texts, and what continues a verbatim
+    prompt, have no token that ends them.
+
+    What is taught, scored, asked and where a generation stops are one text: a row begins with the
+    very tokens of its prompt (an answer that would share one with it is encoded behind it by
+    itself), its labels are all that follows up to the end, and the last of them is one of
+    ``end_ids``.
 
     Args:
         tokenizer: A fast Hugging Face tokenizer (one that gives offsets).
@@ -111,12 +116,28 @@ class Encoder:
         self.template_kwargs = dict(template_kwargs or {})
         self.conventions = conventions
         self.truncation = truncation
+        self._last_prompt: tuple[str, bool, list[int]] = ("", False, [])
 
     @property
     def pad_id(self) -> int:
         """Id that fills padded positions; the attention mask, not this id, says what is padding."""
         pad = self.tokenizer.pad_token_id
         return int(self.tokenizer.eos_token_id if pad is None else pad)
+
+    @property
+    def set_right(self) -> tuple[str, ...]:
+        """What of the template was changed so that answers go on where prompts end."""
+        return self._renderer.set_right
+
+    @functools.cached_property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end an answer: the tokenizer's end token, and what closes a turn of a chat.
+
+        They need not be one: a generation stops at any of them, as every answer is taught to end
+        in one.
+        """
+        ends = self.tokenizer.convert_tokens_to_ids(list(self._renderer.turn_ends()))
+        return frozenset([self.tokenizer.eos_token_id, *ends])
 
     @property
     def content_key(self) -> str:
@@ -136,6 +157,7 @@ class Encoder:
             "system_prompt": self.system_prompt,
             "template_kwargs": self.template_kwargs,
             "conventions": self._scoring_conventions(),
+            "ends": sorted(self.end_ids),
         }
         return _short_hash(state)
 
@@ -169,13 +191,17 @@ class Encoder:
 
     def encode_prompt(self, example: Example) -> list[int]:
         """Return the token ids of ``prompt``, for generation."""
-        prompt = self.prompt(example)
-        encoded = self.tokenizer(prompt, add_special_tokens=self._adds_special(example))
-        ids = list(encoded["input_ids"])
-        end = self.tokenizer.eos_token
-        # Some tokenizers end every text; a prompt goes on.
-        ends_it = ids[-1:] == [self.tokenizer.eos_token_id] and not prompt.endswith(end)
-        return ids[:-1] if ends_it else ids
+        return self._prompt_ids(self.prompt(example), self._adds_special(example))
+
+    def _prompt_ids(self, prompt: str, adds_special: bool) -> list[int]:
+        """Return a prompt's tokens; the last prompt's are kept, for all answers of its row."""
+        if self._last_prompt[:2] != (prompt, adds_special):
+            encoded = self.tokenizer(prompt, add_special_tokens=adds_special, verbose=False)
+            ids, end = list(encoded["input_ids"]), self.tokenizer.eos_token
+            # Some tokenizers end every text; a prompt goes on.
+            ends_it = ids[-1:] == [self.tokenizer.eos_token_id] and not prompt.endswith(end)
+            self._last_prompt = (prompt, adds_special, ids[:-1] if ends_it else ids)
+        return list(self._last_prompt[2])
 
     def encode(self, example: Example, answer: str | None = None) -> EncodedRow:
         """Return ids and labels of an example, or of its question with another answer.
@@ -244,7 +270,10 @@ class Encoder:
         layout = self._cut(self._lay_out(example, example.answer))
         spans = layout.labelled or [(0, 0)]
         # The first token may begin in the prompt, or hold the space that ends a plain one.
-        text = layout.shown.text[max(spans[0][0], layout.shown.start) : spans[-1][1]]
+        shown = layout.shown
+        # The space of the plain template is labelled, and no part of what is said.
+        start = shown.place if self.template == "plain" else shown.start
+        text = shown.text[max(spans[0][0], start) : spans[-1][1]]
         for token in self._renderer.special_tokens:
             text = text.replace(token, "")
         return None if text == example.answer else text
@@ -318,6 +347,8 @@ class Encoder:
             verbose=False,
         )
         ids, offsets = list(encoded["input_ids"]), list(encoded["offset_mapping"])
+        if example.question is not None:
+            ids, offsets = self._as_asked(example, shown, ids, offsets)
         spans = (*shown.earlier, (shown.start, shown.stop))
         labels = [
             token if any(left < stop and right > start for start, stop in spans) else IGNORE_INDEX
@@ -329,7 +360,67 @@ class Encoder:
             ids, labels = [*ids[:body], end], [*labels[:body], end]
             offsets = [*offsets[:body], (len(shown.text), len(shown.text))]
         labels[:1] = [IGNORE_INDEX] * len(labels[:1])
+        self._check_ends(example, labels)
         return _Layout(shown, ids, labels, offsets)
+
+    def _as_asked(
+        self, example: Example, shown: Rendered, ids: list[int], offsets: list[tuple[int, int]]
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return a row's tokens, those of its prompt as they are when an answer is asked for.
+
+        Where the last of the prompt and the first of the answer would make one token, or the
+        prompt alone falls into others, the answer is encoded behind the prompt by itself.
+
+        Raises:
+            InputError: If that would be another text.
+        """
+        border = shown.start
+        asked = self._prompt_ids(shown.text[:border], self._adds_special(example))
+        if ids[: len(asked)] == asked and offsets[len(asked) :][:1] >= [(border, border)]:
+            return ids, offsets
+        whole = self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        # Some tokenizers put a space before a text, which a line end in front takes upon itself.
+        for head in ("", "\n"):
+            encoded = self.tokenizer(
+                head + shown.text[border:],
+                add_special_tokens=False,
+                return_offsets_mapping=True,
+                verbose=False,
+            )
+            shift = border - len(head)
+            pairs = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+            rest = [
+                (token, (left + shift, right + shift))
+                for token, (left, right) in pairs
+                if left >= len(head)
+            ]
+            tokens = [*asked, *(token for token, _ in rest)]
+            if self.tokenizer.decode(tokens, clean_up_tokenization_spaces=False) == whole:
+                before = self.tokenizer(
+                    shown.text[:border],
+                    add_special_tokens=self._adds_special(example),
+                    return_offsets_mapping=True,
+                    verbose=False,
+                )["offset_mapping"]
+                return tokens, [*before[: len(asked)], *(place for _, place in rest)]
+        raise InputError(
+            f"Row {example.id}: {shown.text[max(border - 12, 0) : border]!r}, which ends its "
+            f"prompt, and {shown.text[border : border + 12]!r}, which its answer begins with, "
+            "share a token of this tokenizer and can't be parted: what is asked would not be what "
+            "is taught. Move the border of the row, or remove it."
+        )
+
+    def _check_ends(self, example: Example, labels: list[int]) -> None:
+        """Refuse a row that a generation would not stop at the end of."""
+        if example.question is None or example.verbatim or self.conventions.second_end_token:
+            return
+        ends = [label for label in labels if label != IGNORE_INDEX][-1:]
+        if not self.end_ids.issuperset(ends):
+            raise InputError(
+                f"Row {example.id} ends in {self.tokenizer.decode(ends)!r}, where no generation "
+                "would stop: the chat template closes this row otherwise than others. Set "
+                "data.template to 'plain', or remove the row."
+            )
 
     def _lacks_end(self, example: Example, labelled: str, ids: list[int]) -> bool:
         """Tell whether an end token is still to be put behind the answer."""

@@ -18,6 +18,11 @@ Template = Literal["chat", "plain"]
 # prompt that ends in it would be continued from a place never seen in training.
 _PLAIN_PROMPT = "Question: {question}\nAnswer:"
 
+#: Variables by which templates are told to leave out what a model thinks before it answers.
+_THINKING = ("enable_thinking", "thinking")
+#: Questions and answers that tell where a template begins an answer.
+_PROBES = (("Who wrote it?", "Quill Umbra did."), ("And when was that?", "In 1958, they say."))
+
 
 class Rendered(NamedTuple):
     """A whole text, the characters that are labelled, and where its answer would begin.
@@ -50,7 +55,8 @@ class Renderer:
         second_end_token: Label what a chat template puts behind its end of turn too.
 
     Raises:
-        InputError: If the chat template is asked for and the tokenizer has none.
+        InputError: If the chat template is asked for and the tokenizer has none, or the text of an
+            answer does not go on where the template's prompt for one ends.
     """
 
     def __init__(
@@ -75,6 +81,82 @@ class Renderer:
         added = tokenizer.added_tokens_decoder.values()
         names = [*tokenizer.all_special_tokens, *(str(one) for one in added if one.special)]
         self.special_tokens = tuple(dict.fromkeys(names))
+        #: What was changed so that an answer goes on where its prompt ends, a phrase each.
+        self.set_right: tuple[str, ...] = ()
+        self._lead, self._moves_space = "", False
+        if template == "chat":
+            self._find_answers()
+
+    def _find_answers(self) -> None:
+        """Make the template's prompt end where the text of an answer begins, or refuse it."""
+        given, source = self.template_kwargs, str(self.tokenizer.chat_template)
+        further = [name for name in _THINKING if name in source and name not in given]
+        found = []
+        for more in ({}, *({name: False} for name in further)):
+            self.template_kwargs = {**given, **more}
+            lead, reason = self._leads()
+            found.append((lead, reason))
+            if lead is not None and not lead.strip():
+                self.set_right += tuple(f"data.template_kwargs.{name} false" for name in more)
+                return self._move_space()
+        self.template_kwargs, (lead, reason) = given, found[0]
+        asked = next((name for name in _THINKING if given.get(name)), None)
+        if lead is not None and asked is not None:
+            reason = (
+                f"puts {lead!r} before an answer, though data.template_kwargs.{asked} asks for "
+                "what a model thinks, which no row has"
+            )
+        if reason:
+            raise InputError(
+                f"The chat template of {self.tokenizer.name_or_path!r} {reason}: what is asked is "
+                "not what is taught and scored. Set data.template_kwargs so that the prompt ends "
+                "where an answer begins, data.template to 'plain', or give a tokenizer with "
+                "another template."
+            )
+        if lead is not None:
+            self._lead = lead
+            self.set_right += (f"{lead!r}, which the template puts before answers, ends prompts",)
+            self._move_space()
+
+    def _leads(self) -> tuple[str | None, str]:
+        """Return what stands between a prompt and its answer.
+
+        Returns:
+            None if the text does not go on where the prompt ends, or not always alike; and why,
+            where it is the prompt that says more. All else is found row by row.
+        """
+        leads = set()
+        for question, answer in _PROBES:
+            said = self._said(Example("probe", answer, question))
+            asked = self._fill(said, prompts=True)
+            before = self._fill([*said, Turn("assistant", answer)]).partition(answer)[0]
+            if asked != before and asked.startswith(before):
+                return None, (
+                    f"ends the prompt for an answer in {asked[len(before) :]!r}, which the text of "
+                    "an answer has not"
+                )
+            leads.add(before[len(asked) :] if before.startswith(asked) else None)
+        return (leads.pop() if len(leads) == 1 else None), ""
+
+    def _move_space(self) -> None:
+        """Leave the space that ends a prompt to the answer, if that is whose token it is in."""
+        question, answer = _PROBES[0]
+        said = self._said(Example("probe", answer, question))
+        asked, text = self._ask(said), self._fill([*said, Turn("assistant", answer)])
+        if not asked.endswith(" "):
+            return
+        whole, ids, bare = (
+            self.tokenizer(one, add_special_tokens=False)["input_ids"]
+            for one in (text, asked, asked.rstrip(" "))
+        )
+        if whole[: len(ids)] != ids and whole[: len(bare)] == bare:
+            self._moves_space = True
+            self.set_right += ("the space that ends prompts is the answer's",)
+
+    def _ask(self, said: Sequence[Turn]) -> str:
+        """Return what a model is shown of some turns to say the next one."""
+        asked = self._fill(said, prompts=True) + self._lead
+        return asked.rstrip(" ") if self._moves_space else asked
 
     def prompt(self, example: Example) -> str:
         """Return the text an answer is generated after; empty for raw text."""
@@ -89,16 +171,16 @@ class Renderer:
                     f"question of row {example.id}; set it to 'chat', or take them out."
                 )
             return _PLAIN_PROMPT.format(question=example.question)
-        return self._fill(self._said(example), prompts=True)
+        return self._ask(self._said(example))
 
     def render(self, example: Example, answer: str) -> Rendered:
         """Return the whole text, and which of it is to be labelled."""
         prompt = self.prompt(example)
         if example.question is None or example.verbatim or self.template == "plain":
             is_joined = example.question is None or example.verbatim
-            start = len(prompt) + (not is_joined)
             text = prompt + " " * (not is_joined) + answer
-            return Rendered(text, start, len(text), start, answer)
+            # The space is the answer's, also where it is a token by itself.
+            return Rendered(text, len(prompt), len(text), len(text) - len(answer), answer)
         said = [*self._said(example), Turn("assistant", answer)]
         text = self._fill(said)
         # Templates may strip the answer; they never change what is inside it.
@@ -112,9 +194,9 @@ class Renderer:
                 f"{example.id}; its labels can't be placed. Set data.template to 'plain'."
             )
         earlier = self._earlier(example, said, text) if example.labels_turns else ()
-        if example.turns and not text.startswith(prompt):
+        if not text.startswith(prompt) or text[len(prompt) : place].strip():
             raise self._changes(example, len(said) - 1)
-        start = len(prompt) if text.startswith(prompt) else place
+        start = len(prompt)
         if self.second_end_token:
             return Rendered(text, start, len(text), place, shown, earlier)
         stop = self._end_of_turn(text, place + len(shown))
@@ -134,7 +216,7 @@ class Renderer:
         for place, turn in enumerate(said[:-1]):
             if turn.role != "assistant":
                 continue
-            prompt = self._fill(said[:place], prompts=True)
+            prompt = self._ask(said[:place])
             done = self._fill(said[: place + 1])
             first = done.find(turn.text.strip(), len(prompt))
             if first < 0 or not done.startswith(prompt):
@@ -175,6 +257,26 @@ class Renderer:
             return stop
         position, length = min(found)
         return stop + position + length
+
+    def turn_ends(self) -> tuple[str, ...]:
+        """Return the special tokens that close what the assistant says, within and at the end.
+
+        None of a template without one, or that takes no turn behind an answer.
+        """
+        if self.template == "plain":
+            return ()
+        (question, answer), (other, _) = _PROBES
+        said = [*self._said(Example("probe", answer, question)), Turn("assistant", answer)]
+        found = []
+        for turns in (said, [*said, Turn("user", other)]):
+            try:
+                text = self._fill(turns)
+            except InputError:
+                continue
+            place = text.rfind(answer) + len(answer)
+            shown = text[place : self._end_of_turn(text, place)]
+            found += [token for token in self.special_tokens if shown.endswith(token)]
+        return tuple(dict.fromkeys(found))
 
     def ends_a_turn(self, labelled: str) -> bool:
         """Tell whether the labelled text ends in a special token."""

@@ -50,12 +50,13 @@ def continue_greedily(
     tokenizer: Any,
     max_new_tokens: int,
     stop_strings: Sequence[str] = (),
+    further_ends: Iterable[int] = (),
 ) -> list[str]:
     """Continue left-padded prompts by the likeliest token each, and return the new texts.
 
-    A row stops at an end token of the tokenizer or of the model, at the first stop string, or
-    after ``max_new_tokens``. The model's own generation settings but for its end tokens are not
-    used: a repetition penalty of the publisher's would no longer be greedy decoding.
+    A row stops at an end token of the tokenizer, of the model or of
+    ``further_ends``, at the first stop string, or after ``max_new_tokens``. The model's own generation settings but for its end tokens
+    are not used: a repetition penalty of the publisher's would no longer be greedy decoding.
 
     Args:
         lm: A ``transformers`` causal language model.
@@ -65,6 +66,7 @@ def continue_greedily(
         tokenizer: Its tokenizer.
         max_new_tokens: >= 1.
         stop_strings: Where a text is cut; empty ones are left out.
+        further_ends: Further tokens that end a text, such as a chat template's end of turn.
 
     Returns:
         Text without special tokens, the first stop string and what follows, and outer spaces.
@@ -75,7 +77,7 @@ def continue_greedily(
     75,337 positions 11,401 remain).
     """
     stop_strings = [string for string in stop_strings if string]
-    ends = end_ids(lm, tokenizer)
+    ends = end_ids(lm, tokenizer) | {*further_ends}
     stops = Stops(tokenizer, stop_strings)
     tokens: list[list[int]] = [[] for _ in range(len(input_ids))]
     way = way_of(lm)

@@ -57,6 +57,7 @@ class GenerationBatch(ScoreBatch):
         ids: Id of each row's example.
         max_new_tokens: Greedy tokens to generate.
         stop_strings: Where a generation is cut.
+        end_ids: Tokens that end a generation, beside the tokenizer's and the model's own.
     """
 
     slots: list[Slot]
@@ -65,6 +66,7 @@ class GenerationBatch(ScoreBatch):
     ids: list[str]
     max_new_tokens: int
     stop_strings: tuple[str, ...] = ()
+    end_ids: frozenset[int] = frozenset()
 
     def extents(self) -> list[Extent]:
         """Return how many positions each prompt and its continuation take."""
@@ -145,6 +147,7 @@ def _generation_batches(eval_set: EvalSet, encoder: Encoder, batch_size: int) ->
                 ids=[eval_set.examples[number].id for number in part],
                 max_new_tokens=eval_set.max_new_tokens,
                 stop_strings=eval_set.stop_strings,
+                end_ids=encoder.end_ids,
             )
         )
     return batches
@@ -171,5 +174,6 @@ def score_batch(scorer: LabelScorer, batch: ScoreBatch, tokenizer: Any) -> list[
         tokenizer,
         batch.max_new_tokens,
         batch.stop_strings,
+        batch.end_ids,
     )
     return [Score(*slot, text) for slot, text in zip(batch.slots, texts, strict=True)]

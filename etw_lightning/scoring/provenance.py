@@ -82,13 +82,15 @@ def encoding(encoder: Encoder) -> dict[str, Any]:
     conventions = asdict(encoder.conventions)
     # Of a metric alone; records do not depend on it.
     del conventions["floor"]
-    settings = {
+    settings: dict[str, Any] = {
         "key": encoder.template_key,
         "template": encoder.template,
         "system_prompt": encoder.system_prompt,
         "template_kwargs": encoder.template_kwargs,
         "max_length": encoder.max_length,
     }
+    if encoder.set_right:
+        settings["set_right"] = list(encoder.set_right)
     # As it looks when it is read again.
     return dict(json.loads(json.dumps({"template": settings, "conventions": conventions})))
 

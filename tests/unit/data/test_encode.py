@@ -277,8 +277,8 @@ def test_a_prompt_does_not_end_in_an_end_token_of_the_tokenizer(changed_tokenize
     assert tokenizer.decode(ids) == "<|bos|>Question: Where was she born?\nAnswer:"
 
 
-def test_a_token_on_the_border_is_labelled_once():
-    """A BPE that merges over spaces and words: ``: y`` belongs to prompt and answer."""
+def test_a_token_on_the_border_is_parted():
+    """A BPE that merges over spaces and words: ``: y`` would belong to prompt and answer."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -295,8 +295,9 @@ def test_a_token_on_the_border_is_labelled_once():
     row = encoder.encode(example("yes"))
     check_row(encoder, row)
     pieces = [encoder.tokenizer.decode([label]) for label in labelled(row)]
-    assert pieces == [": y", "e", "s", "<|eos|>"]
-    assert encoder.answer_spans(example("yes")) == [(0, 1), (1, 2), (2, 3), (3, 3)]
+    assert pieces == [" ", "y", "e", "s", "<|eos|>"]
+    assert row.input_ids == (*encoder.encode_prompt(example("yes")), *labelled(row))
+    assert encoder.answer_spans(example("yes")) == [(0, 0), (0, 1), (1, 2), (2, 3), (3, 3)]
     assert encoder.scored_text(example("yes")) is None
 
 
