@@ -21,7 +21,10 @@ _PLAIN_PROMPT = "Question: {question}\nAnswer:"
 #: Variables by which templates are told to leave out what a model thinks before it answers.
 _THINKING = ("enable_thinking", "thinking")
 #: Questions and answers that tell where a template begins an answer.
-_PROBES = (("Who wrote it?", "Quill Umbra did."), ("And when was that?", "In 1958, they say."))
+_PROBES = (
+    ("Who wrote it?", "Quill Umbra did."),
+    ("And when was that?", "She did so in the year 1958."),
+)
 
 
 class Rendered(NamedTuple):
@@ -140,18 +143,17 @@ class Renderer:
 
     def _move_space(self) -> None:
         """Leave the space that ends a prompt to the answer, if that is whose token it is in."""
-        question, answer = _PROBES[0]
-        said = self._said(Example("probe", answer, question))
-        asked, text = self._ask(said), self._fill([*said, Turn("assistant", answer)])
-        if not asked.endswith(" "):
-            return
-        whole, ids, bare = (
-            self.tokenizer(one, add_special_tokens=False)["input_ids"]
-            for one in (text, asked, asked.rstrip(" "))
-        )
-        if whole[: len(ids)] != ids and whole[: len(bare)] == bare:
-            self._moves_space = True
-            self.set_right += ("the space that ends prompts is the answer's",)
+        for question, answer in _PROBES:
+            said = self._said(Example("probe", answer, question))
+            asked, text = self._ask(said), self._fill([*said, Turn("assistant", answer)])
+            whole, ids, bare = (
+                self.tokenizer(one, add_special_tokens=False)["input_ids"]
+                for one in (text, asked, asked.rstrip(" "))
+            )
+            if asked.endswith(" ") and whole[: len(ids)] != ids and whole[: len(bare)] == bare:
+                self._moves_space = True
+                self.set_right += ("the space that ends prompts is the answer's",)
+                return
 
     def _ask(self, said: Sequence[Turn]) -> str:
         """Return what a model is shown of some turns to say the next one."""
