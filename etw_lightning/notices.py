@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 import warnings
 
-__all__ = ["is_first", "warn_first"]
+__all__ = ["as_markdown_text", "is_first", "printable", "warn_first"]
 
 #: Where launchers say which process this is; torchrun, Lightning and SLURM.
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
@@ -16,7 +17,42 @@ def is_first() -> bool:
     return next((os.environ[name] for name in _RANKS if name in os.environ), "0") == "0"
 
 
+#: Signs that turn the direction of what follows, so that it is not read as it is written.
+_TURNING = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+
+
 def warn_first(message: str) -> None:
     """Warn if this is the first process; a message that was shown already is left out."""
     if is_first():
         warnings.warn(message, stacklevel=2)
+
+
+def printable(text: str) -> str:
+    r"""Return a text with what steers a terminal written out; line ends and tabs stay.
+
+    Rows, names and answers come from elsewhere: they are shown, and do nothing.
+
+    Example:
+        >>> print(printable(chr(27) + "[31mred" + chr(0x202E)))
+        \x1b[31mred\u202e
+    """
+    return "".join(
+        sign.encode("unicode_escape").decode("ascii")
+        if (unicodedata.category(sign) == "Cc" and sign not in "\n\t") or sign in _TURNING
+        else sign
+        for sign in text
+    )
+
+
+def as_markdown_text(text: str) -> str:
+    """Return a text that Markdown shows as it is, in one line: no tag, link, image or table of it.
+
+    Example:
+        >>> as_markdown_text("a|b <i>c</i>")
+        'a&#124;b &#60;i&#62;c&#60;&#47;i&#62;'
+    """
+    shown = printable(text).replace("\n", " ").replace("\t", " ")
+    return "".join(
+        f"&#{ord(sign)};" if sign.isascii() and not (sign.isalnum() or sign in " .,;'") else sign
+        for sign in shown
+    )

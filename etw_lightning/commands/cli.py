@@ -33,6 +33,7 @@ from etw_lightning.commands.quiet import be_quiet
 from etw_lightning.commands.run_checks import say
 from etw_lightning.files.checkpoint_folder import Saved, remove_checkpoints
 from etw_lightning.files.places import check_written, expand_home
+from etw_lightning.notices import printable
 from etw_lightning.runs.checkpointing import Checkpoints
 from etw_lightning.runs.companions import end_with_first, start_companions
 from etw_lightning.runs.evaluate import UnlearningTrainer
@@ -344,7 +345,7 @@ def main(args: list[str] | None = None) -> int:
             UnlearningCLI.signals.install()
         UnlearningCLI(args=args, **_SETTINGS)
     except InputError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {printable(str(error))}\n")
         return 2
     except FinishedError as finished:
         if typed[:1] == ["fit"]:

@@ -7,6 +7,7 @@ import os
 import warnings
 from typing import Any, cast
 
+from etw_lightning.notices import printable
 from etw_lightning.runs.launched import is_torchrun
 
 __all__ = ["be_quiet"]
@@ -35,4 +36,4 @@ def be_quiet() -> None:
 
 
 def _one_warning(message: Warning | str, *_: Any) -> str:
-    return f"warning: {' '.join(str(message).split())}\n"
+    return f"warning: {printable(' '.join(str(message).split()))}\n"

@@ -24,6 +24,7 @@ from etw_lightning.files.checkpoint_folder import Saved
 from etw_lightning.memory.check_memory import sizes_of
 from etw_lightning.models.gibberish_classifier import check_classifier
 from etw_lightning.models.loading import check_vocabulary, load_config
+from etw_lightning.notices import printable
 from etw_lightning.runs.checkpointing import Checkpoints
 from etw_lightning.runs.evaluate import find_known
 from etw_lightning.runs.preemption import StopSignals
@@ -183,5 +184,5 @@ class RunChecks(LightningCLI):
 def say(line: str) -> None:
     """Write a line from the first process; a log file is read while the run goes on."""
     if is_first_process():
-        sys.stdout.write(f"{line}\n")
+        sys.stdout.write(f"{printable(line)}\n")
         sys.stdout.flush()

@@ -8,7 +8,7 @@ tokens that are nearly as likely and so change the rest of a text.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -50,13 +50,13 @@ def continue_greedily(
     tokenizer: Any,
     max_new_tokens: int,
     stop_strings: Sequence[str] = (),
-    further_ends: Iterable[int] = (),
+    further_ends: Collection[int] = (),
 ) -> list[str]:
     """Continue left-padded prompts by the likeliest token each, and return the new texts.
 
-    A row stops at an end token of the tokenizer, of the model or of
-    ``further_ends``, at the first stop string, or after ``max_new_tokens``. The model's own generation settings but for its end tokens
-    are not used: a repetition penalty of the publisher's would no longer be greedy decoding.
+    A row stops at an end token of the tokenizer, of the model or of ``further_ends``, at the first
+    stop string, or after ``max_new_tokens``. The model's own settings but for its end tokens are
+    not used: a repetition penalty of the publisher's would no longer be greedy decoding.
 
     Args:
         lm: A ``transformers`` causal language model.

@@ -19,6 +19,7 @@ from etw_lightning.callbacks.evaluation import EvaluationCallback, Suite
 from etw_lightning.callbacks.findings import Finding, TrainingStoppedError
 from etw_lightning.callbacks.retain_budget import RetainBudget
 from etw_lightning.metrics import Metric
+from etw_lightning.notices import as_markdown_text
 from etw_lightning.runs.checkpointing import Checkpoints
 from etw_lightning.runs.evaluate import sources
 from etw_lightning.runs.key import run_key
@@ -296,7 +297,7 @@ def _sample_panel(rows: Sequence[Record]) -> str:
     """Return a Markdown table: question, truth, and what the model says now."""
 
     def cell(text: str | None) -> str:
-        return (text or "")[-400:].replace("|", "\\|").replace("\n", " ")
+        return as_markdown_text((text or "")[-400:])
 
     lines = ["| question | truth | model |", "| --- | --- | --- |"]
     for row in rows[:_SAMPLES]:

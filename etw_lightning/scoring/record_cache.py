@@ -58,7 +58,10 @@ _CODE = (
     "models.adapter_settings",
     "models.adapters",
     "scoring.answers",
+    "files.misfit",
     "files.stored_weights",
+    "files.tokenizer_files",
+    "files.weight_headers",
     "models.checkpoints",
     "models.decoder",
     "kernels.distributions",
@@ -79,6 +82,7 @@ _CODE = (
     "scoring.scores",
     "scoring.batches",
     "kernels.signals",
+    "models.weight_fit",
 )
 #: Seconds of finished batches that a crash of the machine may cost.
 _SYNC_SECONDS = 2.0

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from etw_lightning.notices import printable
 from etw_lightning.schema import InputError
 from etw_lightning.sweeps.choice import Point, average, choose, gather, is_p_value, log10, rule
 from etw_lightning.sweeps.grid import Sweep
@@ -143,8 +144,14 @@ def _notes(points: Iterable[Point], runs: Sequence[Run]) -> list[str]:
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     lines = [heads, ["---"] * len(heads), *rows]
-    cells = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+    cells = [[_written(cell) for cell in line] for line in lines]
     return [f"| {' | '.join(line)} |" for line in cells]
+
+
+def _written(cell: str) -> str:
+    """Return a cell that shows names and values as they are: no tag, link or image of them."""
+    text = printable(cell).replace("|", "\\|").replace("<", "&lt;").replace("](", "]\\(")
+    return text.replace("\n", " ")
 
 
 def _check_columns(points: Iterable[Point], columns: Sequence[str]) -> None:

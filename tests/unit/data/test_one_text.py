@@ -11,7 +11,7 @@ from chat_templates import FAMILIES, encoder_of
 from small_tokenizers import make_tokenizer
 
 from etw_lightning.data.encode import Encoder
-from etw_lightning.models.generation import continue_greedily
+from etw_lightning.models.generation import continue_greedily, way_of
 from etw_lightning.models.loading import load_model, load_tokenizer
 from etw_lightning.schema import IGNORE_INDEX, EvalSet, Example, InputError, Turn
 from etw_lightning.scoring.batches import build_batches
@@ -164,6 +164,8 @@ def test_a_generation_stops_at_the_turn_s_end_whatever_the_end_token(tmp_path, t
     lm = load_model(str(tiny_model_dir))
     lm.resize_token_embeddings(len(encoder.tokenizer))
     lm.generation_config.eos_token_id = end
+    # What else is found out of a model, while it says what it would.
+    assert way_of(lm) == "padded"
     said = [turn_end, *encoder.tokenizer("She wrote")["input_ids"]]
 
     def next_tokens(*_, **__):

@@ -627,7 +627,8 @@ def test_settings_of_one_value_are_told_in_the_report(write):
     for run in runs:
         finish(run, 0.5, 0.6)
     text = report(given, runs)
-    short = "train_only " + patterns[:37].replace("|", "\\|") + "..."
+    shown = patterns[:37].replace("|", "\\|").replace("](", "]\\(")
+    short = f"train_only {shown}..."
     assert [line[1] for line in (cells(text, f"| {name}")[0] for name in ("ga", "npo"))] == [
         f"lambda 0.3, {short}",
         "as in its file",
