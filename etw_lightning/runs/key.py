@@ -9,9 +9,10 @@ from dataclasses import asdict
 from typing import Any
 
 from etw_lightning.callbacks.collapse_settings import CollapseSettings
+from etw_lightning.files.moved_classes import new_name
 from etw_lightning.schema import Conventions
 
-__all__ = ["differences", "run_key", "that_count"]
+__all__ = ["differences", "is_key_of", "run_key", "that_count"]
 
 #: Settings that change where a run writes, what it prints or how fast it is, and no number.
 _NO_RESULT: Mapping[str, tuple[str, ...]] = {
@@ -51,6 +52,16 @@ def run_key(config: Mapping[str, Any]) -> str:
     """
     text = json.dumps(that_count(config), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def is_key_of(manifest: Mapping[str, Any], key: str) -> bool:
+    """Tell whether a checkpoint is of the run with a key, under whatever names its classes had.
+
+    Args:
+        manifest: The checkpoint's.
+        key: The run's ``run_key``.
+    """
+    return manifest.get("key") == key or run_key(manifest.get("settings", {})) == key
 
 
 def that_count(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,8 +112,14 @@ def differences(one: Any, other: Any, key: str = "") -> dict[str, tuple[str, str
 
 
 def _bare(value: Any) -> Any:
-    """Return a setting without empty lists of arguments, which may be left out."""
+    """Return a setting without empty lists of arguments, which may be left out.
+
+    Classes have their present names: checkpoints from before they moved hold the former ones.
+    """
     if isinstance(value, Mapping):
         inner = {name: _bare(one) for name, one in value.items()}
+        path = inner.get("class_path")
+        if isinstance(path, str):
+            inner["class_path"] = new_name(path) or path
         return {name: one for name, one in inner.items() if name != "init_args" or one}
     return [_bare(one) for one in value] if isinstance(value, list | tuple) else value
