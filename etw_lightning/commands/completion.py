@@ -1,47 +1,64 @@
-"""Completion of commands and options in a shell, and the schema of a configuration file."""
+"""Completion of commands and options in a shell, by shtab.
+
+The parser's own way to it follows every class that an argument of a class may be, and weightings
+hold weightings: it finds no end. What ``--help`` shows is enough.
+"""
 
 from __future__ import annotations
 
+import argparse
 import importlib
+from collections.abc import Mapping
 from importlib.util import find_spec
-from typing import Any, cast
+from typing import Any
 
-from jsonargparse import ArgumentParser
-
-from etw_lightning.commands.cli import RunReader
+from etw_lightning.commands.stored_help import add_options, described, load
 from etw_lightning.schema import InputError
 
 __all__ = ["completion_script"]
 
 #: Commands that have a parser of their own.
 _OTHERS = ("sweep", "export", "configs")
+#: Options that name a file or a folder.
+_FILES, _FOLDERS = ("--config", "--checkpoint", "--ckpt_path"), ("--output_dir", "--copy")
 
 
-def completion_script(kind: str) -> str:
+def completion_script(shell: str, lines: Mapping[str, str]) -> str:
     """Return what completes the words of ``etw`` in a shell.
 
     Args:
-        kind: ``shtab-`` and the shell; or ``jsonschema``, for an editor of YAML files of ``fit``.
+        shell: ``bash``, ``tcsh`` or ``zsh``.
+        lines: Each command and what it does.
 
     Raises:
         InputError: If shtab is not installed.
     """
-    if kind.startswith("shtab-") and find_spec("shtab") is None:
+    if find_spec("shtab") is None:
         raise InputError(
             "--print_completion needs shtab, which is not installed: pip install "
             "'etw-lightning[completion]'."
         )
-    whole = cast(Any, RunReader().parser)
-    whole.prog = "etw"
-    commands = whole._subcommands_action
-    if kind == "jsonschema":
-        return f"{commands._name_parser_map['fit'].get_completion_script(kind)}\n"
+    import shtab
+
+    whole = argparse.ArgumentParser("etw")
+    whole.add_argument("--version", action="store_true")
+    commands = whole.add_subparsers()
+    for name, held in (load() or described()).items():
+        add_options(commands.add_parser(name, add_help=False, help=lines[name]), held)
     for name in _OTHERS:
         options = importlib.import_module(f"etw_lightning.commands.{name}").parser()
-        other = cast(Any, ArgumentParser(prog=f"etw {name}", description=options.description))
+        other = commands.add_parser(name, help=lines[name])
         for action in options._actions[1:]:  # the first is --help
             other._add_action(action)
-        commands.add_subcommand(name, other, help=options.description)
-    commands.add_subcommand("explain", ArgumentParser(prog="etw explain"), help="explain NAME")
-    script: str = whole.get_completion_script(kind)
-    return f"{script}\n"
+    commands.add_parser("explain", help=lines["explain"])
+    for child in commands.choices.values():
+        for action in child._actions:
+            _complete_files(action, shtab)
+    return f"{shtab.complete(whole, shell)}\n"
+
+
+def _complete_files(action: Any, shtab: Any) -> None:
+    if set(action.option_strings) & set(_FILES):
+        action.complete = shtab.FILE
+    elif set(action.option_strings) & set(_FOLDERS):
+        action.complete = shtab.DIRECTORY

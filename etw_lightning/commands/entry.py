@@ -38,7 +38,6 @@ _DESCRIPTION = (
     "Machine unlearning of language models: train one to forget some rows and keep others, by "
     "entropy-guided token weighting and other methods, and measure how well that went."
 )
-_SHELLS = ("shtab-bash", "shtab-zsh", "shtab-tcsh", "jsonschema")
 
 
 def main(args: list[str] | None = None) -> int:
@@ -142,9 +141,9 @@ def _of_program(typed: Sequence[str]) -> int:
     parser.add_argument("--version", action="store_true", help="print versions and the device")
     parser.add_argument(
         "--print_completion",
-        choices=_SHELLS,
-        help="print what completes commands and options in a shell (pip install "
-        "'etw-lightning[completion]'), or the schema of a configuration file",
+        choices=("bash", "tcsh", "zsh"),
+        help="print what completes commands and options in a shell; needs pip install "
+        "'etw-lightning[completion]'",
     )
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {line}" for name, line in COMMANDS.items()]
@@ -158,7 +157,7 @@ def _of_program(typed: Sequence[str]) -> int:
     if given.print_completion:
         from etw_lightning.commands.completion import completion_script
 
-        sys.stdout.write(completion_script(given.print_completion))
+        sys.stdout.write(completion_script(given.print_completion, COMMANDS))
         return 0
     raise InputError(_unknown(""))
 

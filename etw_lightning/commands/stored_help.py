@@ -20,7 +20,16 @@ from typing import Any
 
 import etw_lightning
 
-__all__ = ["describe_parser", "laid_out", "load", "made", "state", "unknown_option"]
+__all__ = [
+    "add_options",
+    "describe_parser",
+    "described",
+    "laid_out",
+    "load",
+    "made",
+    "state",
+    "unknown_option",
+]
 
 _FILE = Path(__file__).with_name("stored_help.json")
 _LIBRARIES = ("jsonargparse", "lightning")
@@ -144,7 +153,7 @@ def laid_out(held: Mapping[str, Any]) -> str:
     Args:
         held: What ``describe_parser`` gave.
     """
-    shown: dict[str, _Option] = {}
+    shown: dict[str, Any] = {}
 
     class Formatter(argparse.HelpFormatter):
         """Shows options in the usage in the order in which they were defined."""
@@ -159,20 +168,34 @@ def laid_out(held: Mapping[str, Any]) -> str:
         allow_abbrev=False,
         formatter_class=Formatter,
     )
+    shown.update(add_options(parser, held))
+    return parser.format_help()
+
+
+def add_options(parser: argparse.ArgumentParser, held: Mapping[str, Any]) -> dict[str, Any]:
+    """Add a command's options to a parser that shows or completes them; return them by name.
+
+    Args:
+        parser: Where they go.
+        held: What ``describe_parser`` gave.
+    """
+    shown = {}
     for group in held["groups"]:
         place = parser.add_argument_group(group["title"], group["description"])
         for one in group["options"]:
+            takes = one["takes"]
             option = _Option(
                 one["flags"],
                 dest=one["flags"][-1],
-                nargs=None if one["takes"] else 0,
-                metavar=one["takes"] or None,
+                nargs=None if takes else 0,
+                metavar=takes or None,
+                choices=takes[1:-1].split(",") if takes.startswith("{") else None,
                 required=one["required"],
                 help=one["help"].replace("%", "%%"),
             )
             place._add_action(option)
             shown[one["flags"][-1]] = option
-    return parser.format_help()
+    return shown
 
 
 def unknown_option(held: Mapping[str, Any], words: Sequence[str]) -> str | None:
@@ -204,20 +227,27 @@ def _counts(parts: Sequence[str]) -> range:
     return range(1, len(parts) + 1)
 
 
-def made() -> str:
-    """Return what the file should hold, from the parser itself."""
+def described() -> dict[str, Any]:
+    """Return what the commands show, by command, from the parser itself."""
     from etw_lightning.commands.cli import RunReader
-    from etw_lightning.commands.parser import known_keys
 
     parser: Any = RunReader().parser
     children = parser._subcommands_action._name_parser_map
-    commands = {name: describe_parser(child) for name, child in children.items()}
+    return {name: describe_parser(child) for name, child in children.items()}
+
+
+def made() -> str:
+    """Return what the file should hold."""
+    from etw_lightning.commands.cli import RunReader
+    from etw_lightning.commands.parser import known_keys
+
+    commands = described()
     options: dict[str, Any] = {}
     for name, command in commands.items():
         for group in command["groups"]:
             # The commands show most options alike.
             group["options"] = [_filed(options, one, name) for one in group["options"]]
-    keys = sorted(set(known_keys(parser)))
+    keys = sorted(set(known_keys(RunReader().parser)))
     held = {"state": state(), "commands": commands, "keys": keys, "options": options}
     # A value a line, so that a new option is a few changed lines.
     return f"{json.dumps(held, indent=0, ensure_ascii=False)}\n"

@@ -40,7 +40,5 @@ def test_the_run_goes_on(path):
 def test_a_run_of_other_values_does_not():
     now = settings(NEW, 0.2)
     assert not is_key_of(saved(OLD).manifest, run_key(now))
-    with pytest.raises(
-        InputError, match=r"^trainer\.callbacks is .* checkpoint of a run with"
-    ):
+    with pytest.raises(InputError, match=r"^trainer\.callbacks is .* checkpoint of a run with"):
         check_same_run(now, saved(OLD))
