@@ -31,11 +31,12 @@ read_resources() {
     fail "--gpus-per-node and --ntasks-per-node must be equal; got $SLURM_GPUS_ON_NODE and $tasks."
 }
 
-# Refuses words of the program that can't be right.
+# Refuses words of the program that can't be right; sets folder, the run's.
 check_words() {
   [[ ${1-} == fit || ${1-} == evaluate ]] ||
     fail "the command must be fit or evaluate, with its options; got '${1-}'."
-  local before='' word folder=''
+  local before='' word
+  folder=''
   for word in "$@"; do
     case $word in
     --config=*) check_file "${word#*=}" ;;
@@ -84,8 +85,35 @@ run_step() {
   # A signal ends the waiting, not what is waited for.
   while kill -0 "$step" 2>/dev/null; do wait "$step" || true; done
   wait "$step" || status=$?
-  [[ $status -ne 143 ]] || requeue "$job"
+  if [[ $status -ne 143 ]]; then
+    rm -f "$(requeues_file)"
+  elif has_progress; then
+    requeue "$job"
+  fi
   exit "$status"
+}
+
+# Beside the run's folder, which holds nothing of this script's.
+requeues_file() {
+  echo "${folder%/}.requeues"
+}
+
+# Notes the run's newest checkpoint; says so and fails where three lives in a row have added none.
+# A run that is stopped before it has done anything would else go round for ever.
+has_progress() {
+  local newest='' before='' lives=0 file
+  file=$(requeues_file)
+  newest=$(cd "$folder/checkpoints" 2>/dev/null && printf '%s\n' step-* | sort | tail -n 1) || true
+  [[ ! -f $file ]] || read -r lives before <"$file" || true
+  if [[ $newest == "$before" ]]; then lives=$((lives + 1)); else lives=0; fi
+  if [[ $lives -ge 3 ]]; then
+    rm -f "$file"
+    echo "error: this job was stopped $lives times in a row without a new checkpoint in" \
+      "$folder/checkpoints, so it is not requeued; ask for more time, or for earlier checkpoints" \
+      "with --checkpoints.every_n_steps, and submit it again: it goes on from what there is." >&2
+    return 1
+  fi
+  echo "$lives $newest" >"$file"
 }
 
 # Puts the job back in the queue, unless Slurm is ending it: one that was cancelled would come back,
