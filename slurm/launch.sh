@@ -53,7 +53,8 @@ check_words() {
 }
 
 check_file() {
-  [[ -f $1 ]] || fail "--config must be a file; there is no '$1' in $PWD."
+  # Names of configurations that come with the program are its own matter.
+  [[ -f $1 || $1 != *.yaml ]] || fail "--config must be a file; there is no '$1' in $PWD."
 }
 
 # Prints what Slurm is asked for.
@@ -113,6 +114,7 @@ has_progress() {
       "with --checkpoints.every_n_steps, and submit it again: it goes on from what there is." >&2
     return 1
   fi
+  mkdir -p "$(dirname "$file")"
   echo "$lives $newest" >"$file"
 }
 

@@ -40,6 +40,14 @@ def bash(*args, **variables):
     )
 
 
+@pytest.fixture(autouse=True)
+def _no_lives_before():
+    """Forget what a job has noted of its lives, beside a folder that it never makes."""
+    yield
+    for left in (ROOT / "runs").glob("**/*.requeues"):
+        left.unlink()
+
+
 @pytest.fixture
 def plan(tmp_path):
     path = tmp_path / "plan.txt"
@@ -340,6 +348,39 @@ def test_a_job_that_slurm_is_ending_stays_out_of_the_queue(called, state):
     assert result.returncode == 143
     assert result.stderr == "job 812 is being ended by Slurm, so it is not requeued\n"
     assert "scontrol" not in log.read_text()
+
+
+def test_a_job_that_gets_nowhere_is_put_back_twice(called):
+    variables, log = called
+    stopped = {**variables, "STATUS": 143}
+    for life in (1, 2, 3):
+        log.unlink(missing_ok=True)
+        result = one_run("single", *RUN, **stopped)
+        assert result.returncode == 143
+        assert ("scontrol requeue" in log.read_text()) == (life < 3)
+    assert result.stderr.startswith("error: this job was stopped 3 times in a row without a new")
+    assert one_run("single", *RUN, **stopped).stderr == "", "submitted again, it counts anew"
+
+
+def test_a_new_checkpoint_begins_the_count_anew(called, tmp_path):
+    variables, log = called
+    run = [*RUN[:-1], tmp_path / "run"]
+    for life in range(6):
+        log.unlink(missing_ok=True)
+        (tmp_path / "run" / "checkpoints" / f"step-{life // 2:08}").mkdir(
+            parents=True, exist_ok=True
+        )
+        one_run("single", *run, **{**variables, "STATUS": 143})
+        assert "scontrol requeue" in log.read_text()
+    one_run("single", *run, **{**variables, "STATUS": 0})
+    assert not (tmp_path / "run.requeues").exists()
+
+
+def test_a_configuration_may_be_named(called):
+    variables, log = called
+    run = ["fit", "--config", "muse_news", "--config=strategy/fsdp", *RUN[3:]]
+    assert one_run("single", *run, **variables).returncode == 3
+    assert "muse_news" in log.read_text().splitlines()
 
 
 def test_a_refused_requeue_says_what_to_do(called):
