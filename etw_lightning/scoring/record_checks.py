@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-
-import numpy as np
 
 from etw_lightning.schema import InputError, Record
 
@@ -15,19 +14,19 @@ _SLACK = 1e-4
 _TEXTS = ("dataset", "id", "answer", "question", "scored_text", "generation", "paraphrase")
 #: Field to the least and the largest number in it.
 _RANGES = {
-    "answer_loss": (-_SLACK, np.inf),
-    "paraphrase_loss": (-_SLACK, np.inf),
-    "perturbed_losses": (-_SLACK, np.inf),
-    "min_k": (-_SLACK, np.inf),
-    "gradient_norm": (0.0, np.inf),
-    "token_logps": (-np.inf, _SLACK),
-    "choice_logps": (-np.inf, _SLACK),
-    "token_entropies": (-_SLACK, np.inf),
-    "token_variances": (-_SLACK, np.inf),
+    "answer_loss": (-_SLACK, math.inf),
+    "paraphrase_loss": (-_SLACK, math.inf),
+    "perturbed_losses": (-_SLACK, math.inf),
+    "min_k": (-_SLACK, math.inf),
+    "gradient_norm": (0.0, math.inf),
+    "token_logps": (-math.inf, _SLACK),
+    "choice_logps": (-math.inf, _SLACK),
+    "token_entropies": (-_SLACK, math.inf),
+    "token_variances": (-_SLACK, math.inf),
     "token_matches": (0, 1),
-    "token_spans": (0, np.inf),
-    "choice_num_tokens": (0, np.inf),
-    "right_choice": (0, np.inf),
+    "token_spans": (0, math.inf),
+    "choice_num_tokens": (0, math.inf),
+    "right_choice": (0, math.inf),
 }
 
 
@@ -53,6 +52,8 @@ def check_records(records: Sequence[Record], where: str) -> None:
                 continue
             if not _is_numbers(value):
                 raise _wrong(where, row, name, "numbers", value)
+            import numpy as np
+
             numbers = np.asarray(value, dtype=np.float64)
             fits = np.isfinite(numbers) & (numbers >= least) & (numbers <= largest)
             if not fits.all():
