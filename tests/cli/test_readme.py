@@ -209,6 +209,12 @@ def _numbers_of(settings):
     return found
 
 
+def test_the_readme_names_every_method():
+    text = TEXTS["README.md"].split("## Methods and benchmarks")[1].split("* benchmarks:")[0]
+    names = re.findall(r"`(\w+)`", text)
+    assert sorted(names) == sorted(METHODS)
+
+
 def test_every_method_has_a_row():
     named = [name for row in METHOD_ROWS for name in re.findall(r"`(\w+)`", row[0])]
     assert sorted(named) == sorted(METHODS)
