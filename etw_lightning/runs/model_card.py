@@ -134,7 +134,7 @@ def card_text(
     takes_away = config["model"].get("forget") is not None
     done = "has unlearned a forget set" if takes_away else "was fine-tuned"
     licence = f"licence {_plain(base.licence)}" if base.licence else "its licence is not known here"
-    known = f", {_plain(base.identity)}" if base.identity else ""
+    known = f", weights {_plain(base.identity)}" if base.identity else ""
     versions = ", ".join(f"{name} {value}" for name, value in results["versions"].items())
     commit = results.get("git_commit")
     blocks = [

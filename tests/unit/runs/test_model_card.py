@@ -55,7 +55,7 @@ def test_numbers_stand_with_direction_n_and_interval_the_most_telling_first():
 
 def test_method_data_base_and_versions_are_named():
     text = card_text(RESULTS, CONFIG, Base("org/base", "hash7", "mit"), MARKS)
-    assert "From org\\/base (licence mit, hash7)" in text
+    assert "From org\\/base (licence mit, weights hash7)" in text
     assert "        temperature: 1.5" in text
     assert "peft" not in text
     assert f"| trained on: forget | forget10 | 400 | {'f' * 24} |" in text
