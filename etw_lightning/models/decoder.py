@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from etw_lightning.schema import InputError
 
-__all__ = ["body_of", "find_layers", "layers_of", "listening"]
+__all__ = ["body_of", "find_layers", "hidden_of", "layers_of", "listening"]
 
 
 #: Parts of the names of what reads no text.
@@ -74,6 +74,22 @@ def layers_of(lm: Any) -> nn.ModuleList:
     return layers
 
 
+def hidden_of(output: Any) -> Tensor:
+    """Return the hidden states of a layer's output, which may come with more, ``(B, T, D)``.
+
+    Raises:
+        InputError: If the layer has more than one state for each token.
+    """
+    hidden: Tensor = output[0] if isinstance(output, tuple | list) else output
+    if hidden.dim() != 3:
+        raise InputError(
+            "model.pretrained: a decoder layer of this model says several states of each token "
+            f"(shape {tuple(hidden.shape)}, as Gemma 3n's); methods that read hidden states and "
+            "unlearning depth need one. Take a method that reads what the model says (any but RMU)."
+        )
+    return hidden
+
+
 @contextmanager
 def listening(lm: Any, layers: Collection[int]) -> Iterator[dict[int, Tensor]]:
     """Keep what some layers say while the context lasts, ``(B, T, D)`` each.
@@ -93,7 +109,7 @@ def listening(lm: Any, layers: Collection[int]) -> Iterator[dict[int, Tensor]]:
                     "each text, so that it has no one state; take a method that reads what the "
                     "model says (any but RMU)."
                 )
-            heard[layer] = out[0] if isinstance(out, tuple | list) else out
+            heard[layer] = hidden_of(out)
 
         return keep
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from etw_lightning.models.decoder import find_layers
+from etw_lightning.models.decoder import find_layers, hidden_of
 from etw_lightning.models.loading import LabelScorer
 from etw_lightning.schema import IGNORE_INDEX, InputError
 
@@ -50,7 +50,7 @@ def patched_logps(
         own = _row_logps(receiver, *inputs)
     found = []
     for source in sources:
-        with _recorded(source, lambda output: _hidden(output)[:, :-1][is_label]) as states:
+        with _recorded(source, lambda output: hidden_of(output)[:, :-1][is_label]) as states:
             _row_logps(source, *inputs)
         per_layer = []
         for number, (output, state) in enumerate(zip(outputs, states, strict=True)):
@@ -109,17 +109,11 @@ def _row_logps(scorer: LabelScorer, ids: Tensor, mask: Tensor, labels: Tensor) -
     return sums / torch.bincount(rows, minlength=len(ids))
 
 
-def _hidden(output: Any) -> Tensor:
-    """Return the hidden states of a layer's output, which may come with more."""
-    hidden: Tensor = output[0] if isinstance(output, tuple) else output
-    return hidden
-
-
 def _with_states(output: Any, states: Tensor, is_label: Tensor) -> Any:
     """Return a layer's output with a source's states, ``(N, D)``, where labels are predicted."""
-    hidden = _hidden(output).clone()
+    hidden = hidden_of(output).clone()
     hidden[:, :-1][is_label] = states.to(hidden.device, hidden.dtype)
-    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+    return type(output)([hidden, *output[1:]]) if isinstance(output, tuple | list) else hidden
 
 
 @contextmanager

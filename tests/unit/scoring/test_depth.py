@@ -312,6 +312,6 @@ def test_models_that_do_not_fit_are_named(llamas):
     with pytest.raises(InputError, match=r"model\.pretrained has 3 layers of width 32"):
         check_same_layers(target, make_scorer("llama", 0, hidden_size=32), "model.pretrained")
     hidden = make_scorer("llama", 0)
-    hidden.lm.config.num_hidden_layers = 5
+    hidden.lm.model.layers = torch.nn.Sequential(*hidden.lm.model.layers)
     with pytest.raises(InputError, match="decoder layers of LlamaForCausalLM can't be found"):
         check_same_layers(target, hidden, "data.retain_model")
