@@ -35,7 +35,9 @@ def imported_at_once(source):
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, "imports are absolute"
             found.add(node.module.split(".")[0])
-        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            todo.extend(node.orelse)
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             todo.extend(ast.iter_child_nodes(node))
     return found
 
@@ -47,6 +49,7 @@ def test_heavy_packages_are_imported_by_functions(path):
 
 def test_the_reader_of_imports_sees_them():
     source = "import torch.nn\nclass A:\n    import spacy\ndef late():\n    import scipy\n"
+    source += "if TYPE_CHECKING:\n    import pandas\n"
     assert imported_at_once(source) == {"torch", "spacy"}
 
 
