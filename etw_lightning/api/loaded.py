@@ -15,10 +15,10 @@ from lightning.pytorch import Callback, Trainer
 
 from etw_lightning.benchmarks.source import check_name
 from etw_lightning.data.encode import Template
-from etw_lightning.models.given import GivenModel
 from etw_lightning.models.loading import DType, check_vocabulary, load_model, load_tokenizer
 from etw_lightning.schema import InputError
 from etw_lightning.training import quickstart_models
+from etw_lightning.training.given import GivenModel
 
 __all__ = ["interruptible", "make_trainer", "quietly", "restored", "take_model", "template_of"]
 

@@ -24,7 +24,6 @@ from etw_lightning.callbacks.evaluation import EvaluationCallback, SetScores, Su
 from etw_lightning.callbacks.findings import TrainingStoppedError
 from etw_lightning.callbacks.guards import FiniteGuard
 from etw_lightning.commands.check import CheckCommand
-from etw_lightning.commands.cpu_precision import settle_precision
 from etw_lightning.commands.evaluate import EvaluateCommand
 from etw_lightning.commands.fit import FitCommand
 from etw_lightning.commands.messages import one_line
@@ -36,6 +35,7 @@ from etw_lightning.files.places import check_written, expand_home
 from etw_lightning.notices import printable
 from etw_lightning.runs.checkpointing import Checkpoints
 from etw_lightning.runs.companions import end_with_first, start_companions
+from etw_lightning.runs.cpu_precision import settle_precision
 from etw_lightning.runs.evaluate import UnlearningTrainer
 from etw_lightning.runs.folder import (
     UNREADABLE,

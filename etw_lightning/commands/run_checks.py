@@ -14,7 +14,6 @@ from etw_lightning.callbacks.comparisons import needs_of_others
 from etw_lightning.callbacks.evaluation import EvaluationCallback, Suite
 from etw_lightning.callbacks.retain_budget import RetainBudget
 from etw_lightning.catalogue.entries import Part
-from etw_lightning.commands.cpu_precision import Changed
 from etw_lightning.commands.model_checks import (
     check_devices,
     check_disk,
@@ -26,6 +25,7 @@ from etw_lightning.models.gibberish_classifier import check_classifier
 from etw_lightning.models.loading import check_vocabulary, load_config
 from etw_lightning.notices import printable
 from etw_lightning.runs.checkpointing import Checkpoints
+from etw_lightning.runs.cpu_precision import Changed
 from etw_lightning.runs.evaluate import find_known
 from etw_lightning.runs.preemption import StopSignals
 from etw_lightning.runs.run_report import RunReport

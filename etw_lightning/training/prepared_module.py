@@ -14,7 +14,6 @@ from lightning.pytorch import Trainer
 from etw_lightning.kernels.signals import TokenSignals
 from etw_lightning.method import Method, Reference
 from etw_lightning.models.adapters import add_adapter
-from etw_lightning.models.given import GivenModel
 from etw_lightning.models.loading import DType, LabelScorer, load_model
 from etw_lightning.models.noise import Dropout, settle_noise
 from etw_lightning.models.positions import check_extents, row_extents
@@ -23,6 +22,7 @@ from etw_lightning.models.step_layout import StepLayout
 from etw_lightning.models.trainable import choose_trained, recompute_activations
 from etw_lightning.schema import InputError
 from etw_lightning.training.datamodule import UnlearningDataModule
+from etw_lightning.training.given import GivenModel
 from etw_lightning.training.reference_model import ReferenceModel, Wanted
 from etw_lightning.training.reference_values import reference_values
 from etw_lightning.training.scoring_module import ScoringModule

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from etw_lightning.commands import cpu_precision
-from etw_lightning.commands.cpu_precision import processor_flags, settle_precision
+from etw_lightning.runs import cpu_precision
+from etw_lightning.runs.cpu_precision import processor_flags, settle_precision
 
 X86 = "processor\t: 0\nvendor_id\t: GenuineIntel\nflags\t\t: fpu avx2 avx512f {}\nbogomips\t: 1\n"
 ARM = "processor\t: 0\nFeatures\t: fp asimd {}\n"

@@ -8,9 +8,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from etw_lightning.callbacks import ForgetQuality, SetScores
 from etw_lightning.forget import NPO
-from etw_lightning.models.given import GivenModel
 from etw_lightning.schema import InputError
 from etw_lightning.training.datamodule import UnlearningDataModule
+from etw_lightning.training.given import GivenModel
 from etw_lightning.training.module import UnlearningModule
 from etw_lightning.weighting import Uniform
 
