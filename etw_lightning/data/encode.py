@@ -80,6 +80,7 @@ class Encoder:
             ``date_string``, which would otherwise change with the calendar.
         conventions: ``second_end_token`` is heeded here; ``attention_mask`` where rows are scored.
         truncation: Take rows of questions that lose labels to ``max_length``, or refuse them.
+        length_key: Configuration key of ``max_length``, for messages.
 
     Raises:
         InputError: If the chat template is asked for and the tokenizer has none, or the
@@ -95,6 +96,7 @@ class Encoder:
         template_kwargs: Mapping[str, Any] | None = None,
         conventions: Conventions = Conventions(),  # noqa: B008 (frozen)
         truncation: Truncation = "warn",
+        length_key: str = "data.max_length",
     ) -> None:
         if not tokenizer.is_fast:
             raise InputError(
@@ -117,6 +119,7 @@ class Encoder:
         self.conventions = conventions
         self.truncation = truncation
         self._last_prompt: tuple[str, bool, list[int]] = ("", False, [])
+        self.length_key = length_key
 
     @property
     def pad_id(self) -> int:
@@ -223,7 +226,7 @@ class Encoder:
         if is_cut and self.truncation == "error" and example.question is not None:
             raise InputError(
                 f"Row {example.id} loses {num_lost} of {len(whole.labelled)} labels to "
-                f"data.max_length = {self.max_length}, and data.truncation is 'error'; raise the "
+                f"{self.length_key} = {self.max_length}, and data.truncation is 'error'; raise the "
                 "length, shorten the row, or set data.truncation to 'warn'."
             )
         row = EncodedRow(example.id, tuple(layout.ids), tuple(layout.labels), num_lost)
@@ -235,9 +238,9 @@ class Encoder:
             )
         if row.num_labels == 0:
             raise InputError(
-                f"Row {example.id} has no answer token left within data.max_length = "
+                f"Row {example.id} has no answer token left within {self.length_key} = "
                 f"{self.max_length}: its prompt alone has {len(self.encode_prompt(example))} "
-                "tokens. Raise data.max_length or remove the row."
+                f"tokens. Raise {self.length_key} or remove the row."
             )
         return row
 

@@ -117,8 +117,8 @@ def answer_batches(eval_set: EvalSet, encoder: Encoder, batch_size: int) -> list
     if num_cut:
         warn_first(
             f"{eval_set.name}: answers of {num_cut} of {len(eval_set.examples)} rows are cut by "
-            f"data.max_length = {encoder.max_length}; what is left of them is scored. Raise it to "
-            "score them whole."
+            f"{encoder.length_key} = {encoder.max_length}; what is left of them is scored. Raise "
+            "it to score them whole."
         )
     # Rows that branch need a mask of their own, which the others are not to pay for.
     groups.sort(key=lambda group: (group[0].is_chain, -len(group[0].ids)))
@@ -159,8 +159,8 @@ def _answers(number: int, example: Example, encoder: Encoder) -> list[_Answer]:
         if slot.field == "choice_logps" and row.is_cut:
             raise InputError(
                 f"Row {example.id}: option {slot.place + 1} of {len(example.choices)} is cut by "
-                f"data.max_length = {encoder.max_length}; options of which a part is scored can't "
-                "be compared. Raise data.max_length."
+                f"{encoder.length_key} = {encoder.max_length}; options of which a part is "
+                f"scored can't be compared. Raise {encoder.length_key}."
             )
     return answers
 

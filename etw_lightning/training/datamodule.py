@@ -76,6 +76,8 @@ class UnlearningDataModule(LightningDataModule):
         system_prompt: System turn of the chat template; null sends none.
         template_kwargs: Further variables of the chat template (Llama 3: ``date_string``).
         max_length: Tokens kept of a row; raw text is cut into rows of this many.
+        eval_max_length: The same of rows that are scored, whose prompts may be longer; null takes
+            ``max_length``.
         truncation: What becomes of a row of a question beyond ``max_length``: ``warn`` cuts it and
             says what is lost, ``error`` refuses it.
         batch_size: Rows of each stream in one micro-batch of one process.
@@ -118,6 +120,7 @@ class UnlearningDataModule(LightningDataModule):
         system_prompt: str | None = None,
         template_kwargs: dict[str, Any] | None = None,
         max_length: PositiveInt = 512,
+        eval_max_length: PositiveInt | None = None,
         truncation: Truncation = "warn",
         batch_size: PositiveInt = 8,
         eval_batch_size: PositiveInt = 32,
@@ -145,7 +148,7 @@ class UnlearningDataModule(LightningDataModule):
         self.choice_prompt, self.which_turns = choice_prompt, which_turns
         self.template, self.system_prompt = template, system_prompt
         self.template_kwargs, self.max_length = template_kwargs, max_length
-        self.truncation = truncation
+        self.eval_max_length, self.truncation = eval_max_length, truncation
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.max_new_tokens, self.anchor, self.seed = max_new_tokens, anchor, seed
         self.num_workers, self.tokenizer_name = num_workers, tokenizer
@@ -181,7 +184,9 @@ class UnlearningDataModule(LightningDataModule):
         self.given_tokenizer: Any = None
         self._rows = EvaluationRows()
         self._streams = Streams()
+        #: What encodes rows that are scored, and rows that are trained on.
         self._encoder: Encoder | None = None
+        self._train_encoder: Encoder | None = None
 
     @classmethod
     def from_rows(
@@ -223,9 +228,15 @@ class UnlearningDataModule(LightningDataModule):
 
     @property
     def encoder(self) -> Encoder:
-        """The run's encoder, once ``load`` has run."""
+        """What encodes rows that are scored, once ``load`` has run."""
         assert self._encoder is not None, "load() first"
         return self._encoder
+
+    @property
+    def train_encoder(self) -> Encoder:
+        """What encodes rows that are trained on, once ``load`` has run."""
+        assert self._train_encoder is not None, "load() first"
+        return self._train_encoder
 
     @property
     def streams(self) -> dict[str, list[EncodedRow]]:
@@ -409,16 +420,28 @@ class UnlearningDataModule(LightningDataModule):
             tokenizer = self.given_tokenizer
             if tokenizer is None:
                 tokenizer = load_tokenizer(self.tokenizer_name or pretrained, key)
-            how = (self.template, self.max_length, self.system_prompt, self.template_kwargs)
-            self._encoder = Encoder(
-                tokenizer, *how, conventions=self.conventions, truncation=self.truncation
-            )
+            self._encoder = self._encoder_of(tokenizer, "eval_max_length")
+            self._train_encoder = self._encoder_of(tokenizer, "max_length")
         benchmark = self._benchmark()
         if self.trains and not self.streams:
-            self._streams = read_streams(benchmark, self.encoder, StreamSettings.of(self))
+            self._streams = read_streams(benchmark, self.train_encoder, StreamSettings.of(self))
             self._check_something_is_left()
         self._rows.load(benchmark, self.encoder, self.eval_batch_size)
         self._load_results()
+
+    def _encoder_of(self, tokenizer: Any, key: str) -> Encoder:
+        """Return what encodes rows to train on, or rows to score, which may be longer."""
+        own = self.eval_max_length if key == "eval_max_length" else None
+        return Encoder(
+            tokenizer,
+            self.template,
+            self.max_length if own is None else own,
+            self.system_prompt,
+            self.template_kwargs,
+            conventions=self.conventions,
+            truncation=self.truncation,
+            length_key="data.max_length" if own is None else f"data.{key}",
+        )
 
     def _check_something_is_left(self) -> None:
         """Refuse a method that leaves no forget token to push down."""

@@ -229,7 +229,7 @@ class PreparedModule(ScoringModule):
             precision=computing_precision(trainer),
             attention=self.attention,
             chunk_size=self.chunk_size,
-            template=data.encoder.content_key,
+            template=data.train_encoder.content_key,
             context=trainer.precision_plugin.forward_context,
             place=place,
             load=None if own is None and self.given is None else untrained,

@@ -381,3 +381,32 @@ def test_records_made_alike_are_a_row(run, own, scored):
     _, results, _ = run("fit", *words)
     numbers = results["table"]["retain"]
     assert numbers["forget_probability"] == results["table"]["target"]["forget_probability"]
+
+
+def test_evaluation_has_a_length_of_its_own(command, run, own, home, rows, tiny_model_dir):
+    """A short training length leaves no answer of these prompts; scoring need not share it."""
+    by_hand = ByHand(tiny_model_dir)
+    turns = [{"role": "user", "content": rows["forget"][0]["question"]}]
+    prompt = by_hand.tokenizer.apply_chat_template(
+        turns, tokenize=False, add_generation_prompt=True
+    )
+    length = len(by_hand.tokenizer(prompt, add_special_tokens=False)["input_ids"])
+    words = ("evaluate", *own, "--metrics=probability", f"--data.max_length={length}")
+    result = command(*words, f"--output_dir={home / 'no'}")
+    assert result.status == 2
+    assert f"no answer token left within data.max_length = {length}" in result.err
+    _, results, _ = run(*words, "--data.eval_max_length=400")
+    wanted = np.mean(np.exp(-np.array(by_hand.losses(rows["forget"]))))
+    found = results["metrics"]["forget_probability"]["value"]
+    assert found == pytest.approx(wanted, rel=1e-4)
+    assert results["provenance"]["template"]["max_length"] == 400
+    result = command(*words, f"--data.eval_max_length={length}", f"--output_dir={home / 'no'}")
+    assert f"no answer token left within data.eval_max_length = {length}" in result.err
+
+
+def test_training_keeps_its_length_beside(run, own, rows):
+    words = ["--trainer.callbacks=[]", "--data.max_length=60", "--data.eval_max_length=400"]
+    with pytest.warns(UserWarning, match="lose"):
+        _, results, records = run("fit", *own, *words)
+    assert results["lost_labels"]["forget"]["rows"] > 0
+    assert all(record.scored_text is None for record in records["forget"])
