@@ -11,7 +11,7 @@ from families import make_config, randomise
 from transformers import AutoModelForCausalLM
 
 from etw_lightning.data.encode import Encoder
-from etw_lightning.models.generation import continue_greedily, way_of
+from etw_lightning.models.generation import way_of
 from etw_lightning.models.loading import (
     LabelScorer,
     check_vocabulary,
@@ -360,9 +360,11 @@ def _check_answers(subject):
 def _check_generation(subject):
     """A batch's greedy continuations against steps by hand without batch, padding or cache."""
     prompts = [subject.encoder.encode_prompt(example) for example in EXAMPLES]
-    ids, mask = pad_rows(prompts, subject.encoder.pad_id, left=True)
+    eval_set = EvalSet("forget", tuple(EXAMPLES), losses=False, max_new_tokens=NEW_TOKENS)
+    (batch,) = build_batches(eval_set, subject.encoder, 8)
     tokenizer = subject.tokenizer
-    texts = continue_greedily(subject.lm, ids, mask, tokenizer, NEW_TOKENS)
+    scores = score_batch(subject.scorer, batch, tokenizer)
+    texts = [score.value for score in sorted(scores, key=lambda score: score.row)]
     own = subject.reference.generation_config.eos_token_id
     ends = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
     for prompt, text in zip(prompts, texts, strict=True):

@@ -72,8 +72,9 @@ def page(results):
     lines = [
         "# Architectures",
         "",
-        f"All {len(families)} causal architectures of transformers {transformers.__version__} and "
-        f"{len(variants)} settings that real checkpoints have, each as a tiny random model in "
+        f"{len(families)} of the {len(FAMILIES)} causal architectures of transformers "
+        f"{transformers.__version__} and {len(variants)} of {len(VARIANTS)} settings that real "
+        "checkpoints have, each as a tiny random model in "
         "float32 (windows shorter than every row, logits far from uniform), with what our code "
         "says of it held against transformers' own logits of each row alone: label "
         "log-probabilities and entropies of a padded batch in training and in evaluation (2e-4 "
