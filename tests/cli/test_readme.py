@@ -43,7 +43,8 @@ INLINE = [
 ]
 _PROGRAM = re.compile(
     r"^(?:\w+=\S+ )*(?:do )?"
-    r"(?:python -m etw_lightning|etw|(?:bash|sbatch) slurm/\w+\.sh(?: --dry-run)?) (.+)$"
+    r"(?:(?:python|torchrun \S+ \d+) -m etw_lightning|etw"
+    r"|(?:bash|sbatch) slurm/\w+\.sh(?: --dry-run)?) (.+)$"
 )
 COMMANDS = sorted(
     {
@@ -151,7 +152,7 @@ def test_the_python_of_a_page_runs(monkeypatch, home, tiny_model_dir, tiny_token
             found
             for text in TEXTS.values()
             for found in re.findall(
-                r"[` ]((?:configs|etw_lightning|slurm|tests|docs)/[\w./]*\w/?)[`:, ]", text
+                r"[` ]((?:configs|etw_lightning|slurm|tests|docs|findings)/[\w./]*\w/?)[`:, ]", text
             )
             if not found.startswith(("configs/sweep/NAME", "configs/method/NAME"))
         }
