@@ -1,0 +1,121 @@
+"""Numbers of weightings that formulas leave open: defaults, the permutation, rounding above 0."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from etw_lightning import forget, retain, weighting
+from etw_lightning.kernels.signals import TokenSignals
+from etw_lightning.weighting import TNPO, WTNPO, Random, TokenWeighting
+from etw_lightning.weighting.logits import etw_weights
+from etw_lightning.weighting.within_rows import order_within_rows
+
+#: What each class takes where nothing is said.
+DEFAULTS = {
+    "ETW": {"temperature": 1.0, "source": "current", "normalise": "sequence"},
+    "WGA": {"beta": 1.0},
+    "TNPO": {"beta": 4.0},
+    "WTNPO": {"beta": 4.0, "alpha": 1.5},
+    "SatImp": {"beta1": 5.0, "beta2": 0.1},
+    "Surprisal": {"normalise": "sequence"},
+    "Random": {"seed": 0},
+    "Mixture": {"share": 0.5},
+    "NPO": {"beta": 0.1},
+    "SimNPO": {"beta": 4.5, "delta": 0.0},
+    "DPO": {"beta": 0.1},
+    "AltPO": {"beta": 0.1},
+    "UNDIAL": {"strength": 10.0},
+    "CEU": {"skip_first": 1},
+    "KL": {"positions": "labels"},
+}
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_a_class_has_its_published_defaults(name):
+    (kind,) = (getattr(room, name) for room in (weighting, forget, retain) if hasattr(room, name))
+    found = {field.name: field.default for field in dataclasses.fields(kind)}
+    assert DEFAULTS[name].items() <= found.items()
+
+
+WORD = 2**64
+
+
+def mixed(word):
+    """The finaliser of SplitMix64, on whole numbers that have no sign."""
+    word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9 % WORD
+    word = (word ^ (word >> 27)) * 0x94D049BB133111EB % WORD
+    return word ^ (word >> 31)
+
+
+def signed(word):
+    return word - WORD if word >= WORD // 2 else word
+
+
+class Places(TokenWeighting):
+    """Gives each token its number."""
+
+    def __call__(self, signals):
+        return torch.arange(len(signals.labels), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 12345, 2**63 - 1])
+def test_the_permutation_is_that_of_the_published_generator(seed):
+    """Written once more without tensors; other numbers would make other runs of the same seed."""
+    rows = [[5, 9, 9, 2, 700, 31, 8], [1], [40_000, 3, 3, 17, 6]]
+    labels = torch.tensor([label for row in rows for label in row])
+    numbers = torch.tensor([number for number, row in enumerate(rows) for _ in row])
+    logps = torch.zeros(len(labels))
+    signals = TokenSignals(labels=labels, rows=numbers, num_rows=len(rows), logps=logps)
+    expected, start = [], 0
+    for row in rows:
+        steps = [0x9E3779B97F4A7C15 * (place + 1) % WORD for place in range(len(row))]
+        pairs = zip(row, steps, strict=True)
+        whole = sum(mixed((label + step) % WORD) for label, step in pairs) % WORD
+        whole = mixed((whole + mixed(seed)) % WORD)
+        keys = [signed(mixed((whole + step) % WORD)) for step in steps]
+        expected += sorted(range(start, start + len(row)), key=lambda n, k=keys, s=start: k[n - s])
+        start += len(row)
+    assert Random(Places(), seed)(signals).tolist() == expected
+
+
+def test_tokens_of_equal_keys_stay_in_order():
+    keys = torch.zeros(3000, dtype=torch.long)
+    rows = torch.arange(3000) % 2
+    order = order_within_rows(keys, rows).tolist()
+    assert order == [*range(0, 3000, 2), *range(1, 3000, 2)]
+
+
+@pytest.mark.parametrize("kind", [TNPO(beta=4.0), WTNPO(beta=4.0, alpha=1.5)], ids=str)
+def test_a_reference_a_hair_above_certainty_is_certain(kind):
+    """Rounding may lift a log-probability above 0."""
+
+    def weights(reference):
+        signals = TokenSignals(
+            labels=torch.tensor([1, 2]),
+            rows=torch.tensor([0, 0]),
+            num_rows=1,
+            logps=torch.tensor([-0.5, 0.0], dtype=torch.float64),
+            reference_logps=torch.tensor([reference] * 2, dtype=torch.float64),
+        )
+        return kind(signals).tolist()
+
+    assert weights(1e-3) == weights(0.0)
+    assert weights(0.0)[1] == 1.0
+
+
+def test_weights_of_logits_are_those_of_the_entropies():
+    """Each label is predicted one place before it; rows of 3 and 2 labels sum to 3 and 2."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 5, 9, generator=generator, dtype=torch.float64)
+    labels = torch.tensor([[-100, -100, 4, 8, 0], [3, -100, 5, -100, 1]])
+    for temperature in (None, 2.0):
+        given = () if temperature is None else (temperature,)
+        found = etw_weights(logits, labels, *given)
+        scaled = logits / (temperature or 1.0)
+        entropies = torch.distributions.Categorical(logits=scaled).entropy()
+        expected = torch.zeros(2, 5, dtype=torch.float64)
+        for row, places in ((0, [2, 3, 4]), (1, [2, 4])):
+            said = entropies[row, [place - 1 for place in places]]
+            expected[row, places] = len(places) * said / said.sum()
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
