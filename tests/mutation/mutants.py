@@ -101,9 +101,9 @@ def mutants_of(module: str, source: str) -> list[Mutant]:
 
 def _sites(tree):
     """Yield the way to every expression and statement, and the function it lies in."""
-    todo = [(tree, (), "")]
+    todo = [(tree, (), "", False)]
     while todo:
-        node, path, place = todo.pop(0)
+        node, path, place, is_within = todo.pop(0)
         for field, value in ast.iter_fields(node):
             if field in ("annotation", "returns", "decorator_list", "bases"):
                 continue
@@ -112,11 +112,12 @@ def _sites(tree):
                     continue
                 way = (*path, (field, index))
                 inner = place
-                if isinstance(child, ast.FunctionDef | ast.ClassDef):
+                # What lies in a function belongs to it, functions too: its tests are chosen by it.
+                if isinstance(child, ast.FunctionDef | ast.ClassDef) and not is_within:
                     inner = f"{place}.{child.name}".lstrip(".")
                 if isinstance(child, ast.expr | ast.Return | ast.Assign | ast.AugAssign | ast.Expr):
                     yield child, way, place
-                todo.append((child, way, inner))
+                todo.append((child, way, inner, is_within or isinstance(child, ast.FunctionDef)))
 
 
 def _is_left_alone(node) -> bool:
@@ -174,7 +175,9 @@ def _faults(node):
 
 
 def _faults_of_call(node):
-    if len(node.args) == 2 and not any(isinstance(one, ast.Starred) for one in node.args):
+    alike = isinstance(node.func, ast.Name) and node.func.id in ("min", "max", "zip", "range")
+    starred = any(isinstance(one, ast.Starred) for one in node.args)
+    if len(node.args) == 2 and not alike and not starred:
         yield ast.Call(node.func, node.args[::-1], node.keywords)
     if isinstance(node.func, ast.Attribute) and node.func.attr in ("detach", "clamp", "float"):
         yield node.func.value

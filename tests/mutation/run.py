@@ -70,7 +70,7 @@ class Runner:
         items = [item for item in items if item.nodeid not in self.failed]
         for mutant in self.mutants:
             name = (mutant.module, mutant.place)
-            chosen = [item for item in items if not mutant.place or name in self.calls[item]]
+            chosen = [item for item in items if is_of_all(mutant) or name in self.calls[item]]
             chosen.sort(key=self.seconds.get)
             state = (
                 "equivalent" if mutant.name in self.known else self.try_out(session, mutant, chosen)
@@ -130,6 +130,14 @@ class Runner:
             if self.failed:
                 return 1
         return 0
+
+
+def is_of_all(mutant):
+    """Tell whether a fault lies outside of functions, where no call tells of it."""
+    found = importlib.import_module(mutant.module)
+    for name in filter(None, mutant.place.split(".")):
+        found = getattr(found, name, None)
+    return inspect.isclass(found) or inspect.ismodule(found)
 
 
 def put_in(mutant):
