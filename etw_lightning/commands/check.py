@@ -5,7 +5,9 @@ from __future__ import annotations
 from tempfile import TemporaryDirectory
 from typing import get_args
 
-from etw_lightning.commands.model_checks import (
+from etw_lightning.commands.run_checks import RunChecks, say
+from etw_lightning.memory.check_memory import run_shape
+from etw_lightning.memory.model_checks import (
     check_devices,
     check_layers,
     check_training,
@@ -13,8 +15,6 @@ from etw_lightning.commands.model_checks import (
     describe_other,
     describe_weights,
 )
-from etw_lightning.commands.run_checks import RunChecks, say
-from etw_lightning.memory.check_memory import run_shape
 from etw_lightning.models.loading import load_config
 from etw_lightning.schema import InputError
 from etw_lightning.training.datamodule import Role

@@ -12,15 +12,15 @@ from typing import Any, cast
 from lightning.pytorch.utilities import rank_zero_warn
 
 from etw_lightning.callbacks.retain_budget import RetainBudget
-from etw_lightning.commands.model_checks import (
-    check_layers,
-)
 from etw_lightning.commands.parser import Parser
 from etw_lightning.commands.run_checks import RunChecks, say
 from etw_lightning.files.checkpoint_folder import remove_checkpoints, saved_checkpoints
 from etw_lightning.files.safe_files import check_checkpoint, reading_safely
 from etw_lightning.files.stored_weights import find_checkpoint
 from etw_lightning.memory.check_memory import warning_of_memory
+from etw_lightning.memory.model_checks import (
+    check_layers,
+)
 from etw_lightning.models.checkpoints import check_resume
 from etw_lightning.models.export import export_model
 from etw_lightning.models.loading import load_config

@@ -14,14 +14,13 @@ from etw_lightning.callbacks.comparisons import needs_of_others
 from etw_lightning.callbacks.evaluation import EvaluationCallback, Suite
 from etw_lightning.callbacks.retain_budget import RetainBudget
 from etw_lightning.catalogue.entries import Part
-from etw_lightning.commands.model_checks import (
-    check_devices,
-    check_disk,
-)
 from etw_lightning.data.spacy_spans import Kind, spacy_spans
 from etw_lightning.files.checkpoint_folder import Saved
 from etw_lightning.memory.check_memory import sizes_of
-from etw_lightning.models.gibberish_classifier import check_classifier
+from etw_lightning.memory.model_checks import (
+    check_devices,
+    check_disk,
+)
 from etw_lightning.models.loading import check_vocabulary, load_config
 from etw_lightning.notices import printable
 from etw_lightning.runs.checkpointing import Checkpoints
@@ -30,6 +29,7 @@ from etw_lightning.runs.evaluate import find_known
 from etw_lightning.runs.preemption import StopSignals
 from etw_lightning.runs.run_report import RunReport
 from etw_lightning.schema import Conventions
+from etw_lightning.scoring.gibberish_classifier import check_classifier
 from etw_lightning.scoring.provenance import describe
 from etw_lightning.scoring.record_cache import model_identity, precision_name
 from etw_lightning.training import quickstart_models

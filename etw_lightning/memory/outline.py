@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from etw_lightning.kernels.logits import LogitTransform
-from etw_lightning.models.decoder import find_layers
 from etw_lightning.models.head_probe import configured_transforms, vocabulary_size
 from etw_lightning.schema import InputError
+from etw_lightning.tuning.decoder import find_layers
 
 __all__ = ["Outline", "TraceError", "build_outline", "bytes_of"]
 

@@ -11,9 +11,9 @@ import torch
 from etw_lightning.memory.outline import Outline, TraceError, build_outline
 from etw_lightning.memory.prediction import STRATEGIES, Needs, Strategy, state_bytes
 from etw_lightning.memory.step_trace import StepShape, trace_evaluation, trace_step
-from etw_lightning.models.adapters import wrap_model
-from etw_lightning.models.trainable import choose_trained, recompute_activations
 from etw_lightning.schema import InputError
+from etw_lightning.tuning.adapters import wrap_model
+from etw_lightning.tuning.trainable import choose_trained, recompute_activations
 
 __all__ = [
     "RunShape",

@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 from etw_lightning.kernels.distributions import HeadDistributions
 from etw_lightning.kernels.head import linear_scores, linear_statistics
 from etw_lightning.memory.outline import Outline, TraceError, bytes_of
-from etw_lightning.models.decoder import body_of
+from etw_lightning.tuning.decoder import body_of
 
 __all__ = [
     "Moment",

@@ -19,9 +19,9 @@ from etw_lightning.files.stored_weights import (
     read_shapes,
     read_weights,
 )
-from etw_lightning.models.adapters import add_adapter, wrap_model
 from etw_lightning.models.weight_fit import PREFIXES, empty_model
 from etw_lightning.schema import InputError
+from etw_lightning.tuning.adapters import add_adapter, wrap_model
 
 __all__ = [
     "check_checkpoint_weights",

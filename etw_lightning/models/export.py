@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from etw_lightning.files.tokenizer_files import encoding_of
-from etw_lightning.models.adapters import Adapter
 from etw_lightning.models.fixed_text import text_logits, text_logps
 from etw_lightning.models.label_scorer import LabelScorer
 from etw_lightning.models.loading import load_model, load_tokenizer
+from etw_lightning.tuning.adapters import Adapter
 
 __all__ = ["ExportError", "export_model"]
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from etw_lightning.kernels.logits import LogitTransform
-from etw_lightning.models.decoder import body_of
 from etw_lightning.schema import InputError
+from etw_lightning.tuning.decoder import body_of
 
 __all__ = ["configured_transforms", "find_transform", "vocabulary_size"]
 

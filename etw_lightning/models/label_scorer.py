@@ -15,7 +15,6 @@ from etw_lightning.kernels.distributions import HeadDistributions
 from etw_lightning.kernels.head import LinearStatistics, linear_scores, linear_statistics
 from etw_lightning.kernels.logits import LogitTransform
 from etw_lightning.kernels.signals import Padded, Signal, States, TokenSignals
-from etw_lightning.models.decoder import body_of, layers_of, listening
 from etw_lightning.models.head_probe import find_transform, vocabulary_size
 from etw_lightning.models.noise import named_noise, quieten
 from etw_lightning.models.packing import PackedRows, pack_rows, prefix_tree
@@ -29,6 +28,7 @@ from etw_lightning.models.positions import (
 from etw_lightning.models.probes import check_reading
 from etw_lightning.models.step_layout import StepLayout
 from etw_lightning.schema import IGNORE_INDEX, EncodedRow
+from etw_lightning.tuning.decoder import body_of, layers_of, listening
 
 __all__ = ["LabelScorer"]
 

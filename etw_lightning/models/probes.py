@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from etw_lightning.models.decoder import body_of
 from etw_lightning.models.head_probe import vocabulary_size
 from etw_lightning.schema import InputError
+from etw_lightning.tuning.decoder import body_of
 
 __all__ = ["check_reading", "is_alike", "last_states", "mode_of", "probe_ids"]
 

@@ -19,10 +19,10 @@ from etw_lightning.data.encode import Encoder
 from etw_lightning.data.spacy_spans import Kind, spacy_spans
 from etw_lightning.metrics import generations_as_examples
 from etw_lightning.metrics.tokens import mark_tokens
-from etw_lightning.models.gibberish_classifier import clean_probabilities
 from etw_lightning.models.loading import LabelScorer
 from etw_lightning.schema import EvalSet, Record
 from etw_lightning.scoring.depth import build_depth_batches, make_depth_rows, measure_depth
+from etw_lightning.scoring.gibberish_classifier import clean_probabilities
 from etw_lightning.training.datamodule import UnlearningDataModule
 from etw_lightning.training.module import UnlearningModule
 from etw_lightning.training.other_models import OtherModels

@@ -11,9 +11,9 @@ from torch import Tensor
 from etw_lightning.data.encode import Encoder
 from etw_lightning.metrics.tokens import Marks
 from etw_lightning.models.loading import LabelScorer
-from etw_lightning.models.patching import check_same_layers, patched_logps
 from etw_lightning.schema import IGNORE_INDEX, EvalSet, InputError
 from etw_lightning.scoring.batches import pad_rows
+from etw_lightning.scoring.patching import check_same_layers, patched_logps
 
 __all__ = [
     "DepthBatch",

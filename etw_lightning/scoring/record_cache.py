@@ -55,15 +55,15 @@ _MODEL_FILES = ("config.json", "generation_config.json")
 _WEIGHTS = (".safetensors", ".gguf", ".ckpt", ".distcp", ".pt")
 #: Modules whose text decides what a record holds.
 _CODE = (
-    "models.adapter_settings",
-    "models.adapters",
+    "tuning.adapter_settings",
+    "tuning.adapters",
     "scoring.answers",
     "files.misfit",
     "files.stored_weights",
     "files.tokenizer_files",
     "files.weight_headers",
     "models.checkpoints",
-    "models.decoder",
+    "tuning.decoder",
     "kernels.distributions",
     "data.encode",
     "data.rendering",

@@ -21,13 +21,13 @@ from etw_lightning.method import Method, Reference
 from etw_lightning.models.checkpoints import describe_model
 from etw_lightning.models.loading import DType, LabelScorer
 from etw_lightning.models.noise import Dropout
-from etw_lightning.models.optimizers import Schedule, make_optimizer, scale_of
 from etw_lightning.retain import NLL, RetainObjective
 from etw_lightning.schema import IGNORE_INDEX, InputError
 from etw_lightning.training.given import GivenModel
 from etw_lightning.training.prepared_module import PreparedModule
 from etw_lightning.training.step_log import StepLog
 from etw_lightning.training.training_batches import Batch
+from etw_lightning.tuning.optimizers import Schedule, make_optimizer, scale_of
 from etw_lightning.weighting import ETW, TokenWeighting
 
 __all__ = ["UnlearningModule"]

@@ -13,13 +13,11 @@ from lightning.pytorch import Trainer
 
 from etw_lightning.kernels.signals import TokenSignals
 from etw_lightning.method import Method, Reference
-from etw_lightning.models.adapters import add_adapter
 from etw_lightning.models.loading import DType, LabelScorer, load_model
 from etw_lightning.models.noise import Dropout, settle_noise
 from etw_lightning.models.positions import check_extents, row_extents
 from etw_lightning.models.shards import Sharding, plain_modules, read_outside, spread
 from etw_lightning.models.step_layout import StepLayout
-from etw_lightning.models.trainable import choose_trained, recompute_activations
 from etw_lightning.schema import InputError
 from etw_lightning.training.datamodule import UnlearningDataModule
 from etw_lightning.training.given import GivenModel
@@ -35,6 +33,8 @@ from etw_lightning.training.strategies import (
     place_whole,
 )
 from etw_lightning.training.training_batches import Batch
+from etw_lightning.tuning.adapters import add_adapter
+from etw_lightning.tuning.trainable import choose_trained, recompute_activations
 
 __all__ = ["PreparedModule"]
 

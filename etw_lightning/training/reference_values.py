@@ -34,7 +34,7 @@ __all__ = ["ReferenceModel", "ReferenceValues", "Wanted", "reference_values"]
 #: Modules whose text decides the values.
 _CODE = (
     "models.checkpoints",
-    "models.decoder",
+    "tuning.decoder",
     "kernels.distributions",
     "kernels.head",
     "models.head_probe",

@@ -12,7 +12,6 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from etw_lightning.catalogue.entries import Part
-from etw_lightning.models.adapters import Adapter
 from etw_lightning.models.fixed_text import text_logps
 from etw_lightning.models.loading import LabelScorer
 from etw_lightning.models.shards import move_buffers, whole_copy
@@ -28,6 +27,7 @@ from etw_lightning.training.plain_trainer import keep_order, score_whole
 from etw_lightning.training.step_seed import seed_batch
 from etw_lightning.training.strategies import Layout, layout_of, make_ready, settle_shards
 from etw_lightning.training.training_batches import Batch
+from etw_lightning.tuning.adapters import Adapter
 
 __all__ = ["Scores", "ScoringModule"]
 

@@ -20,10 +20,10 @@ from etw_lightning.models.loading import (
     load_tokenizer,
 )
 from etw_lightning.models.noise import settle_noise
-from etw_lightning.models.trainable import recompute_activations
 from etw_lightning.schema import IGNORE_INDEX, EvalSet, Example, InputError
 from etw_lightning.scoring.batches import build_batches, pad_rows, score_batch
 from etw_lightning.scoring.scores import make_records
+from etw_lightning.tuning.trainable import recompute_activations
 
 __all__ = ["EXAMPLES", "study"]
 

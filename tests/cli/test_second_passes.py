@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from etw_lightning.models.gibberish_classifier import clean_probabilities
 from etw_lightning.runs.results import write_results
+from etw_lightning.scoring.gibberish_classifier import clean_probabilities
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from lightning.pytorch.strategies import (
     SingleDeviceStrategy,
 )
 
-from etw_lightning.commands.model_checks import check_disk
 from etw_lightning.memory.check_memory import asked_layout
+from etw_lightning.memory.model_checks import check_disk
 from etw_lightning.memory.prediction import GIB
 from etw_lightning.memory.run_needs import Sizes
 from etw_lightning.schema import InputError

@@ -16,9 +16,9 @@ from etw_lightning.benchmarks.source import Source
 from etw_lightning.files.foreign_models import check_attention, check_weights
 from etw_lightning.files.places import check_links, check_written, is_below, require_inside
 from etw_lightning.models.checkpoints import check_resume, checkpoint_model, describe_model
-from etw_lightning.models.gibberish_classifier import check_classifier, clean_probabilities
 from etw_lightning.models.loading import check_stored, load_config, load_model, load_tokenizer
 from etw_lightning.schema import InputError, Record
+from etw_lightning.scoring.gibberish_classifier import check_classifier, clean_probabilities
 from etw_lightning.scoring.retain_results import load_provenance, load_retain_results, save_records
 from etw_lightning.sweeps.grid import Select, Sweep
 from etw_lightning.sweeps.runs import expand

@@ -17,8 +17,8 @@ from etw_lightning.metrics import (
     repetition,
     repetition_values,
 )
-from etw_lightning.models.gibberish_classifier import clean_probabilities
 from etw_lightning.schema import EvalSet, Example, Record
+from etw_lightning.scoring.gibberish_classifier import clean_probabilities
 
 WORDS = st.lists(st.sampled_from(["a", "b", "c"]), max_size=12)
 
@@ -168,7 +168,7 @@ def test_a_classifier_that_cannot_serve_is_an_error(
     tiny_tokenizer.save_pretrained(tmp_path / "empty")
     text = message(clean_probabilities, ["a"], str(tmp_path / "empty"))
     assert text.startswith(f"gibberish_classifier {str(tmp_path / 'empty')!r} could not be loaded:")
-    monkeypatch.setattr("etw_lightning.models.gibberish_classifier.hub_answers", lambda: False)
+    monkeypatch.setattr("etw_lightning.scoring.gibberish_classifier.hub_answers", lambda: False)
     text = message(clean_probabilities, ["a"], "nobody/gibberish")
     assert "the hub can't be reached and there is no local copy. Give the folder" in text
     assert "\n" not in text

@@ -10,12 +10,12 @@ from torch.utils.data import DataLoader
 
 pytest.importorskip("peft")
 
-from etw_lightning.models.adapters import add_adapter
 from etw_lightning.models.checkpoints import check_resume, checkpoint_model, describe_model
 from etw_lightning.models.fixed_text import text_logits
 from etw_lightning.models.label_scorer import LabelScorer
 from etw_lightning.models.loading import load_model
 from etw_lightning.schema import InputError
+from etw_lightning.tuning.adapters import add_adapter
 
 TARGETS = {"target_modules": ["q_proj", "down_proj"]}
 ROWS = [(torch.arange(16) * step) % 300 for step in (7, 11, 13)]

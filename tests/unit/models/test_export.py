@@ -24,7 +24,7 @@ def loaded(tiny_model_dir):
 def adapted(tiny_model_dir):
     """Makes a copy of the model with an adapter that changes it by some strength."""
     pytest.importorskip("peft")
-    from etw_lightning.models.adapters import add_adapter
+    from etw_lightning.tuning.adapters import add_adapter
 
     def make(strength, dtype="float32", **settings):
         lm = load_model(str(tiny_model_dir), dtype)

@@ -21,8 +21,8 @@ from etw_lightning.memory.run_needs import RunShape, run_outline
 from etw_lightning.models.label_scorer import LabelScorer
 from etw_lightning.models.noise import describe_noise, settle_noise
 from etw_lightning.models.probes import check_reading
-from etw_lightning.models.trainable import recompute_activations
 from etw_lightning.schema import InputError
+from etw_lightning.tuning.trainable import recompute_activations
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 SPECIAL = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}

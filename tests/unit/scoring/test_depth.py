@@ -11,7 +11,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from etw_lightning.data.encode import Encoder
 from etw_lightning.metrics.depth import unlearning_depth
 from etw_lightning.models.loading import LabelScorer
-from etw_lightning.models.patching import check_same_layers, patched_logps
 from etw_lightning.schema import IGNORE_INDEX, EvalSet, Example, InputError
 from etw_lightning.scoring.depth import (
     DepthRow,
@@ -19,6 +18,7 @@ from etw_lightning.scoring.depth import (
     make_depth_rows,
     measure_depth,
 )
+from etw_lightning.scoring.patching import check_same_layers, patched_logps
 
 NUM_LAYERS = 3
 SIZES = {"num_hidden_layers": NUM_LAYERS, "num_attention_heads": 2, "hidden_size": 16}

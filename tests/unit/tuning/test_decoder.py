@@ -13,8 +13,8 @@ from transformers import (
     OPTConfig,
 )
 
-from etw_lightning.models.decoder import body_of, find_layers, hidden_of, layers_of, listening
 from etw_lightning.schema import InputError
+from etw_lightning.tuning.decoder import body_of, find_layers, hidden_of, layers_of, listening
 
 SIZES = {"vocab_size": 40, "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2}
 SPECIAL = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}

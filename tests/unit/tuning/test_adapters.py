@@ -10,9 +10,9 @@ from small_models import llama_config
 
 pytest.importorskip("peft")
 
-from etw_lightning.models.adapters import MERGEABLE, add_adapter
 from etw_lightning.models.label_scorer import LabelScorer
 from etw_lightning.schema import IGNORE_INDEX, InputError
+from etw_lightning.tuning.adapters import MERGEABLE, add_adapter
 
 IDS = torch.arange(24)[None] * 37 % 300
 LABELS = torch.where(torch.arange(24)[None] < 5, IGNORE_INDEX, IDS)

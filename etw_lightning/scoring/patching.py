@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from etw_lightning.models.decoder import find_layers, hidden_of
 from etw_lightning.models.loading import LabelScorer
 from etw_lightning.schema import IGNORE_INDEX, InputError
+from etw_lightning.tuning.decoder import find_layers, hidden_of
 
 __all__ = ["check_same_layers", "patched_logps"]
 

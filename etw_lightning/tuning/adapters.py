@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from etw_lightning.models.adapter_settings import MERGEABLE, REFUSALS, make_config, refused
-from etw_lightning.models.decoder import body_of
 from etw_lightning.schema import InputError
+from etw_lightning.tuning.adapter_settings import MERGEABLE, REFUSALS, make_config, refused
+from etw_lightning.tuning.decoder import body_of
 
 __all__ = ["MERGEABLE", "Adapter", "add_adapter", "wrap_model"]
 

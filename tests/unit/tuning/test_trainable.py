@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
-from etw_lightning.models.trainable import choose_trained, freeze_embeddings, train_only
 from etw_lightning.schema import InputError
+from etw_lightning.tuning.trainable import choose_trained, freeze_embeddings, train_only
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_nothing_left_is_refused(lm):
 )
 def test_an_adapter_trains_alone(lm, keys, key):
     pytest.importorskip("peft")
-    from etw_lightning.models.adapters import add_adapter
+    from etw_lightning.tuning.adapters import add_adapter
 
     add_adapter(lm, {"peft_type": "LORA", "target_modules": ["v_proj"]})
     assert len(choose_trained(lm)) == 4

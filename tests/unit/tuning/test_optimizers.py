@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from etw_lightning.models.optimizers import make_optimizer, scale_of
 from etw_lightning.schema import InputError
+from etw_lightning.tuning.optimizers import make_optimizer, scale_of
 
 
 @pytest.fixture

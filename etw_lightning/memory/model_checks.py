@@ -20,13 +20,13 @@ from etw_lightning.memory.table import in_gib
 from etw_lightning.models.head_probe import vocabulary_size
 from etw_lightning.models.label_scorer import LabelScorer
 from etw_lightning.models.loading import check_stored
-from etw_lightning.models.optimizers import make_optimizer
 from etw_lightning.models.positions import check_extents, limits_of, row_extents
 from etw_lightning.schema import EncodedRow, InputError
 from etw_lightning.training.datamodule import Role, UnlearningDataModule
 from etw_lightning.training.module import UnlearningModule
 from etw_lightning.training.other_models import OtherModels
 from etw_lightning.training.quickstart_models import PREFIX
+from etw_lightning.tuning.optimizers import make_optimizer
 
 __all__ = [
     "check_devices",
