@@ -41,13 +41,16 @@ def find_transform(lm: Any, key: str = "model.pretrained") -> LogitTransform | N
     ids = weight.float().square().sum(-1).topk(4).indices[None]
     hidden = weight[ids].float()
     hidden = (_SIZE * hidden / hidden.square().sum(-1, keepdim=True)).to(weight.dtype)
-    logits, states, read = _with_last_hidden(lm, head, ids, hidden)
+    # What is asked is what the model does, not how it rounds.
+    with torch.autocast(weight.device.type, enabled=False):
+        logits, states, read = _with_last_hidden(lm, head, ids, hidden)
+        raw = nn.functional.linear(hidden.float(), weight.float(), _bias(head))
     if not torch.equal(states, hidden):
         raise _refused(lm, key, "changes its last hidden states behind its body")
     if read is not None and not _is_multiple(read, hidden):
         raise _refused(lm, key, "transforms its hidden states before the output head, as BERT does")
     size = logits.shape[-1] if logits.shape[-1] < len(weight) else None
-    raw = nn.functional.linear(hidden.float(), weight.float(), _bias(head))[..., :size]
+    raw = raw[..., :size]
     found = _likeliest(lm.config.get_text_config(), raw, logits.float())
     tolerance = 1e-4 if weight.dtype.itemsize >= 4 else 1e-2
     changed = raw if found is None else found.change(raw)

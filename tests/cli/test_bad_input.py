@@ -107,7 +107,7 @@ OPTIONS = {
         "config: there is no file 'nope.yaml'. The command 'configs' lists the shipped ones."
     ),
     "--config quikstart": (
-        "config: there is no file 'quikstart'. Did you mean 'quickstart'? "
+        "config: there is no file 'quikstart'. Did you mean 'quickstart' or 'data/quickstart'? "
         "The command 'configs' lists the shipped ones."
     ),
     "--config .": "config must be a YAML file; '.' is a folder.",
@@ -441,7 +441,11 @@ QUESTION, ANSWER = {"question": "Who?"}, {"answer": "Nobody."}
 ROWS = {
     "no rows in forget set": ("forget10", "", ["forget10.jsonl has no rows"]),
     "no rows in retain set": ("retain90", "\n\n", ["retain90.jsonl has no rows"]),
-    "missing file": ("forget10", None, ["data.root: no file ", "forget10.jsonl.gz", "(there: "]),
+    "missing file": (
+        "forget10",
+        None,
+        ["data.root: no file ", "forget10.jsonl or another ending", "(there: "],
+    ),
     "broken line": (
         "retain90",
         json.dumps(QUESTION | ANSWER) + '\n\n{"question": \n',
