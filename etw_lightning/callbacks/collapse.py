@@ -45,7 +45,8 @@ class Collapse(Callback):
       MUSE has ``knowmem_retain`` and other files ``retain_probability`` in its place;
     * the share of repeated 4-grams in generations on a set that is to be kept has risen by more
       than ``repetition`` since before training. What is generated on forget sets is not judged: it
-      may well be noise after unlearning.
+      may well be noise after unlearning. Texts of scripts without spaces are cut into Unicode's
+      words, whatever ``data.rouge_tokenizer`` says.
 
     The second and third need the evaluation before training (``trainer.num_sanity_val_steps`` -1).
 
@@ -266,7 +267,7 @@ def _repeated(
         if "forget" not in name and name != "verbmem" and name not in forget_sets
     }
     return {
-        name: float(repetition(rows).value)
+        name: float(repetition(rows, words="unicode").value)
         for name, rows in kept.items()
         if rows and all(row.generation is not None for row in rows)
     }

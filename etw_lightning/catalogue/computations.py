@@ -48,7 +48,7 @@ def forget_quality(given: Given, sets: tuple[str, ...]) -> Found:
 
 def model_utility(given: Given, sets: tuple[str, ...]) -> Found:
     """Model utility and its nine parts."""
-    utility = metrics.model_utility(given.records, retain_set=sets[0])
+    utility = metrics.model_utility(given.records, sets[0], given.words)
     tail = sets[0].removeprefix("retain")
     sizes = {name: len(given.records[name]) for name in sets}
     parts = {
@@ -87,7 +87,7 @@ def rouge(given: Given, sets: tuple[str, ...]) -> Found:
         for kind in against:
             tail = "_against_paraphrase" if kind == "paraphrase" else ""
             for score in get_args(RougeName):
-                value = metrics.rouge(records, score, kind, _direction(name))
+                value = metrics.rouge(records, score, kind, _direction(name), given.words)
                 found[f"{name}_{score}{tail}"] = value
     return found
 
@@ -110,7 +110,7 @@ def set_scores(given: Given, name: str) -> Found:
         found[f"{name}_probability"] = Metric.mean(metrics.probabilities(records), direction)
     if all(record.generation is not None for record in records):
         found[f"{name}_rougeL_recall"] = metrics.rouge(
-            records, "rougeL_recall", "answer", direction
+            records, "rougeL_recall", "answer", direction, given.words
         )
     if all(record.perturbed_losses and record.paraphrase_loss is not None for record in records):
         found[f"{name}_truth_ratio_{kind}"] = metrics.truth_ratio(records, kind)
@@ -119,12 +119,14 @@ def set_scores(given: Given, name: str) -> Found:
 
 def verbmem(given: Given, sets: tuple[str, ...]) -> Found:
     """MUSE's verbmem."""
-    return {"verbmem": metrics.verbmem(given.records[sets[0]], given.conventions)}
+    return {"verbmem": metrics.verbmem(given.records[sets[0]], given.conventions, given.words)}
 
 
 def knowmem(given: Given, sets: tuple[str, ...]) -> Found:
     """MUSE's knowmem of forget and retain questions."""
-    return {name: metrics.knowmem(given.records[name], _direction(name)) for name in sets}
+    return {
+        name: metrics.knowmem(given.records[name], _direction(name), given.words) for name in sets
+    }
 
 
 def choice_accuracy(given: Given, sets: tuple[str, ...]) -> Found:
@@ -202,7 +204,9 @@ def repetition(given: Given, sets: tuple[str, ...]) -> Found:
     found: Found = {}
     for name in sets:
         for n in range(1, 5):
-            found[f"{name}_repetition_{n}"] = metrics.repetition(given.records[name], n)
+            found[f"{name}_repetition_{n}"] = metrics.repetition(
+                given.records[name], n, given.words
+            )
         found[f"{name}_empty_generations"] = metrics.empty_generations(given.records[name])
     return found
 
@@ -210,7 +214,7 @@ def repetition(given: Given, sets: tuple[str, ...]) -> Found:
 def distinct_n(given: Given, sets: tuple[str, ...]) -> Found:
     """Distinct n-grams of each set's generations."""
     return {
-        f"{name}_distinct_{n}": metrics.distinct_n(given.records[name], n)
+        f"{name}_distinct_{n}": metrics.distinct_n(given.records[name], n, given.words)
         for name in sets
         for n in range(1, 5)
     }
@@ -238,8 +242,8 @@ def gibberish(given: Given, sets: tuple[str, ...]) -> Found:
     return {f"{name}_clean": metrics.gibberish(given.clean["run"][name]) for name in sets}
 
 
-def _utility(records: Sets) -> Metric:
-    utility = metrics.model_utility(records)
+def _utility(given: Given, records: Sets) -> Metric:
+    utility = metrics.model_utility(records, words=given.words)
     return Metric(utility.value, "up", utility.n)
 
 
@@ -249,7 +253,7 @@ def utility_drop(given: Given, sets: tuple[str, ...], start: Literal["retain", "
     others = given.retain if start == "retain" else given.target
     assert others is not None
     assert given.retain is not None
-    drop = metrics.utility_drop(_utility(given.records), _utility(others))
+    drop = metrics.utility_drop(_utility(given, given.records), _utility(given, others))
     quality = metrics.forget_quality(given.records[forget], given.retain[forget])
     aggregate = metrics.paper_aggregate(metrics.neg_log10_forget_quality(quality), drop)
     return {f"utility_drop_{start}": drop, f"paper_aggregate_{start}": aggregate}
@@ -289,9 +293,9 @@ def unlearning_score(given: Given, sets: tuple[str, ...]) -> Found:
     assert given.target is not None
     forget, asked, holdout = sets[:3]
     utility = metrics.utility_score(
-        _utility(given.records),
+        _utility(given, given.records),
         metrics.gibberish(given.clean["run"][forget]),
-        _utility(given.target),
+        _utility(given, given.target),
         metrics.gibberish(given.clean["target"][forget]),
     )
     memorisation = memorisation_score(given, (asked,))["memorisation_score"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from etw_lightning.metrics import Metric
+from etw_lightning.metrics.words import WordRule
 from etw_lightning.schema import Conventions, Record
 
 __all__ = [
@@ -78,6 +79,7 @@ class Given:
         generations: What the target model said of the generations, by set.
         spacy_spans: Characters of the words spaCy finds in each answer, by kind and set.
         depth: Deltas of the retain and of this model, each ``(B, layers)``, nats per token.
+        words: What counts as a word of a generated text.
     """
 
     records: Sets
@@ -92,6 +94,7 @@ class Given:
         default_factory=dict
     )
     depth: tuple[Sequence[Sequence[float]], Sequence[Sequence[float]]] = ((), ())
+    words: WordRule = "published"
 
 
 Compute = Callable[[Given, tuple[str, ...]], dict[str, Metric]]

@@ -14,6 +14,7 @@ from etw_lightning.meters.tofu import UtilityRows, UtilityTable
 from etw_lightning.metrics.aggregate import utility_drop, utility_score
 from etw_lightning.metrics.fluency import checked_probabilities
 from etw_lightning.metrics.values import Metric, mean_of
+from etw_lightning.metrics.words import WordRule
 from etw_lightning.schema import Conventions, InputError, Record
 from etw_lightning.value_checks import check_name
 
@@ -39,6 +40,7 @@ class UtilityDrop(Meter):
     Source: arXiv:2604.17785; see ``metrics.utility_drop``.
 
     Args:
+        words: ``published`` or ``unicode``; see ``metrics.rouge_scores``.
         options: Of ``torchmetrics.Metric``.
 
     Example:
@@ -53,9 +55,10 @@ class UtilityDrop(Meter):
 
     higher_is_better = False
 
-    def __init__(self, **options: Any) -> None:
-        tables = {role: UtilityTable("retain", f"{role}_") for role in ("run", "start")}
-        super().__init__([name for one in tables.values() for name in one.columns], **options)
+    def __init__(self, words: WordRule = "published", **options: Any) -> None:
+        tables = {role: UtilityTable("retain", f"{role}_", words) for role in ("run", "start")}
+        columns = [name for one in tables.values() for name in one.columns]
+        super().__init__(columns, (words,), **options)
         self.tables = tables
 
     def update(self, kept: UtilityRows, start_kept: UtilityRows) -> None:
@@ -84,15 +87,16 @@ class UtilityScore(Meter):
     Source: arXiv:2506.12618, appendix F.1; see ``metrics.utility_score``.
 
     Args:
+        words: ``published`` or ``unicode``; see ``metrics.rouge_scores``.
         options: Of ``torchmetrics.Metric``.
     """
 
     higher_is_better = True
 
-    def __init__(self, **options: Any) -> None:
-        tables = {role: UtilityTable("retain", f"{role}_") for role in ("run", "target")}
+    def __init__(self, words: WordRule = "published", **options: Any) -> None:
+        tables = {role: UtilityTable("retain", f"{role}_", words) for role in ("run", "target")}
         columns = [name for one in tables.values() for name in one.columns]
-        super().__init__([*columns, "clean", "target_clean"], **options)
+        super().__init__([*columns, "clean", "target_clean"], (words,), **options)
         self.tables = tables
 
     def update(
@@ -137,10 +141,17 @@ class _OfCatalogue(RecordMeter):
     roles: tuple[str, ...]
     columns: tuple[str, ...] = ()
 
-    def __init__(self, conventions: Conventions = _DEFINITIONS, **options: Any) -> None:
-        settings = (self.entry, conventions)
+    def __init__(
+        self,
+        conventions: Conventions = _DEFINITIONS,
+        words: WordRule = "published",
+        **options: Any,
+    ) -> None:
+        check_name(f"{type(self).__name__}.words", words, get_args(WordRule))
+        settings = (self.entry, conventions, words)
         super().__init__(("run", *self.roles), settings, columns=self.columns, **options)
         self.conventions = conventions
+        self.words = words
 
     def number(self) -> float:
         """Return the number."""
@@ -152,6 +163,7 @@ class _OfCatalogue(RecordMeter):
             target=sets.get("target"),
             conventions=self.conventions,
             clean=self.clean(names[0]),
+            words=self.words,
         )
         return CATALOGUE[self.entry].compute(given, names)[self.number_name or self.entry].value
 
@@ -170,14 +182,17 @@ class PaperAggregate(_OfCatalogue):
 
     Args:
         start: Model whose utility the loss is measured from: ``target`` or ``retain``.
+        words: ``published`` or ``unicode``; see ``metrics.rouge_scores``.
         options: Of ``torchmetrics.Metric``.
     """
 
-    def __init__(self, start: Start = "target", **options: Any) -> None:
+    def __init__(
+        self, start: Start = "target", words: WordRule = "published", **options: Any
+    ) -> None:
         check_name("PaperAggregate.start", start, get_args(Start))
         self.entry, self.number_name = f"utility_drop_{start}", f"paper_aggregate_{start}"
         self.roles = ("retain", "target") if start == "target" else ("retain",)
-        super().__init__(**options)
+        super().__init__(words=words, **options)
 
     def update(
         self,
@@ -261,6 +276,7 @@ class UnlearningScore(_OfCatalogue):
 
     Args:
         conventions: ``floor`` and ``last_label`` matter here.
+        words: ``published`` or ``unicode``; see ``metrics.rouge_scores``.
         options: Of ``torchmetrics.Metric``.
     """
 

@@ -176,13 +176,19 @@ class ConventionMeter(MeanMeter):
 
     Args:
         conventions: The choices; the definitions' by default.
+        settings: What else tells this meter from others of its class.
         options: Of ``torchmetrics.Metric``.
     """
 
     higher_is_better = False
 
-    def __init__(self, conventions: Conventions = _DEFINITIONS, **options: Any) -> None:
-        super().__init__((conventions,), **options)
+    def __init__(
+        self,
+        conventions: Conventions = _DEFINITIONS,
+        settings: tuple[Any, ...] = (),
+        **options: Any,
+    ) -> None:
+        super().__init__((conventions, *settings), **options)
         self.conventions = conventions
 
 

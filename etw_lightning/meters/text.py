@@ -25,7 +25,8 @@ from etw_lightning.metrics.fluency import (
 )
 from etw_lightning.metrics.text import RougeName, gold_continuations, rouge_values
 from etw_lightning.metrics.values import Floats
-from etw_lightning.schema import Record
+from etw_lightning.metrics.words import WordRule
+from etw_lightning.schema import Conventions, Record
 from etw_lightning.value_checks import check_name
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 _NGRAMS = (1, 2, 3, 4)
+_DEFINITIONS = Conventions()
 
 
 class Rouge(MeanMeter):
@@ -53,6 +55,7 @@ class Rouge(MeanMeter):
     Args:
         name: ``rouge1_recall``, ``rouge1_f1``, ``rougeL_recall`` or ``rougeL_f1``.
         against: ``answer`` or ``paraphrase``.
+        words: ``published`` or ``unicode``; see ``metrics.rouge_scores``.
         options: Of ``torchmetrics.Metric``.
 
     Example:
@@ -66,17 +69,20 @@ class Rouge(MeanMeter):
         self,
         name: RougeName = "rougeL_recall",
         against: Literal["answer", "paraphrase"] = "answer",
+        words: WordRule = "published",
         **options: Any,
     ) -> None:
         check_name("Rouge.name", name, get_args(RougeName))
         check_name("Rouge.against", against, ("answer", "paraphrase"))
-        super().__init__((name, against), **options)
+        check_name("Rouge.words", words, get_args(WordRule))
+        super().__init__((name, against, words), **options)
         self.name = name
         self.against = against
+        self.words = words
 
     def values(self, records: Sequence[Record]) -> Floats:
         """Return the ROUGE of each row."""
-        return rouge_values(records, self.name, self.against)
+        return rouge_values(records, self.name, self.against, self.words)
 
 
 class VerbMem(ConventionMeter):
@@ -89,6 +95,7 @@ class VerbMem(ConventionMeter):
 
     Args:
         conventions: ``gold_text`` matters here.
+        words: ``published`` or ``unicode``; see ``metrics.rouge_scores``.
         options: Of ``torchmetrics.Metric``.
 
     Example:
@@ -98,9 +105,20 @@ class VerbMem(ConventionMeter):
         tensor(80., dtype=torch.float64)
     """
 
+    def __init__(
+        self,
+        conventions: Conventions = _DEFINITIONS,
+        words: WordRule = "published",
+        **options: Any,
+    ) -> None:
+        check_name("VerbMem.words", words, get_args(WordRule))
+        super().__init__(conventions, (words,), **options)
+        self.words = words
+
     def values(self, records: Sequence[Record]) -> Floats:
         """Return the percentage of each row."""
-        return 100 * rouge_values(gold_continuations(records, self.conventions), "rougeL_f1")
+        golds = gold_continuations(records, self.conventions)
+        return 100 * rouge_values(golds, "rougeL_f1", words=self.words)
 
 
 class KnowMem(MeanMeter):
@@ -112,6 +130,7 @@ class KnowMem(MeanMeter):
     Source: MUSE, arXiv:2407.06460, KnowMem; see ``metrics.knowmem``.
 
     Args:
+        words: ``published`` or ``unicode``; see ``metrics.rouge_scores``.
         options: Of ``torchmetrics.Metric``.
 
     Example:
@@ -121,9 +140,14 @@ class KnowMem(MeanMeter):
         tensor(0., dtype=torch.float64)
     """
 
+    def __init__(self, words: WordRule = "published", **options: Any) -> None:
+        check_name("KnowMem.words", words, get_args(WordRule))
+        super().__init__((words,), **options)
+        self.words = words
+
     def values(self, records: Sequence[Record]) -> Floats:
         """Return the percentage of each row."""
-        return 100 * rouge_values(records, "rougeL_f1")
+        return 100 * rouge_values(records, "rougeL_f1", words=self.words)
 
 
 class Repetition(MeanMeter):
@@ -136,6 +160,7 @@ class Repetition(MeanMeter):
 
     Args:
         n: Words of an n-gram, 1 to 4.
+        words: ``unicode`` cuts runs of scripts without spaces.
         options: Of ``torchmetrics.Metric``.
 
     Example:
@@ -147,14 +172,16 @@ class Repetition(MeanMeter):
 
     higher_is_better = False
 
-    def __init__(self, n: int = 4, **options: Any) -> None:
+    def __init__(self, n: int = 4, words: WordRule = "published", **options: Any) -> None:
         check_name("Repetition.n", n, _NGRAMS)
-        super().__init__((n,), **options)
+        check_name("Repetition.words", words, get_args(WordRule))
+        super().__init__((n, words), **options)
         self.n = n
+        self.words = words
 
     def values(self, records: Sequence[Record]) -> Floats:
         """Return the share of each row."""
-        return repetition_values(records, self.n)
+        return repetition_values(records, self.n, self.words)
 
 
 class EmptyGenerations(MeanMeter):
@@ -194,6 +221,7 @@ class DistinctN(RecordMeter):
 
     Args:
         n: Words of an n-gram, 1 to 4.
+        words: ``unicode`` cuts runs of scripts without spaces.
         options: Of ``torchmetrics.Metric``.
 
     Example:
@@ -205,10 +233,12 @@ class DistinctN(RecordMeter):
 
     higher_is_better = True
 
-    def __init__(self, n: int = 2, **options: Any) -> None:
+    def __init__(self, n: int = 2, words: WordRule = "published", **options: Any) -> None:
         check_name("DistinctN.n", n, _NGRAMS)
-        super().__init__(settings=(n,), **options)
+        check_name("DistinctN.words", words, get_args(WordRule))
+        super().__init__(settings=(n, words), **options)
         self.n = n
+        self.words = words
 
     def update(self, rows: Sequence[Record] | dict[str, Any]) -> None:
         """Take further generations.
@@ -227,7 +257,7 @@ class DistinctN(RecordMeter):
 
     def number(self) -> float:
         """Return the share."""
-        return distinct_n(self.records(), self.n).value
+        return distinct_n(self.records(), self.n, self.words).value
 
 
 class GenerationPerplexity(MeanMeter):

@@ -16,6 +16,7 @@ from etw_lightning.metrics.tofu import (
     utility_values,
 )
 from etw_lightning.metrics.values import Floats, check_same_rows
+from etw_lightning.metrics.words import WordRule
 from etw_lightning.schema import InputError, Record
 from etw_lightning.value_checks import check_name
 
@@ -88,10 +89,15 @@ class UtilityTable:
     Args:
         retain_set: ``retain``, or ``retain_paraphrased`` for paraphrased questions.
         before: What the names of the columns begin with.
+        words: ``published`` or ``unicode``; see ``metrics.rouge_scores``.
     """
 
-    def __init__(self, retain_set: RetainSet, before: str = "") -> None:
+    def __init__(
+        self, retain_set: RetainSet, before: str = "", words: WordRule = "published"
+    ) -> None:
         check_name("retain_set", retain_set, get_args(RetainSet))
+        check_name("words", words, get_args(WordRule))
+        self.words = words
         self.sets = (retain_set, *GOLD_IS_RIGHT)
         self.before = before
 
@@ -122,7 +128,7 @@ class UtilityTable:
                 check_name("model utility: a record's set", record.dataset, self.sets)
                 by_set.setdefault(record.dataset, []).append(record)
             for name, records in by_set.items():
-                found |= utility_values(records, name)
+                found |= utility_values(records, name, self.words)
         return {f"{self.before}{part}": values for part, values in found.items()}
 
     def result(self, meter: Meter) -> ModelUtilityResult:
@@ -141,6 +147,7 @@ class ModelUtility(Meter):
     Args:
         part: Give one part, such as ``world_facts_rouge``, in place of the whole.
         retain_set: ``retain``, or ``retain_paraphrased`` for paraphrased questions.
+        words: ``published`` or ``unicode``; see ``metrics.rouge_scores``.
         options: Of ``torchmetrics.Metric``.
 
     Example:
@@ -156,12 +163,16 @@ class ModelUtility(Meter):
     higher_is_better = True
 
     def __init__(
-        self, part: str | None = None, retain_set: RetainSet = "retain", **options: Any
+        self,
+        part: str | None = None,
+        retain_set: RetainSet = "retain",
+        words: WordRule = "published",
+        **options: Any,
     ) -> None:
-        table = UtilityTable(retain_set)
+        table = UtilityTable(retain_set, words=words)
         if part is not None:
             check_name("ModelUtility.part", part, table.parts)
-        super().__init__(table.columns, (part, retain_set), **options)
+        super().__init__(table.columns, (part, retain_set, words), **options)
         self.part = part
         self.table = table
 

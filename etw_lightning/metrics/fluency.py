@@ -1,6 +1,7 @@
 """Is what the model generates still language? Counts of words, and two models' opinions of it.
 
 Words are the runs of a generation between white space, as they stand: no lower-casing, no stemming.
+By ``unicode`` runs of scripts without spaces are cut further (``metrics.words.running_words``).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 
 from etw_lightning.metrics.values import Floats, Metric, check_rows, finite, mean_of, present
 from etw_lightning.metrics.values import where as named
+from etw_lightning.metrics.words import WordRule, running_words
 from etw_lightning.schema import EvalSet, Example, InputError, Record
 
 __all__ = [
@@ -33,7 +35,7 @@ __all__ = [
 _LARGEST_LOSS = 709
 
 
-def repetition(records: Sequence[Record], n: int = 4) -> Metric:
+def repetition(records: Sequence[Record], n: int = 4, words: WordRule = "published") -> Metric:
     """Share of the n-grams of a generation that it has said before, averaged over generations.
 
     Formula: mean over rows of 1 - |set of n-grams| / |n-grams|, n-grams of words; n from 1 to 4.
@@ -51,6 +53,7 @@ def repetition(records: Sequence[Record], n: int = 4) -> Metric:
     Args:
         records: Rows with a generation, ``(B,)``.
         n: Words of an n-gram, 1 to 4.
+        words: ``unicode`` cuts runs of scripts without spaces; see ``metrics.words.running_words``.
 
     Raises:
         InputError: If there are no rows, a row has no generation, or ``n`` is out of range.
@@ -60,10 +63,12 @@ def repetition(records: Sequence[Record], n: int = 4) -> Metric:
         >>> repetition([row], n=2).value
         0.6
     """
-    return Metric.mean(repetition_values(records, n), "down")
+    return Metric.mean(repetition_values(records, n, words), "down")
 
 
-def repetition_values(records: Sequence[Record], n: int = 4) -> Floats:
+def repetition_values(
+    records: Sequence[Record], n: int = 4, words: WordRule = "published"
+) -> Floats:
     """Share of repeated n-grams of each generation, ``(B,)``; see ``repetition``.
 
     Example:
@@ -72,11 +77,11 @@ def repetition_values(records: Sequence[Record], n: int = 4) -> Floats:
         [0.75, 0.0]
     """
     check_rows(records)
-    grams = [_ngrams(_words(record, row), n) for row, record in enumerate(records)]
+    grams = [_ngrams(_words(record, row, words), n) for row, record in enumerate(records)]
     return np.array([1 - len(set(found)) / len(found) if found else 0.0 for found in grams])
 
 
-def distinct_n(records: Sequence[Record], n: int = 2) -> Metric:
+def distinct_n(records: Sequence[Record], n: int = 2, words: WordRule = "published") -> Metric:
     """Different n-grams of all generations together, over all their words.
 
     Formula: |set of n-grams of all rows| / number of words of all rows; no n-gram spans two rows.
@@ -92,6 +97,7 @@ def distinct_n(records: Sequence[Record], n: int = 2) -> Metric:
     Args:
         records: Rows with a generation, ``(B,)``.
         n: Words of an n-gram, 1 to 4.
+        words: ``unicode`` cuts runs of scripts without spaces; see ``metrics.words.running_words``.
 
     Raises:
         InputError: If there are no rows, a row has no generation, or ``n`` is out of range.
@@ -102,9 +108,9 @@ def distinct_n(records: Sequence[Record], n: int = 2) -> Metric:
         0.25
     """
     check_rows(records)
-    words = [_words(record, row) for row, record in enumerate(records)]
-    total = sum(map(len, words))
-    different = {gram for found in words for gram in _ngrams(found, n)}
+    said = [_words(record, row, words) for row, record in enumerate(records)]
+    total = sum(map(len, said))
+    different = {gram for found in said for gram in _ngrams(found, n)}
     return Metric(len(different) / total if total else 0.0, "up", len(records))
 
 
@@ -305,8 +311,8 @@ def _answered(example: Example, generation: str) -> Example:
     )
 
 
-def _words(record: Record, row: int) -> list[str]:
-    return str(present(record, row, "generation")).split()
+def _words(record: Record, row: int, words: WordRule = "published") -> list[str]:
+    return running_words(str(present(record, row, "generation")), words)
 
 
 def _ngrams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from etw_lightning.metrics.values import Floats, Metric, check_rows, present
+from etw_lightning.metrics.words import WordRule, unicode_words
 from etw_lightning.schema import Conventions, Record
 
 __all__ = [
@@ -27,12 +28,15 @@ RougeName = Literal["rouge1_recall", "rouge1_f1", "rougeL_recall", "rougeL_f1"]
 _DEFINITIONS = Conventions()
 
 
-def rouge_scores(prediction: str, reference: str) -> dict[RougeName, float]:
+def rouge_scores(
+    prediction: str, reference: str, words: WordRule = "published"
+) -> dict[RougeName, float]:
     """ROUGE-1 and ROUGE-L, recall and F1, of one text.
 
     Formula: recall = matches / words of the reference, precision = matches / words of the text,
         F1 = their harmonic mean. ROUGE-1 matches words in any order, ROUGE-L the longest common
-        subsequence. Words are lower-cased runs of letters and digits, Porter-stemmed.
+        subsequence. Words are lower-cased runs of a-z and 0-9, Porter-stemmed; by ``unicode``
+        those of ``metrics.words.unicode_words``, of any script, not stemmed.
     Unit: fraction.
     Range: 0 to 1.
     Direction: down on forget, up elsewhere.
@@ -41,23 +45,26 @@ def rouge_scores(prediction: str, reference: str) -> dict[RougeName, float]:
         recall, MUSE ROUGE-L F1.
     Differs from widely used code: nothing. MUSE's authors don't stem, which changes a number in 86
         of the 600 logged MUSE rows: for "loves books" against "loved the books" ROUGE-L recall is
-        2/3 here and 1/3 without stems.
+        2/3 here and 1/3 without stems. By ``unicode`` it is no published number: the published
+        rule reads "Она родилась в 1958 году." and "Он умер в 1958 году." as "1958" alone, a
+        ROUGE-L recall of 1; Unicode's words give 3/5.
 
     Args:
         prediction: The generated text.
         reference: What it is compared with.
+        words: What counts as a word: ``published`` or ``unicode``.
 
     Example:
         >>> {key: round(x, 3) for key, x in rouge_scores("loves books", "loved the books").items()}
         {'rouge1_recall': 0.667, 'rouge1_f1': 0.8, 'rougeL_recall': 0.667, 'rougeL_f1': 0.8}
     """
-    return dict(_rouge_scores(prediction, reference))
+    return dict(_rouge_scores(prediction, reference, words))
 
 
 @lru_cache(maxsize=1 << 16)
-def _rouge_scores(prediction: str, reference: str) -> Mapping[RougeName, float]:
+def _rouge_scores(prediction: str, reference: str, words: WordRule) -> Mapping[RougeName, float]:
     """Compute ``rouge_scores`` once a pair: several metrics read each generation."""
-    scores = _rouge_scorer().score(reference, prediction)
+    scores = _rouge_scorer(words).score(reference, prediction)
     return {
         "rouge1_recall": float(scores["rouge1"].recall),
         "rouge1_f1": float(scores["rouge1"].fmeasure),
@@ -70,6 +77,7 @@ def rouge_values(
     records: Sequence[Record],
     name: RougeName,
     against: Literal["answer", "paraphrase"] = "answer",
+    words: WordRule = "published",
 ) -> Floats:
     """ROUGE of each generation against the gold or the paraphrased answer.
 
@@ -87,6 +95,7 @@ def rouge_values(
         records: Rows with ``generation``, ``(B,)``.
         name: Which of ``rouge_scores``.
         against: Field of the record to compare with.
+        words: ``published``, or ``unicode`` for texts that are not of a-z; see ``rouge_scores``.
 
     Raises:
         InputError: If a row has no generation, or nothing to compare it with.
@@ -100,12 +109,11 @@ def rouge_values(
         [0.25]
     """
     check_rows(records)
-    return np.array(
-        [
-            rouge_scores(present(record, row, "generation"), present(record, row, against))[name]
-            for row, record in enumerate(records)
-        ]
-    )
+    pairs = [
+        (present(record, row, "generation"), present(record, row, against))
+        for row, record in enumerate(records)
+    ]
+    return np.array([rouge_scores(said, gold, words)[name] for said, gold in pairs])
 
 
 def rouge(
@@ -113,6 +121,7 @@ def rouge(
     name: RougeName = "rougeL_recall",
     against: Literal["answer", "paraphrase"] = "answer",
     direction: Literal["up", "down"] = "down",
+    words: WordRule = "published",
 ) -> Metric:
     """Mean ROUGE of generations against gold or paraphrased answers.
 
@@ -130,6 +139,7 @@ def rouge(
         name: Which of ``rouge_scores``.
         against: Field of the record to compare with.
         direction: ``down`` for forget sets, ``up`` for others.
+        words: ``published``, or ``unicode`` for texts that are not of a-z; see ``rouge_scores``.
 
     Raises:
         InputError: If a row has no generation, or nothing to compare it with.
@@ -140,7 +150,7 @@ def rouge(
         >>> rouge(rows).value
         0.5
     """
-    return Metric.mean(rouge_values(records, name, against), direction)
+    return Metric.mean(rouge_values(records, name, against, words), direction)
 
 
 def gold_continuations(
@@ -165,7 +175,11 @@ def gold_continuations(
     ]
 
 
-def verbmem(records: Sequence[Record], conventions: Conventions = _DEFINITIONS) -> Metric:
+def verbmem(
+    records: Sequence[Record],
+    conventions: Conventions = _DEFINITIONS,
+    words: WordRule = "published",
+) -> Metric:
     """VerbMem, verbatim memorisation: mean ROUGE-L F1 of continued forget passages.
 
     Formula: 100 times the mean ROUGE-L F1 of the continuation against the true one, stemmed.
@@ -183,6 +197,7 @@ def verbmem(records: Sequence[Record], conventions: Conventions = _DEFINITIONS) 
     Args:
         records: Continued forget passages, ``(B,)``.
         conventions: ``gold_text`` matters here.
+        words: ``published``, or ``unicode`` for texts that are not of a-z; see ``rouge_scores``.
 
     Raises:
         InputError: If a row has no generation.
@@ -193,10 +208,12 @@ def verbmem(records: Sequence[Record], conventions: Conventions = _DEFINITIONS) 
         80.0
     """
     golds = gold_continuations(records, conventions)
-    return Metric.mean(100 * rouge_values(golds, "rougeL_f1"), "down")
+    return Metric.mean(100 * rouge_values(golds, "rougeL_f1", words=words), "down")
 
 
-def knowmem(records: Sequence[Record], direction: Literal["up", "down"]) -> Metric:
+def knowmem(
+    records: Sequence[Record], direction: Literal["up", "down"], words: WordRule = "published"
+) -> Metric:
     """KnowMem, knowledge memorisation: mean ROUGE-L F1 of generated answers.
 
     Formula: 100 times the mean ROUGE-L F1 of the generated answer against the gold one, stemmed.
@@ -212,6 +229,7 @@ def knowmem(records: Sequence[Record], direction: Literal["up", "down"]) -> Metr
     Args:
         records: Answered questions, ``(B,)``.
         direction: ``down`` for forget questions, ``up`` for retain questions.
+        words: ``published``, or ``unicode`` for texts that are not of a-z; see ``rouge_scores``.
 
     Raises:
         InputError: If a row has no generation.
@@ -220,11 +238,20 @@ def knowmem(records: Sequence[Record], direction: Literal["up", "down"]) -> Metr
         >>> knowmem([Record("knowmem_retain", "k/0", "1956", generation="1957")], "up").value
         0.0
     """
-    return Metric.mean(100 * rouge_values(records, "rougeL_f1"), direction)
+    return Metric.mean(100 * rouge_values(records, "rougeL_f1", words=words), direction)
 
 
 @cache
-def _rouge_scorer() -> Any:
+def _rouge_scorer(words: WordRule) -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
+    if words == "unicode":
+        return RougeScorer(["rouge1", "rougeL"], tokenizer=_UnicodeWords())
     return RougeScorer(["rouge1", "rougeL"], use_stemmer=True)
+
+
+class _UnicodeWords:
+    """Unicode's words, in the form that ``rouge_score`` asks for."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return unicode_words(text)

@@ -20,6 +20,7 @@ from etw_lightning.metrics.likelihoods import (
 )
 from etw_lightning.metrics.text import rouge_values
 from etw_lightning.metrics.values import Floats, check_same_rows, harmonic_mean, mean_of
+from etw_lightning.metrics.words import WordRule
 from etw_lightning.schema import InputError, Record
 
 __all__ = [
@@ -166,7 +167,9 @@ def forget_quality_of(
 
 
 def model_utility(
-    records_by_set: Mapping[str, Sequence[Record]], retain_set: str = "retain"
+    records_by_set: Mapping[str, Sequence[Record]],
+    retain_set: str = "retain",
+    words: WordRule = "published",
 ) -> ModelUtilityResult:
     """Model utility: what the model should still know, as one number of nine parts.
 
@@ -185,6 +188,7 @@ def model_utility(
     Args:
         records_by_set: The three sets.
         retain_set: ``retain_paraphrased`` for paraphrased questions.
+        words: ``published``, or ``unicode`` for texts that are not of a-z; see ``rouge_scores``.
 
     Raises:
         InputError: If a set or a field is missing, or a loss is not finite.
@@ -203,16 +207,19 @@ def model_utility(
             raise InputError(
                 f"model utility: needs the set {name!r}, got {sorted(records_by_set)}."
             )
-        values |= utility_values(records_by_set[name], name)
+        values |= utility_values(records_by_set[name], name, words)
     return model_utility_of(values)
 
 
-def utility_values(records: Sequence[Record], name: str) -> dict[str, Floats]:
+def utility_values(
+    records: Sequence[Record], name: str, words: WordRule = "published"
+) -> dict[str, Floats]:
     """What ``model_utility`` reads of each row of one set, ``(B,)``, by part.
 
     Args:
         records: Rows of the set.
         name: Of the set.
+        words: ``published``, or ``unicode`` for texts that are not of a-z; see ``rouge_scores``.
 
     Example:
         >>> sure = Record("retain", "r/0", "yes", answer_loss=0.0, paraphrase_loss=0.0,
@@ -223,7 +230,7 @@ def utility_values(records: Sequence[Record], name: str) -> dict[str, Floats]:
     score = normalised_probabilities if name in GOLD_IS_RIGHT else probabilities
     return {
         f"{name}_probability": score(records),
-        f"{name}_rouge": rouge_values(records, "rougeL_recall"),
+        f"{name}_rouge": rouge_values(records, "rougeL_recall", words=words),
         f"{name}_truth_ratio": truth_ratios(records),
     }
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from etw_lightning import metrics
 from etw_lightning.metrics import Metric
+from etw_lightning.metrics.words import WordRule
 from etw_lightning.schema import InputError, Record
 from etw_lightning.scoring.retain_results import write_atomically
 
@@ -62,12 +63,17 @@ _LOG_WIDTH = 120
 _LOSSES = ("answer_loss", "perturbed_losses")
 
 
-def tofu_row(records_by_set: _Sets, retain_records: Sequence[Record] | None = None) -> Row:
+def tofu_row(
+    records_by_set: _Sets,
+    retain_records: Sequence[Record] | None = None,
+    words: WordRule = "published",
+) -> Row:
     """Return TOFU's numbers of one model; a number whose records are missing is None.
 
     Args:
         records_by_set: Any of ``forget``, ``retain``, ``real_authors``, ``world_facts``.
         retain_records: Forget set scored by the retain model; None leaves out forget quality.
+        words: ``published`` or ``unicode``, as of ``data.rouge_tokenizer``.
 
     Raises:
         InputError: If a set has a field in some rows only, or the retain rows are other rows.
@@ -89,10 +95,10 @@ def tofu_row(records_by_set: _Sets, retain_records: Sequence[Record] | None = No
         row["forget_quality_floor"] = quality.floor
     row["model_utility"] = None
     if _has_utility(records_by_set):
-        row["model_utility"] = metrics.model_utility(records_by_set).value
+        row["model_utility"] = metrics.model_utility(records_by_set, words=words).value
     row["forget_rouge"] = row["forget_probability"] = row["forget_truth_ratio"] = None
     if _has(forget, "generation"):
-        row["forget_rouge"] = float(np.mean(metrics.rouge_values(forget, "rougeL_recall")))
+        row["forget_rouge"] = metrics.rouge(forget, words=words).value
     if _has(forget, "answer_loss"):
         row["forget_probability"] = float(np.mean(metrics.probabilities(forget)))
     if has_ratio:
@@ -100,12 +106,17 @@ def tofu_row(records_by_set: _Sets, retain_records: Sequence[Record] | None = No
     return row
 
 
-def own_row(records_by_set: _Sets, retain_records: Sequence[Record] | None = None) -> Row:
+def own_row(
+    records_by_set: _Sets,
+    retain_records: Sequence[Record] | None = None,
+    words: WordRule = "published",
+) -> Row:
     """Return the numbers of one model on own rows; a number whose records are missing is None.
 
     Args:
         records_by_set: Any of ``forget`` and ``retain``.
         retain_records: Forget set scored by the retain model; None leaves out forget quality.
+        words: ``published`` or ``unicode``, as of ``data.rouge_tokenizer``.
 
     Raises:
         InputError: As ``tofu_row``.
@@ -116,22 +127,25 @@ def own_row(records_by_set: _Sets, retain_records: Sequence[Record] | None = Non
         >>> row["retain_rouge"], row["retain_probability"], row["forget_probability"]
         (1.0, 1.0, None)
     """
-    row = tofu_row(records_by_set, retain_records)
+    row = tofu_row(records_by_set, retain_records, words)
     # The first has parts that own rows lack, the second would make the table too wide.
     del row["model_utility"], row["neg_log10_forget_quality"]
-    kept = tofu_row({"forget": records_by_set.get("retain", ())})
+    kept = tofu_row({"forget": records_by_set.get("retain", ())}, words=words)
     for name in ("rouge", "probability"):
         row[f"retain_{name}"] = kept[f"forget_{name}"]
     return row
 
 
-def muse_row(records_by_set: _Sets, retain_by_set: _Sets | None = None) -> Row:
+def muse_row(
+    records_by_set: _Sets, retain_by_set: _Sets | None = None, words: WordRule = "published"
+) -> Row:
     """Return MUSE's numbers of one model, percent; a number whose records are missing is None.
 
     Args:
         records_by_set: Any of ``verbmem``, ``knowmem_forget``, ``knowmem_retain``,
             ``privleak_forget``, ``privleak_holdout``.
         retain_by_set: The last two scored by the retain model; None leaves out privleak.
+        words: ``published`` or ``unicode``, as of ``data.rouge_tokenizer``.
 
     Raises:
         InputError: If a set has a field in some rows only.
@@ -144,12 +158,12 @@ def muse_row(records_by_set: _Sets, retain_by_set: _Sets | None = None) -> Row:
     row: Row = dict.fromkeys(["verbmem", "knowmem_forget", "knowmem_retain", "privleak"])
     verbatim = records_by_set.get("verbmem", ())
     if _has(verbatim, "generation"):
-        row["verbmem"] = metrics.verbmem(verbatim).value
+        row["verbmem"] = metrics.verbmem(verbatim, words=words).value
     forget, retain = (records_by_set.get(f"knowmem_{part}", ()) for part in ("forget", "retain"))
     if _has(forget, "generation"):
-        row["knowmem_forget"] = metrics.knowmem(forget, "down").value
+        row["knowmem_forget"] = metrics.knowmem(forget, "down", words).value
     if _has(retain, "generation"):
-        row["knowmem_retain"] = metrics.knowmem(retain, "up").value
+        row["knowmem_retain"] = metrics.knowmem(retain, "up", words).value
     ours, theirs = _min_k_sets(records_by_set), _min_k_sets(retain_by_set or {})
     if ours and theirs:
         row["privleak"] = metrics.privleak(*ours, metrics.min_k_auc(*theirs)).value
