@@ -113,6 +113,7 @@ class EvaluationCallback(Callback):
             conventions=data.conventions,
             forget_sets=data.forget_sets,
             spans=data.spans(self.needs),
+            words=data.rouge_tokenizer,
         )
         self.latest = self.compute(given)
         values = {f"eval/{name}": metric.value for name, metric in self.latest.items()}

@@ -158,7 +158,7 @@ class RunChecks(LightningCLI):
         """Return what the run's records are made with; None for weights that are not saved."""
         known = pretrained is not None and is_first_process()
         identity = model_identity(cast(str, pretrained)) if known else None
-        return describe(
+        made = describe(
             pretrained or f"{self.model.pretrained}, trained",
             identity,
             self.datamodule.eval_sets,
@@ -166,6 +166,7 @@ class RunChecks(LightningCLI):
             self.model.dtype_name,
             computing_precision(self.trainer),
         )
+        return {**made, "rouge_tokenizer": self.datamodule.rouge_tokenizer}
 
     @property
     def _precision(self) -> str:

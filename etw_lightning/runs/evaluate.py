@@ -240,6 +240,9 @@ class Evaluation:
                 mine, theirs = mine["hash"], theirs.get("hash")
             if then and mine != theirs:
                 raise self._holds(what)
+        mine, theirs = _words_of(self.provenance), _words_of(then)
+        if then and mine != theirs:
+            raise self._holds(f"data.rouge_tokenizer {theirs!r}, this run has {mine!r}")
         for key, mine in self.provenance["data"].items():
             theirs = then.get("data", {}).get(key, mine)
             if mine != theirs:
@@ -289,7 +292,7 @@ class Evaluation:
             return {}
         made, mine = then.get("provenance", {}), now["provenance"]
         keys = ("conventions", "template", "dtype", "precision", "data")
-        if any(made.get(key) != mine[key] for key in keys):
+        if any(made.get(key) != mine[key] for key in keys) or _words_of(made) != _words_of(mine):
             return {}
         if made.get("model", {}).get("hash") != mine["model"]["hash"]:
             return {}
@@ -448,3 +451,8 @@ class Evaluation:
         for metric, reason in left_out.items():
             sys.stdout.write(f"left out: {metric} ({reason})\n")
         sys.stdout.write(f"results: {self.folder / 'results.json'}\n")
+
+
+def _words_of(provenance: Mapping[str, Any]) -> str:
+    """Return whose words the numbers of texts are made of; older results know one rule only."""
+    return str(provenance.get("rouge_tokenizer", "published"))

@@ -19,6 +19,7 @@ from etw_lightning.callbacks.evaluation import EvaluationCallback, Suite
 from etw_lightning.callbacks.findings import Finding, TrainingStoppedError
 from etw_lightning.callbacks.retain_budget import RetainBudget
 from etw_lightning.metrics import Metric
+from etw_lightning.metrics.words import WordRule
 from etw_lightning.notices import as_markdown_text
 from etw_lightning.runs.checkpointing import Checkpoints
 from etw_lightning.runs.evaluate import sources
@@ -120,6 +121,7 @@ class RunReport(Callback):
         target: Mapping[str, Sequence[Record]] | None = None,
         *,
         is_own: bool = False,
+        words: WordRule = "published",
     ) -> dict[str, Row]:
         """Return the table's rows: target, unlearned (or fine-tuned) and retain model.
 
@@ -128,15 +130,16 @@ class RunReport(Callback):
             target: Records of a target model that is not the one the run began with, which then
                 is called ``start``.
             is_own: The rows are the user's own.
+            words: ``published`` or ``unicode``, as of ``data.rouge_tokenizer``.
         """
         is_muse = any(name in self.unlearned for name in ("verbmem", "privleak_forget"))
 
         def row(records: Mapping[str, Sequence[Record]]) -> Row:
             if is_muse:
-                return muse_row(records, retain)
+                return muse_row(records, retain, words)
             if is_own:
-                return own_row(records, (retain or {}).get("forget"))
-            return tofu_row(records, (retain or {}).get("forget"))
+                return own_row(records, (retain or {}).get("forget"), words)
+            return tofu_row(records, (retain or {}).get("forget"), words)
 
         table = {}
         if target:
@@ -219,7 +222,7 @@ class RunReport(Callback):
         retain = {n: data.retain_records(n) for n in self.unlearned if n in held.get("retain", ())}
         given = set(data.beside.get("target", ())) & set(held.get("target", ()))
         target = {n: data.target_records(n) for n in self.unlearned if n in given}
-        return self.rows(retain, target, is_own=data.is_own)
+        return self.rows(retain, target, is_own=data.is_own, words=data.rouge_tokenizer)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException

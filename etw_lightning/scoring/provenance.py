@@ -17,7 +17,15 @@ from etw_lightning.scoring.record_cache import rows_hash
 
 __all__ = ["describe", "encoding", "generating", "git_commit", "library_versions"]
 
-_LIBRARIES = ("torch", "lightning", "transformers", "datasets", "torchmetrics", "rouge-score")
+_LIBRARIES = (
+    "torch",
+    "lightning",
+    "transformers",
+    "datasets",
+    "torchmetrics",
+    "rouge-score",
+    "uniseg",
+)
 
 
 def describe(

@@ -27,10 +27,12 @@ from etw_lightning.data.pairing import Anchor, Pairing
 from etw_lightning.data.streams import Alternative, Streams, StreamSettings, read_streams
 from etw_lightning.files.class_paths import path_of
 from etw_lightning.method import Method
+from etw_lightning.metrics.words import WordRule
 from etw_lightning.models.loading import load_tokenizer
 from etw_lightning.schema import Conventions, EncodedRow, EvalSet, InputError, Record
 from etw_lightning.scoring.batches import Score
 from etw_lightning.scoring.evaluation_rows import IDLE, EvaluationRows, ScoreWork, deal
+from etw_lightning.scoring.gold_words import check_words
 from etw_lightning.scoring.other_results import Role, checked_records, missing_results, read_results
 from etw_lightning.scoring.parts import parts_of
 from etw_lightning.scoring.retain_results import RetainResults
@@ -100,6 +102,8 @@ class UnlearningDataModule(LightningDataModule):
             seed; null is ``column``.
         refusals: File of refusals, one a line; null takes about 20 of our own.
         tokenizer: Where the tokenizer comes from; null takes ``model.pretrained``.
+        rouge_tokenizer: What words ROUGE, VerbMem, KnowMem and repetition count: those of the
+            ``published`` code, which reads a-z and 0-9 only, or ``unicode`` for other scripts.
     """
 
     def __init__(
@@ -136,8 +140,11 @@ class UnlearningDataModule(LightningDataModule):
         alternative: Alternative | None = None,
         refusals: str | None = None,
         tokenizer: str | None = None,
+        rouge_tokenizer: WordRule = "published",
     ) -> None:
         super().__init__()
+        check_name("data.rouge_tokenizer", rouge_tokenizer, get_args(WordRule))
+        self.rouge_tokenizer = rouge_tokenizer
         self._reader = find_reader(benchmark)
         is_own = isinstance(self._reader, OwnBenchmark)
         self.benchmark_name = path_of(type(self._reader)) if is_own else str(benchmark)
@@ -427,6 +434,8 @@ class UnlearningDataModule(LightningDataModule):
             self._streams = read_streams(benchmark, self.train_encoder, StreamSettings.of(self))
             self._check_something_is_left()
         self._rows.load(benchmark, self.encoder, self.eval_batch_size)
+        if self.rouge_tokenizer == "published":
+            check_words(self.eval_sets)
         self._load_results()
 
     def _encoder_of(self, tokenizer: Any, key: str) -> Encoder:
