@@ -7,8 +7,8 @@
 # of 1 errors of a few 1e-6 have both signs.
 #
 # Seen with torch 2.13.0+cpu, Python 3.11, x86_64, one thread: mean error in nats
-#    32,000 classes: in the middle -2.7e-05, last under 1e-6; 100 % of the losses low
-#   128,000 classes: in the middle -1.7e-04, last under 1e-6; 100 % of the losses low
+#    32,000 classes: in the middle -2.7e-05, last -3.7e-07; 100 % of the losses low
+#   128,000 classes: in the middle -1.7e-04, last -4.1e-06; 100 % of the losses low
 # Exits with another status than 0 if that changes.
 set -euo pipefail
 folder=$(mktemp -d)
@@ -36,6 +36,6 @@ for size, least, most in ((32_000, 1e-5, 1e-4), (128_000, 1e-4, 1e-3)):
     errors = [(found - exact).mean().item() for found in (middle, last)]
     print(f"{size} classes: mean error {errors[0]:.1e} in the middle, {errors[1]:.1e} last; "
           f"{low:.0%} of the losses low")
-    same = same and least < -errors[0] < most and abs(errors[1]) < 2e-6 and low == 1
+    same = same and least < -errors[0] < most and abs(errors[1]) < 1e-5 and low == 1
 sys.exit(not same)
 PY
