@@ -21,6 +21,7 @@ from etw_lightning.metrics.likelihoods import (
 from etw_lightning.metrics.text import rouge_values
 from etw_lightning.metrics.values import Floats, check_same_rows, harmonic_mean, mean_of
 from etw_lightning.metrics.words import WordRule
+from etw_lightning.notices import warn_first
 from etw_lightning.schema import InputError, Record
 
 __all__ = [
@@ -74,6 +75,10 @@ class ModelUtilityResult:
     n: int
 
 
+#: Rows of a sample up to which ``scipy.stats.ks_2samp`` counts orders instead of taking a limit.
+EXACT_ROWS = 10_000
+
+
 def forget_quality_floor(n: int) -> float:
     """Smallest p-value of forget quality with n rows in each sample.
 
@@ -102,7 +107,8 @@ def forget_quality(
     """Forget quality: can the run's truth ratios be told from the retain model's?
 
     Formula: p = P(D >= d), exact, of the two-sided two-sample Kolmogorov-Smirnov test on
-        ``truth_ratios``; d is the largest distance of the two distribution functions.
+        ``truth_ratios``; d is the largest distance of the two distribution functions. Above 10,000
+        rows asymptotic, as scipy has it, with a warning.
     Unit: probability.
     Range: ``floor`` = 2 / C(2n, n) to 1. p-values of different n don't compare: above .05 means
         D*n <= 38 of 400, 27 of 200, 12 of 40. Shown with D*n, n and the floor therefore.
@@ -157,6 +163,11 @@ def forget_quality_of(
         # Where p is 1, rounding can lift scipy's exact sum above 1; it then warns and approximates.
         warnings.filterwarnings("ignore", "ks_2samp: Exact", RuntimeWarning)
         test = ks_2samp(ratios, retain_ratios)
+    if n > EXACT_ROWS:
+        warn_first(
+            f"forget quality of {n} rows is not exact: above {EXACT_ROWS:,} rows scipy takes the "
+            "limit of many rows for the distribution of D."
+        )
     distance = float(test.statistic)
     rows = round(distance * n)
     p_value = float(test.pvalue) if rows > 1 else 1.0

@@ -1,6 +1,9 @@
 import math
+import warnings
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from etw_lightning import metrics
 from etw_lightning.schema import InputError, Record
@@ -211,3 +214,16 @@ def test_paraphrased_answers_have_their_own_loss_and_text():
     assert metrics.rouge_values(rows, "rougeL_recall", "paraphrase").tolist() == [0.5]
     with pytest.raises(InputError, match=r"set 'forget', row 0 .*paraphrase is missing"):
         metrics.rouge_values([row(**fields)], "rougeL_recall", "paraphrase")
+
+
+@pytest.mark.parametrize(("n", "is_exact"), [(10_000, True), (10_001, False)])
+def test_a_forget_quality_that_is_no_exact_one_says_so(n, is_exact):
+    ratios = np.arange(n) / n
+    shifted = ratios + 0.05
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = metrics.forget_quality_of(ratios, shifted)
+    said = [str(one.message) for one in caught]
+    assert any("forget quality of 10001 rows is not exact" in one for one in said) == (not is_exact)
+    method = "exact" if is_exact else "asymp"
+    assert found.p_value == stats.ks_2samp(ratios, shifted, method=method).pvalue
