@@ -190,6 +190,20 @@ def args(tofu_args, retain_model_dir):
 
 
 @pytest.fixture
+def own_args(home, configs, tiny_model_dir):
+    """Name own rows in the current folder and the tiny model on the command line."""
+    return [
+        f"--config={configs / 'own_data.yaml'}",
+        f"--model.pretrained={tiny_model_dir}",
+        "--data.max_new_tokens=12",
+        "--data.batch_size=2",
+        "--trainer.max_epochs=1",
+        "--trainer.enable_progress_bar=false",
+        "--trainer.accelerator=cpu",
+    ]
+
+
+@pytest.fixture
 def evaluate(command, args, home):
     """Evaluate to the end; return what was printed, the results and the records."""
     from etw_lightning.scoring.retain_results import load_records

@@ -31,17 +31,9 @@ def rows(home, corpus, write_rows):
 
 
 @pytest.fixture
-def own(home, configs, rows, tiny_model_dir):
+def own(own_args, rows):
     """What own rows need on the command line, of ``fit`` or of ``evaluate``."""
-    return [
-        f"--config={configs / 'own_data.yaml'}",
-        f"--model.pretrained={tiny_model_dir}",
-        "--data.max_new_tokens=12",
-        "--data.batch_size=2",
-        "--trainer.max_epochs=1",
-        "--trainer.enable_progress_bar=false",
-        "--trainer.accelerator=cpu",
-    ]
+    return own_args
 
 
 @pytest.fixture

@@ -15,19 +15,11 @@ ANNA = [
 
 
 @pytest.fixture
-def own(home, configs, tiny_model_dir, write_rows):
-    """What own rows need on the command line."""
+def own(own_args, home, write_rows):
+    """The command line of own rows in Russian, which lie in the current folder."""
     for name in ("forget", "retain"):
         write_rows(home / f"{name}.jsonl", ANNA)
-    return [
-        f"--config={configs / 'own_data.yaml'}",
-        f"--model.pretrained={tiny_model_dir}",
-        "--data.max_new_tokens=12",
-        "--data.batch_size=2",
-        "--trainer.max_epochs=1",
-        "--trainer.enable_progress_bar=false",
-        "--trainer.accelerator=cpu",
-    ]
+    return own_args
 
 
 @pytest.mark.parametrize("sub", ["fit", "evaluate", "check"])
