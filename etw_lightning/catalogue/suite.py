@@ -214,7 +214,7 @@ def select(
         if lack:
             left_out[name] = f"needs {lack}"
         elif names is None and not table[name].by_default:
-            left_out[name] = "slow: ask for it in --metrics"
+            left_out[name] = "slow: only evaluate --metrics computes it"
         else:
             chosen[name] = table[name]
     if not chosen:

@@ -49,11 +49,15 @@ def class_at(path: str, base: type, key: str) -> Any:
     look_here()
     try:
         module = import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise
+    except (ImportError, SyntaxError) as error:
+        missing = getattr(error, "name", None) or ""
+        if not missing or not f"{module_name}.".startswith(f"{missing}."):
+            # The module is there; what it says at its top is wrong, or asks for what is not.
+            raise InputError(
+                f"{key} {path!r}: module {module_name!r} can't be imported: {error}."
+            ) from error
         raise InputError(
-            f"{key} {path!r}: there is no module {error.name!r}; put {error.name}.py into the "
+            f"{key} {path!r}: there is no module {missing!r}; put {missing}.py into the "
             "current folder, or install it."
         ) from error
     found = getattr(module, name, None)

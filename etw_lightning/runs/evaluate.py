@@ -15,7 +15,7 @@ from lightning.pytorch import Trainer
 from etw_lightning.catalogue.entries import Part
 from etw_lightning.memory.check_memory import print_memory
 from etw_lightning.metrics import Metric
-from etw_lightning.runs.results import print_metrics, write_results
+from etw_lightning.runs.results import left_out_line, print_metrics, write_results
 from etw_lightning.schema import InputError, Record
 from etw_lightning.scoring.batches import make_records
 from etw_lightning.scoring.parts import parts_of, with_parts
@@ -448,8 +448,8 @@ class Evaluation:
         # Of own rows the other models have the same numbers, which are to stand beside these.
         sides = () if others and self.data.is_own else self.data.offered_sets
         print_metrics({name: metrics, **others}, sides)
-        for metric, reason in left_out.items():
-            sys.stdout.write(f"left out: {metric} ({reason})\n")
+        if left_out:
+            sys.stdout.write(f"{left_out_line(left_out)}\n")
         sys.stdout.write(f"results: {self.folder / 'results.json'}\n")
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Row",
+    "left_out_line",
     "muse_row",
     "own_row",
     "print_metrics",
@@ -423,3 +424,13 @@ def _find_non_finite(value: Any, place: str) -> str:
         return ""
     found = (_find_non_finite(item, f"{place}.{key}".lstrip(".")) for key, item in items)
     return next((name for name in found if name), "")
+
+
+def left_out_line(left_out: Mapping[str, str]) -> str:
+    """Return the line that names metrics which could not be had; ``results.json`` says why.
+
+    Example:
+        >>> left_out_line({"gibberish": "only evaluate computes it"})
+        'left out (results.json says why): gibberish'
+    """
+    return f"left out (results.json says why): {', '.join(left_out)}"

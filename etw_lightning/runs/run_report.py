@@ -24,7 +24,15 @@ from etw_lightning.notices import as_markdown_text
 from etw_lightning.runs.checkpointing import Checkpoints
 from etw_lightning.runs.evaluate import sources
 from etw_lightning.runs.key import run_key
-from etw_lightning.runs.results import Row, muse_row, own_row, print_table, tofu_row, write_results
+from etw_lightning.runs.results import (
+    Row,
+    left_out_line,
+    muse_row,
+    own_row,
+    print_table,
+    tofu_row,
+    write_results,
+)
 from etw_lightning.schema import InputError, Record
 from etw_lightning.scoring.retain_results import RetainResults, save_provenance, save_records
 from etw_lightning.training.datamodule import UnlearningDataModule
@@ -209,8 +217,8 @@ class RunReport(Callback):
                 f"retain budget: the retain loss ends {one.rise:+.2f} % from its start, "
                 f"{100 * one.budget:g} % were allowed; lambda ends at {one.weight:.3g}\n"
             )
-        for metric, reason in left_out.items():
-            sys.stdout.write(f"left out: {metric} ({reason})\n")
+        if left_out:
+            sys.stdout.write(f"{left_out_line(left_out)}\n")
         if "stopped" in found:
             sys.stdout.write(f"stopped: {_line(found['stopped'])}\n")
         for one in found.get("warnings", ()):

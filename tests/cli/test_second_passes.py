@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+from pathlib import Path
 
 import pytest
 
@@ -124,8 +125,11 @@ def test_fit_says_what_only_evaluate_computes(command, tofu_args, retain_model_d
         "--output_dir=run",
     )
     assert result.status == 0, result.err
-    assert "left out: unlearning_depth (only evaluate computes it)" in result.out
-    assert "left out: token_auc (needs data.annotations)" in result.out
+    (line,) = [line for line in result.out.splitlines() if line.startswith("left out (")]
+    left_out = json.loads(Path("run/results.json").read_text())["left_out"]
+    assert line.partition(": ")[2].split(", ") == list(left_out)
+    assert left_out["unlearning_depth"] == "only evaluate computes it"
+    assert left_out["token_auc"] == "needs data.annotations"
 
 
 @pytest.mark.parametrize(
