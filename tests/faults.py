@@ -87,6 +87,8 @@ def run_processes(words, world, fault=None, log=None):
             with warnings.catch_warnings(), said[0], said[1]:
                 # Said where the program says it; the test's own process would keep them.
                 warnings.showwarning = show_warning
+                # As Python does where a program is run by itself.
+                warnings.filterwarnings("ignore", category=DeprecationWarning)
                 # What Lightning says on a machine with Slurm.
                 warnings.filterwarnings("ignore", message="The `srun` command is available")
                 status = run_here(words)

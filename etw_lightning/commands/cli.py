@@ -167,7 +167,7 @@ class UnlearningCLI(FitCommand, EvaluateCommand, CheckCommand):
             settings["logger"] = False
         elif config.trainer.logger in (None, True):
             # What was logged behind the checkpoint is logged again.
-            step = None if self.resumed is None else self.resumed.step
+            step = 0 if self.resumed is None else self.resumed.step
             where = (self.folder.parent, self.folder.name, "")
             settings["logger"] = TensorBoardLogger(*where, purge_step=step)
         self.seed = int(config.seed_everything or 0)

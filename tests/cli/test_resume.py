@@ -151,7 +151,8 @@ def test_a_killed_run_ends_bit_equal(run, expected, place, count):
     for tag in ("loss/total", "loss/forget", "loss/retain", "weights/max"):
         assert [step for step, _ in scalars[tag]] == list(range(6)), tag
     assert [step for step, _ in scalars["eval/forget_quality"]][:4] == shown_at(history)
-    assert texts["samples/forget/text_summary"] == history
+    # A sample is shown again where the evaluation behind a checkpoint is made again.
+    assert sorted(set(texts["samples/forget/text_summary"])) == history
 
 
 def test_ten_kills_at_random_steps_in_a_row(run, expected):
