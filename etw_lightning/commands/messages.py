@@ -85,8 +85,8 @@ def _unknown_key(message: str, key: str, known: Sequence[str], choices: Choices)
     if option and chosen:
         return _not_an_argument(key, option[1], chosen[-1], choices)
     name = loose[1] if loose else ".".join(filter(None, (key, option[1] if option else "")))
-    # What stands around a key is never meant by it, nor what another command knows by its name.
-    others = [other for other in known if not f"{name}.".startswith(f"{other}.")]
+    # What stands around a key is never meant by it.
+    others = [other for other in known if not name.startswith(f"{other}.")]
     near = difflib.get_close_matches(name, others, n=1, cutoff=0.5)
     return f"{name} is not known." + (
         f" Did you mean {near[0]!r}?" if near else " --help lists what is."
