@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 from warm import prepare_fork
 
+#: Seconds that a test waits for what must come, on a machine however busy.
+PATIENCE = 300.0
 #: Seconds that a process may go on after another one has failed.
 LONELY = 30.0
 #: What of ``results.json`` must not depend on whether a run was broken off.
@@ -78,9 +80,7 @@ def run_processes(words, world, fault=None, log=None):
         out, status = io.StringIO(), 1
         try:
             if world > 1:
-                os.environ |= torchrun_variables(rank, world, port)
-                # Settled when it is imported, which was before the fork.
-                importlib.import_module("lightning.pytorch.utilities").rank_zero_only.rank = rank
+                become(rank, world, port)
             if fault is not None and rank == world - 1:
                 fault.inject()
             said = contextlib.redirect_stdout(out), contextlib.redirect_stderr(out)
@@ -167,6 +167,16 @@ def torchrun_variables(rank, world, port):
         "MASTER_PORT": str(port),
         "TORCHELASTIC_RUN_ID": "test",
     }
+
+
+def become(rank, world, port):
+    """Make this process, which was forked, the one of that rank; torchrun's come to be so.
+
+    Lightning settles the rank when it is imported, which was before the fork: variables alone would
+    leave several that take themselves for the first, each with the lock of the run's folder.
+    """
+    os.environ |= torchrun_variables(rank, world, port)
+    importlib.import_module("lightning.pytorch.utilities").rank_zero_only.rank = rank
 
 
 def free_port():

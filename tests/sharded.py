@@ -4,7 +4,7 @@ import os
 from datetime import timedelta
 
 import torch
-from faults import fork, free_port, torchrun_variables
+from faults import PATIENCE, become, fork, free_port
 from lightning.fabric.utilities.seed import reset_seed
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, ModelParallelStrategy
@@ -19,7 +19,7 @@ from etw_lightning.training.datamodule import UnlearningDataModule
 from etw_lightning.training.module import UnlearningModule
 from etw_lightning.training.strategies import settle_shards
 
-SECONDS = timedelta(seconds=60)
+SECONDS = timedelta(seconds=PATIENCE)
 
 
 class CPUDeepSpeed(DeepSpeedStrategy):
@@ -69,7 +69,8 @@ def run_forked(function, world, folder, *arguments):
     port = free_port()
 
     def work(rank):
-        os.environ |= {**torchrun_variables(rank, world, port), "DS_ACCELERATOR": "cpu"}
+        become(rank, world, port)
+        os.environ["DS_ACCELERATOR"] = "cpu"
         torch.save(function(*arguments), folder / f"result{rank}.pt")
         return 0
 

@@ -1,11 +1,14 @@
 """Texts, a silent trainer, and models small enough for their formula to be written down."""
 
 import json
+from datetime import timedelta
 from types import SimpleNamespace
 
 import torch
+from faults import PATIENCE
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 from etw_lightning.schema import IGNORE_INDEX
@@ -158,6 +161,15 @@ class ExactModule(UnlearningModule):
         for part in (self.scorer, self.reference_model):
             if part is not None:
                 part.double()
+
+
+def forked_ddp():
+    """Return a strategy whose processes are forked from the test's own."""
+    return DDPStrategy(
+        start_method="fork",
+        process_group_backend="gloo",
+        timeout=timedelta(seconds=PATIENCE),
+    )
 
 
 def make_trainer(*callbacks, **settings):

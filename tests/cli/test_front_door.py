@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from faults import Fault, run_forked
+from faults import PATIENCE, Fault, run_forked
 
 from etw_lightning.files.checkpoint_folder import saved_checkpoints
 from etw_lightning.files.places import expand_home
@@ -228,7 +228,7 @@ def test_ctrl_c_in_the_first_second_is_one_line(home, command_name):
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert len(said.splitlines()) == 1, said
     assert said.startswith("stopped by SIGINT before the first step; ")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from curves import curves, shown_at
-from faults import Fault, left_behind, run_forked
+from faults import PATIENCE, Fault, left_behind, run_forked
 from filelock import FileLock
 
 from etw_lightning.files.checkpoint_folder import saved_checkpoints, what_is_wrong
@@ -194,12 +194,12 @@ def test_a_signal_from_outside_reaches_the_program(words, tmp_path):
     root = Path(__file__).resolve().parents[2]
     with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as process:
         try:
-            waited = time.monotonic() + 120
+            waited = time.monotonic() + PATIENCE
             while len(names(folder)) < 2 and process.poll() is None:
                 assert time.monotonic() < waited
                 time.sleep(0.01)
             process.send_signal(signal.SIGTERM)
-            said, _ = process.communicate(timeout=60)
+            said, _ = process.communicate(timeout=PATIENCE)
         finally:
             process.kill()
     assert process.returncode == 143

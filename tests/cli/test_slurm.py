@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from faults import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "slurm" / "array.sh"
@@ -82,7 +83,7 @@ wait $child
 trap 'echo saved >>"$LOG"; exit 143' USR1
 echo ready >>"$LOG"
 [ -n "$STATUS" ] && exit $STATUS
-for i in $(seq 100); do sleep .1; done
+for i in $(seq 600); do sleep .1; done
 """,
     "scontrol": """
 echo scontrol "$@" >>"$LOG"
@@ -402,11 +403,11 @@ def test_a_signal_lets_the_program_save_and_requeues(plan, called, job, name, nu
         stderr=subprocess.PIPE,
         text=True,
     )
-    end = time.monotonic() + 20
+    end = time.monotonic() + PATIENCE
     while not log.exists() or "ready" not in log.read_text():
         assert time.monotonic() < end, "the program did not start"
         time.sleep(0.05)
     process.send_signal(number)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out, err) == (143, "", "")
     assert log.read_text().splitlines()[-3:] == ["ready", "saved", f"scontrol requeue {name}"]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from faults import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted((ROOT / "configs" / "sweep").glob("*.yaml"))
@@ -263,12 +264,12 @@ def test_an_interrupt_stops_the_runs_where_they_go_on_from(place, number):
         stderr=subprocess.PIPE,
         text=True,
     )
-    end = time.monotonic() + 120
+    end = time.monotonic() + PATIENCE
     while not list(folder.glob("checkpoints/step-*")) and time.monotonic() < end:
         time.sleep(0.1)
     (child,) = children(process.pid)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + signal.SIGINT
     assert out == (
         f"start etw_seed0 (log {folder}/log.txt)\n"

@@ -1,13 +1,11 @@
 """Gradients are clipped once a step, by the norm of the whole effective batch's gradient."""
 
 import os
-from datetime import timedelta
 
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.strategies import DDPStrategy
-from toy import ExactModule, jsonl_data, make_trainer, write_questions
+from toy import ExactModule, forked_ddp, jsonl_data, make_trainer, write_questions
 
 #: Processes, rows of a micro-batch, micro-batches of a step: eight rows a step each time.
 SPLITS = {
@@ -59,9 +57,7 @@ def fit(root, tiny_model_dir, tmp_path):
             root,
             batch_size=batch_size,
         )
-        forked = DDPStrategy(
-            start_method="fork", process_group_backend="gloo", timeout=timedelta(seconds=20)
-        )
+        forked = forked_ddp()
         trainer = make_trainer(
             Clipped(tmp_path / "clipped.pt"),
             devices=devices,

@@ -9,7 +9,7 @@ import warnings
 
 import pytest
 import torch
-from faults import fork, free_port, torchrun_variables
+from faults import become, fork, free_port
 from toy import tofu_words
 from warm import prepare_fork
 
@@ -50,7 +50,7 @@ def run_forked(arguments, folder, cache, world, tmp_path):
 
     def work(rank):
         if world > 1:
-            os.environ |= torchrun_variables(rank, world, port)
+            become(rank, world, port)
         batches, original = [], scoring_module.score_batch
 
         def note(scorer, batch, *rest):

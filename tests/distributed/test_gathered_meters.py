@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import pytest
 import torch
+from faults import PATIENCE
 from meter_cases import make_cases
 from sharded import run_forked
 
@@ -24,7 +25,7 @@ SHARES = {
 def computed():
     """Return each meter's number in this process, for each way of sharing the rows."""
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=120))
+    torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=PATIENCE))
     rank = torch.distributed.get_rank()
     found = {}
     for way, shares in SHARES.items():

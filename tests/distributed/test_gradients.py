@@ -1,13 +1,11 @@
 """Two CPU processes, or accumulated micro-batches, give what one large batch gives."""
 
 import os
-from datetime import timedelta
 
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.strategies import DDPStrategy
-from toy import ExactModule, make_trainer, text, uneven, write_questions, write_rows
+from toy import ExactModule, forked_ddp, make_trainer, text, uneven, write_questions, write_rows
 
 from etw_lightning.callbacks.evaluation import SetScores
 from etw_lightning.training.datamodule import UnlearningDataModule
@@ -89,9 +87,7 @@ def fit(model_dir, root, folder, split, *, kind=UnlearningModule, reduction="tok
         batch_size=split["batch_size"],
         **data,
     )
-    strategy = DDPStrategy(
-        start_method="fork", process_group_backend="gloo", timeout=timedelta(seconds=20)
-    )
+    strategy = forked_ddp()
     trainer = make_trainer(
         *callbacks,
         Recorder(folder),

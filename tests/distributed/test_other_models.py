@@ -5,6 +5,7 @@ import time
 
 import pytest
 import torch
+from faults import PATIENCE
 from sharded import run_forked
 
 from etw_lightning.data.encode import Encoder
@@ -13,9 +14,6 @@ from etw_lightning.schema import EvalSet, Example
 from etw_lightning.scoring import record_cache
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
-
-#: Seconds that a batch takes at least, so that processes meet.
-SLOW = 0.3
 
 
 def make_sets():
@@ -26,14 +24,25 @@ def make_sets():
     }
 
 
-def score(model_dir, cache):
+def meet(folder, world):
+    """Wait for as many processes to have come here."""
+    (folder / str(os.getpid())).touch()
+    ends = time.monotonic() + PATIENCE
+    while len(list(folder.iterdir())) < world and time.monotonic() < ends:
+        time.sleep(0.01)
+
+
+def score(model_dir, cache, world):
     """Score two sets of three parts; return the records, and what this process has scored."""
+    met = cache.with_name(f"met{world}")
+    met.mkdir(exist_ok=True)
     torch.set_num_threads(1)
     os.environ["ETW_CACHE"] = str(cache)
     scored, original = [], record_cache.score_batch
 
     def note(scorer, batch, tokenizer):
-        time.sleep(SLOW)
+        # One that is quick would be through with all before another has begun.
+        meet(met, world)
         scored.append(f"{batch.dataset} {type(batch).__name__}")
         return original(scorer, batch, tokenizer)
 
@@ -45,9 +54,9 @@ def score(model_dir, cache):
 
 
 def test_parts_are_shared_out_and_all_get_everything(tiny_model_dir, tmp_path):
-    (alone,) = run_forked(score, 1, tmp_path / "one", tiny_model_dir, tmp_path / "cache1")
+    (alone,) = run_forked(score, 1, tmp_path / "one", tiny_model_dir, tmp_path / "cache1", 1)
     assert len(alone["scored"]) == len(set(alone["scored"])) == 6
-    three = run_forked(score, 3, tmp_path / "three", tiny_model_dir, tmp_path / "cache3")
+    three = run_forked(score, 3, tmp_path / "three", tiny_model_dir, tmp_path / "cache3", 3)
     assert sorted(part for one in three for part in one["scored"]) == sorted(alone["scored"])
     assert all(one["scored"] for one in three), "none only waits"
     assert all(one["records"] == alone["records"] for one in three)

@@ -3,18 +3,16 @@
 import math
 import os
 from dataclasses import replace
-from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.strategies import DDPStrategy
 from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
-from toy import jsonl_data, make_trainer, write_questions
+from toy import forked_ddp, jsonl_data, make_trainer, write_questions
 
 from etw_lightning.callbacks.findings import TrainingStoppedError
 from etw_lightning.callbacks.guards import FiniteGuard
@@ -230,9 +228,7 @@ class Noting(FiniteGuard):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 @pytest.mark.parametrize("broken", ["forget", WEIGHT])
 def test_both_of_two_processes_stop_when_one_sees_it(fit, tmp_path, broken):
-    strategy = DDPStrategy(
-        start_method="fork", process_group_backend="gloo", timeout=timedelta(seconds=20)
-    )
+    strategy = forked_ddp()
     settings = {"devices": 2, "strategy": strategy, "max_epochs": 2}
     with pytest.raises(torch.multiprocessing.ProcessRaisedException, match="TrainingStopped"):
         fit(Noting(tmp_path), broken=broken, rank=1, guards=False, **settings)

@@ -3,14 +3,12 @@
 import math
 import os
 import warnings
-from datetime import timedelta
 
 import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.strategies import DDPStrategy
-from toy import ExactModule, jsonl_data, make_trainer, text, write_rows
+from toy import ExactModule, forked_ddp, jsonl_data, make_trainer, text, write_rows
 from transformers import AutoModelForCausalLM
 
 from etw_lightning.callbacks.retain_budget import RetainBudget
@@ -264,9 +262,7 @@ def test_two_processes_share_the_rows_out_and_the_weight(fit, tmp_path, num_rows
     for devices in (1, 2):
         folder = tmp_path / str(devices)
         folder.mkdir()
-        strategy = DDPStrategy(
-            start_method="fork", process_group_backend="gloo", timeout=timedelta(seconds=20)
-        )
+        strategy = forked_ddp()
         fit(
             RetainBudget(0.05, num_rows=num_rows, every_n_steps=1, max_factor=1e3),
             Keep(folder),

@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+from faults import PATIENCE
 
 from etw_lightning.runs import companions
 
@@ -24,16 +25,16 @@ from lightning.pytorch.strategies.launchers import subprocess_script
 environment = {**os.environ, "LOCAL_RANK": "1"}
 started = [subprocess.Popen(one, env=environment) for one in words]
 subprocess_script._launch_process_observer(started)
-time.sleep(30)
+time.sleep(300)
 """
 COMPANION = """
 import os, time
 from etw_lightning.runs.companions import end_with_first
 end_with_first()
 print(os.getpid(), flush=True)
-time.sleep(30)
+time.sleep(300)
 """
-WAITING = "import time; time.sleep(30)"
+WAITING = "import time; time.sleep(300)"
 
 
 def start(*sources):
@@ -50,7 +51,7 @@ def start(*sources):
     ],
 )
 def test_a_run_ends_with_the_first_process_that_does(source, status, said):
-    _, printed = (process := start(WAITING, source)).communicate(timeout=25)
+    _, printed = (process := start(WAITING, source)).communicate(timeout=PATIENCE)
     assert process.returncode == status
     assert said in printed.splitlines()[-1]
 
@@ -70,13 +71,13 @@ def test_a_process_whose_first_one_is_gone_ends_at_once():
     gone.wait()
     environment = {**os.environ, "ETW_FIRST_PROCESS": str(gone.pid), "LOCAL_RANK": "1"}
     companion = subprocess.run(
-        [sys.executable, "-c", COMPANION], env=environment, capture_output=True, timeout=25
+        [sys.executable, "-c", COMPANION], env=environment, capture_output=True, timeout=PATIENCE
     )
     assert companion.returncode == 1
 
 
 def wait_for_end(number):
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while is_alive(number) and time.monotonic() < deadline:
         time.sleep(0.05)
 

@@ -1,15 +1,18 @@
 """What is taken from torchrun: devices, nodes, one name; and what a lost process looks like."""
 
+import os
 import socket
 
 import pytest
 import torch
 from faults import torchrun_variables
+from sharded import run_forked
 from torch.distributed import DistNetworkError, TCPStore
 
 from etw_lightning.runs.folder import run_folder
 from etw_lightning.runs.launched import agreed_name, is_lost_peer, launched_settings
 from etw_lightning.schema import InputError
+from etw_lightning.training.strategies import is_first_process
 
 
 @pytest.fixture
@@ -74,3 +77,10 @@ def test_an_error_that_says_a_process_is_gone():
             TCPStore("127.0.0.1", taken.getsockname()[1], is_master=True, use_libuv=False)
     assert is_lost_peer(caught.value)
     assert isinstance(caught.value, torch.distributed.DistError)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+def test_of_forked_processes_one_takes_itself_for_the_first(tmp_path):
+    """Lightning was imported before the fork, where each was the first."""
+    assert is_first_process()
+    assert run_forked(is_first_process, 3, tmp_path) == [True, False, False]

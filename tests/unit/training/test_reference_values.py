@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from faults import PATIENCE
 from safetensors import safe_open
 from toy import FixedLogits
 
@@ -549,9 +550,9 @@ def test_two_processes_at_once_compute_once(tiny_model_dir, tmp_path):
     processes = [start.Process(target=_compute_in_a_process, args=work) for _ in range(2)]
     for process in processes:
         process.start()
-    found = [out.get(timeout=60) for _ in processes]
+    found = [out.get(timeout=PATIENCE) for _ in processes]
     for process in processes:
-        process.join(10)
+        process.join(PATIENCE)
         assert process.exitcode == 0
     assert log.read_text() == "loaded\n"
     assert found[0] == found[1]
