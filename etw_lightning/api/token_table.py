@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from etw_lightning.api.loaded import restored, take_model, template_of
-from etw_lightning.api.methods import weighting_named
+from etw_lightning.training.named_methods import weighting_named
 from etw_lightning.data.encode import Encoder, Template
 from etw_lightning.models.loading import LabelScorer
 from etw_lightning.schema import IGNORE_INDEX, Example, InputError

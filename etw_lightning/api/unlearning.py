@@ -20,7 +20,7 @@ from etw_lightning.api.loaded import (
     take_model,
     template_of,
 )
-from etw_lightning.api.methods import method_settings
+from etw_lightning.training.named_methods import method_settings
 from etw_lightning.api.scores import metrics_frame, metrics_html
 from etw_lightning.benchmarks.given_rows import Rows
 from etw_lightning.callbacks.collapse import Collapse
