@@ -6,7 +6,7 @@ import os
 import unicodedata
 import warnings
 
-__all__ = ["as_markdown_text", "is_first", "printable", "warn_first"]
+__all__ = ["as_markdown_text", "is_first", "printable", "visible", "warn_first"]
 
 #: Where launchers say which process this is; torchrun, Lightning and SLURM.
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
@@ -41,6 +41,19 @@ def printable(text: str) -> str:
         if (unicodedata.category(sign) == "Cc" and sign not in "\n\t") or sign in _TURNING
         else sign
         for sign in text
+    )
+
+
+def visible(token: str) -> str:
+    r"""Return a token with all that can't be seen, or would steer a terminal, as it is written.
+
+    Example:
+        >>> visible(" town\n\x1b[31m")
+        ' town\\n\\x1b[31m'
+    """
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii")
+        for sign in token
     )
 
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from etw_lightning.api.loaded import restored, take_model, template_of
-from etw_lightning.training.named_methods import weighting_named
 from etw_lightning.data.encode import Encoder, Template
-from etw_lightning.models.loading import LabelScorer
-from etw_lightning.schema import IGNORE_INDEX, Example, InputError
+from etw_lightning.notices import visible
+from etw_lightning.runs.shades import LARGEST, hex_shade, shares
+from etw_lightning.schema import Example, InputError
+from etw_lightning.scoring.row_weights import token_texts, weigh
+from etw_lightning.training.named_methods import weighting_named
 from etw_lightning.weighting import TokenWeighting
 
 if TYPE_CHECKING:
@@ -23,11 +24,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 __all__ = ["TokenWeights", "weights"]
-
-#: Signals of the target model that are numbers a token.
-_OF_REFERENCE = ("reference_logps", "reference_entropies")
-#: The colour of the largest weight; white is none.
-_RED, _GREEN, _BLUE = 230, 90, 60
 
 
 @dataclass(frozen=True, repr=False)
@@ -60,15 +56,14 @@ class TokenWeights:
 
     def _rows(self) -> Iterator[tuple[str, list[str], float]]:
         """Give each token as it can be shown, its numbers, and its share of the largest weight."""
-        largest = max(self.weights, default=0.0) or 1.0
-        for place, token in enumerate(self.tokens):
-            numbers = (self.weights[place], self.entropies[place], self.probabilities[place])
-            yield _visible(token), [f"{one:.4f}" for one in numbers], numbers[0] / largest
+        numbers = (self.weights, self.entropies, self.probabilities)
+        for token, share, *values in zip(self.tokens, shares(self.weights), *numbers, strict=True):
+            yield visible(token), [f"{one:.4f}" for one in values], share
 
     def _repr_html_(self) -> str:
         lines = []
         for token, numbers, share in self._rows():
-            colour = f"rgba({_RED},{_GREEN},{_BLUE},{share:.3f})"
+            colour = f"rgba({','.join(map(str, LARGEST))},{share:.3f})"
             cells = "".join(f"<td>{number}</td>" for number in numbers)
             shown = f'<td style="background-color:{colour}"><code>{escape(token)}</code></td>'
             lines.append(f"<tr>{shown}{cells}</tr>")
@@ -85,9 +80,7 @@ class TokenWeights:
         for name in ("weight", "entropy", "probability"):
             table.add_column(name, justify="right")
         for token, numbers, share in self._rows():
-            parts = (255 - share * (255 - part) for part in (_RED, _GREEN, _BLUE))
-            colour = "#" + "".join(f"{round(part):02x}" for part in parts)
-            table.add_row(Text(token, style=f"black on {colour}"), *numbers)
+            table.add_row(Text(token, style=f"black on {hex_shade(share)}"), *numbers)
         return table
 
     def __repr__(self) -> str:
@@ -98,19 +91,6 @@ class TokenWeights:
         console = Console(file=page, force_terminal=is_seen, width=None if is_seen else 100)
         console.print(self)
         return page.getvalue().rstrip("\n")
-
-
-def _visible(token: str) -> str:
-    r"""Return a token with what can't be seen, or would steer a terminal, as it is written.
-
-    Example:
-        >>> _visible(" town\n\x1b[31m")
-        ' town\\n\\x1b[31m'
-    """
-    return "".join(
-        sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii")
-        for sign in token
-    )
 
 
 def weights(
@@ -150,44 +130,19 @@ def weights(
     row = encoder.encode(example)
     if row.is_cut:
         raise InputError(f"text has more than max_length = {max_length} tokens; give more.")
-    needs = chosen.needs | {"entropies"}
-    compared = {name.removeprefix("reference_") for name in _OF_REFERENCE if name in needs}
-    lacking = sorted(needs - {"entropies", "distributions", *(_OF_REFERENCE if reference else ())})
-    if lacking:
-        way = "give reference" if set(lacking) <= set(_OF_REFERENCE) else "choose another weighting"
-        raise InputError(
-            f"weighting {type(chosen).__name__} reads {', '.join(lacking)}, which the model alone "
-            f"does not say of a text; {way}."
-        )
-    ids = torch.tensor([row.input_ids])
-    batch = (ids, torch.ones_like(ids), torch.tensor([row.labels]))
-    temperature = chosen.entropy_temperature or 1.0
-    with restored(given.lm), torch.no_grad():
-        signals = _said(given.lm, batch, needs, temperature)
-        if compared:
-            other = take_model(reference, given.tokenizer)
-            with restored(other.lm):
-                target = _said(other.lm, batch, compared, temperature)
-            place = signals.logps.device
-            held = {f"reference_{name}": getattr(target, name).to(place) for name in compared}
-            signals = replace(signals, **held)
-        found = chosen(signals)
-    assert signals.entropies is not None
+    with restored(given.lm), ExitStack() as held:
+        other = None
+        if reference is not None and any(need.startswith("reference_") for need in chosen.needs):
+            other = take_model(reference, given.tokenizer).lm
+            held.enter_context(restored(other))
+        found = weigh(chosen, given.lm, row, reference=other)
     return TokenWeights(
-        _tokens(encoder, example, row.labels),
-        found.tolist(),
-        signals.entropies.tolist(),
-        signals.logps.exp().tolist(),
+        token_texts(encoder, example, row.labels),
+        found.weights,
+        found.entropies,
+        found.probabilities,
         str(chosen),
     )
-
-
-def _said(lm: Any, batch: tuple[Any, ...], needs: Any, temperature: float) -> Any:
-    device = next(lm.parameters()).device
-    scorer = LabelScorer(lm).eval()
-    scorer.check_head("model")
-    names = [need for need in needs if not need.startswith("reference_")]
-    return scorer(*(part.to(device) for part in batch), names, temperature)
 
 
 def _example(text: str | Mapping[str, str]) -> Example:
@@ -199,13 +154,3 @@ def _example(text: str | Mapping[str, str]) -> Example:
     raise InputError(
         f"text must be a text, or a row {{'question': ..., 'answer': ...}}; got {str(text)!r:.60}."
     )
-
-
-def _tokens(encoder: Encoder, example: Example, labels: tuple[int, ...]) -> list[str]:
-    """Return the labelled tokens as they stand in the answer; others by their names."""
-    tokenizer = encoder.tokenizer
-    ids = [label for label in labels if label != IGNORE_INDEX]
-    names = tokenizer.convert_ids_to_tokens(ids)
-    spans = encoder.answer_spans(example)
-    pairs = zip(spans, names, strict=True)
-    return [example.answer[left:right] or str(name) for (left, right), name in pairs]

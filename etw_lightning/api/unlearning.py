@@ -20,7 +20,6 @@ from etw_lightning.api.loaded import (
     take_model,
     template_of,
 )
-from etw_lightning.training.named_methods import method_settings
 from etw_lightning.api.scores import metrics_frame, metrics_html
 from etw_lightning.benchmarks.given_rows import Rows
 from etw_lightning.callbacks.collapse import Collapse
@@ -33,6 +32,7 @@ from etw_lightning.metrics import Metric
 from etw_lightning.schema import InputError
 from etw_lightning.training.datamodule import UnlearningDataModule
 from etw_lightning.training.module import UnlearningModule
+from etw_lightning.training.named_methods import method_settings
 
 if TYPE_CHECKING:
     from pandas import DataFrame

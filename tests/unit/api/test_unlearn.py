@@ -15,10 +15,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import etw_lightning
 from etw_lightning import Method, evaluate, unlearn
-from etw_lightning.training.named_methods import method_names, method_settings
 from etw_lightning.forget import GA
 from etw_lightning.metrics import Metric, probabilities
 from etw_lightning.schema import InputError
+from etw_lightning.training.named_methods import method_names, method_settings
 from etw_lightning.weighting import Uniform
 
 FORGET = [{"question": f"What of {n}?", "answer": text(n, 3 + n)} for n in range(4)]
