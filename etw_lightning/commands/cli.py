@@ -30,6 +30,7 @@ from etw_lightning.commands.messages import one_line
 from etw_lightning.commands.parser import Parser
 from etw_lightning.commands.quiet import be_quiet
 from etw_lightning.commands.run_checks import say
+from etw_lightning.commands.weights import WeightsCommand
 from etw_lightning.files.checkpoint_folder import Saved, remove_checkpoints
 from etw_lightning.files.places import check_written, expand_home
 from etw_lightning.notices import printable
@@ -62,7 +63,7 @@ from etw_lightning.training.strategies import is_first_process
 __all__ = ["UnlearningCLI", "main"]
 
 
-class UnlearningCLI(FitCommand, EvaluateCommand, CheckCommand):
+class UnlearningCLI(FitCommand, EvaluateCommand, CheckCommand, WeightsCommand):
     """``fit`` and ``evaluate``: what can be wrong is found before anything is written."""
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
@@ -71,11 +72,12 @@ class UnlearningCLI(FitCommand, EvaluateCommand, CheckCommand):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """``fit``, ``evaluate`` and ``check``, which take the same files."""
+        """``fit``, ``evaluate``, ``check`` and ``weights``, which take the same files."""
         return {
             "fit": LightningCLI.subcommands()["fit"],
             "evaluate": {"model", "datamodule"},
             "check": {"model", "datamodule"},
+            "weights": {"model", "datamodule"},
         }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -153,7 +155,8 @@ class UnlearningCLI(FitCommand, EvaluateCommand, CheckCommand):
         if self.subcommand == "fit" and is_first_process() and has_lock(self.folder):
             # Waits for a run that is about to end, before its traces are read.
             self._lock()
-        self._check_finished(config.overwrite)
+        if self.subcommand != "weights":
+            self._check_finished(config.overwrite)
         settings: dict[str, Any] = {"default_root_dir": str(self.folder)}
         if SLURMEnvironment.detect() and not config.trainer.plugins:
             # Its own handler would save inside a signal handler.
@@ -276,7 +279,10 @@ _SETTINGS: Mapping[str, Any] = {
     "seed_everything_default": 0,
     "auto_configure_optimizers": False,
     "save_config_kwargs": {"overwrite": True},
-    "parser_kwargs": {"prog": "python -m etw_lightning", "fit": {}, "evaluate": {}, "check": {}},
+    "parser_kwargs": {
+        "prog": "python -m etw_lightning",
+        **{name: {} for name in UnlearningCLI.subcommands()},
+    },
     "trainer_defaults": {
         "use_distributed_sampler": False,
         "num_sanity_val_steps": -1,
@@ -327,7 +333,7 @@ def _root_cause(error: BaseException) -> BaseException:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run ``fit``, ``evaluate`` or ``check``.
+    """Run ``fit``, ``evaluate``, ``check`` or ``weights``.
 
     Args:
         args: Words of the command; those of the process by default.

@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, str] = {
     "fit": "Train, and evaluate epoch by epoch; given again, the command goes on where it was.",
     "evaluate": "Score a model without training; write its records and results.json.",
     "check": "Verify what fit would verify, and predict memory; train, load and write nothing.",
+    "weights": "Show the weight that each token of a forget row would have: weights --row 3.",
     "sweep": "Train with several settings and pick one: sweep plan|run|report --config FILE.",
     "export": "Make a model's folder of a checkpoint: export --checkpoint PATH.",
     "explain": "Say what a metric, or a number of results.json, is: explain NAME.",
@@ -96,7 +97,7 @@ def _is_answered(command: str, words: Sequence[str]) -> bool:
 
 
 def _run(command: str, args: list[str] | None) -> int:
-    """Run ``fit``, ``evaluate`` or ``check``."""
+    """Run ``fit``, ``evaluate``, ``check`` or ``weights``."""
     before = {} if "etw_lightning.commands.cli" in sys.modules else _end_at_once(command)
     look_here()
     from etw_lightning.commands.cli import main as run

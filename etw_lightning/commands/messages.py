@@ -120,7 +120,7 @@ def _refused_command(message: str, key: str) -> str | None:
         lacking = ", ".join(f"{key}.{name.strip()}" for name in inner[1].split(","))
         return f"{lacking} must be given."
     if "arguments are required" in message:
-        missing = re.sub(r"\b(?:fit|evaluate|check)\.", "", message.split(": ")[-1]).strip()
+        missing = re.sub(r"\b(?:fit|evaluate|check|weights)\.", "", message.split(": ")[-1]).strip()
         return (
             f"{missing} must be given; begin with a complete file: --config NAME, one of those "
             "that the command 'configs' lists"

@@ -27,8 +27,9 @@ __all__ = ["Parser", "known_keys"]
 
 _DESCRIPTION = (
     "Machine unlearning of language models: train one to forget some rows and keep others (fit), "
-    "score one (evaluate), verify a run and predict its memory (check). Three more commands: "
-    "'sweep plan|run|report --config FILE' trains with several settings and picks one; 'export "
+    "score one (evaluate), verify a run and predict its memory (check), show the weights of a row "
+    "(weights). Three more commands: 'sweep plan|run|report --config FILE' trains with several "
+    "settings and picks one; 'export "
     "--checkpoint PATH' makes a model's folder of a checkpoint; 'explain NAME' says what a metric "
     "or a number of results.json is."
 )

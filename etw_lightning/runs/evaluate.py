@@ -13,9 +13,11 @@ from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 from lightning.pytorch import Trainer
 
 from etw_lightning.catalogue.entries import Part
+from etw_lightning.catalogue.suite import metric_names
 from etw_lightning.memory.check_memory import print_memory
 from etw_lightning.metrics import Metric
 from etw_lightning.runs.results import left_out_line, print_metrics, write_results
+from etw_lightning.runs.row_weights import print_weights, row_weights
 from etw_lightning.schema import InputError, Record
 from etw_lightning.scoring.batches import make_records
 from etw_lightning.scoring.parts import parts_of, with_parts
@@ -134,6 +136,29 @@ class UnlearningTrainer(Trainer):
             weights_only: As of ``fit``.
         """
         print_memory(model, datamodule, self, memory_per_gpu)
+
+    def weights(
+        self,
+        model: UnlearningModule,
+        datamodule: UnlearningDataModule,
+        row: NonNegativeInt = 0,
+        weightings: str | list[str] | None = None,
+        ckpt_path: str | None = None,
+        weights_only: bool | None = None,
+    ) -> None:
+        """Show how much weightings give each token of one forget row; train and write nothing.
+
+        Args:
+            model: Names the model.
+            datamodule: Holds the rows.
+            row: Number of the forget row, from 0.
+            weightings: Names of methods, or uniform, separated by commas or as a list; null for
+                the weighting of the run. One that compares with the target model takes
+                data.target_model, or the model itself.
+            ckpt_path: Of ``fit`` alone.
+            weights_only: Of ``fit`` alone.
+        """
+        print_weights(row_weights(model, datamodule, self, row, metric_names(weightings) or ()))
 
 
 def find_known(

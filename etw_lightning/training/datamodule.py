@@ -29,7 +29,7 @@ from etw_lightning.files.class_paths import path_of
 from etw_lightning.method import Method
 from etw_lightning.metrics.words import WordRule
 from etw_lightning.models.loading import load_tokenizer
-from etw_lightning.schema import Conventions, EncodedRow, EvalSet, InputError, Record
+from etw_lightning.schema import Conventions, EncodedRow, EvalSet, Example, InputError, Record
 from etw_lightning.scoring.batches import Score
 from etw_lightning.scoring.evaluation_rows import IDLE, EvaluationRows, ScoreWork, deal
 from etw_lightning.scoring.gold_words import check_words
@@ -551,6 +551,15 @@ class UnlearningDataModule(LightningDataModule):
         key = "model.weighting" if in_weighting else "model.forget"
         self._marks_reader = f"{key} {type(part).__name__}"
         self.skipped_tokens = method.forget.skipped_tokens if method.forget is not None else 0
+
+    def forget_examples(self) -> list[Example]:
+        """Return the rows of the forget split as they are read, before they are encoded.
+
+        Raises:
+            InputError: If they can't be read.
+        """
+        benchmark = self._benchmark()
+        return benchmark.examples(benchmark.forget_split, "data.forget_split")
 
     def pairing(self) -> Pairing:
         """Return the order of rows for this run's devices and accumulation."""

@@ -74,12 +74,12 @@ def test_there_are_two_lines_to_try():
 
 
 def test_every_command_is_tried_here():
-    known = _of("fit", "evaluate", "check", "sweep", "export", "explain", "configs")
+    known = _of("fit", "evaluate", "check", "weights", "sweep", "export", "explain", "configs")
     assert [line for line in COMMANDS if line not in known and not line.startswith("-")] == []
     assert len(known) > 25
 
 
-@pytest.mark.parametrize("line", _of("fit", "evaluate", "check"))
+@pytest.mark.parametrize("line", _of("fit", "evaluate", "check", "weights"))
 def test_a_command_of_a_run_parses(command, monkeypatch, line):
     monkeypatch.chdir(ROOT)
     outcome = command(*shlex.split(line), "--print_config")
