@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import warnings
+from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from pickle import UnpicklingError
@@ -141,7 +143,7 @@ def read_weights(path: Path, key: str) -> dict[str, Tensor]:
         raise _damaged(path, key, error) from error
 
 
-def read_shapes(path: Path, key: str) -> dict[str, tuple[int, ...]] | None:
+def read_shapes(path: Path, key: str) -> dict[str, tuple[int, ...]]:
     """Return the shape of each weight of a checkpoint, without reading any.
 
     Args:
@@ -149,7 +151,7 @@ def read_shapes(path: Path, key: str) -> dict[str, tuple[int, ...]] | None:
         key: Configuration key that errors name.
 
     Returns:
-        By the names of the run's module; None of DeepSpeed's, which are told by reading alone.
+        By the names of the run's module.
 
     Raises:
         InputError: As ``read_description``.
@@ -158,7 +160,7 @@ def read_shapes(path: Path, key: str) -> dict[str, tuple[int, ...]] | None:
         weights = read_description(path, key)["state_dict"]
         return {name: tuple(weight.shape) for name, weight in weights.items()}
     if _kind_of_folder(path) != "fsdp2":
-        return None
+        return _deepspeed_shapes(read_description(path, key))
     from torch.distributed.checkpoint import FileSystemReader
 
     check_checkpoint(path, key)
@@ -173,6 +175,18 @@ def read_shapes(path: Path, key: str) -> dict[str, tuple[int, ...]] | None:
         for name, size in found.items()
         if name.startswith(_STATE) and size is not None
     }
+
+
+def _deepspeed_shapes(described: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes that one process's file lists of all weights, whoever holds them."""
+    weights = described.get("module", {})
+    buffers = {name: weights[name].shape for name in described["buffer_names"]}
+    trained = dict(itertools.chain.from_iterable(one.items() for one in described["param_shapes"]))
+    found = {**buffers, **(described.get("frozen_param_shapes") or {}), **trained}
+    # Tied weights are listed once.
+    shared = described.get("shared_params") or {}
+    found |= {name: found[other] for name, other in shared.items() if other in found}
+    return {name: tuple(shape) for name, shape in found.items()}
 
 
 def _read_fsdp2(path: Path) -> dict[str, Tensor]:

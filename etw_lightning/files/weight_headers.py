@@ -10,11 +10,13 @@ from typing import Any
 from etw_lightning.files.places import is_below
 from etw_lightning.schema import InputError
 
-__all__ = ["INDEX", "read_headers", "shard_names", "weight_files"]
+__all__ = ["INDEX", "packed_names", "read_headers", "shard_names", "weight_files"]
 
 _FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
 #: Shards that processes have written each for itself; ``transformers`` prefers them to all others.
 _RANKED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
+#: What safetensors calls numbers that a model computes with.
+_PLAIN = {"F64", "F32", "F16", "BF16"}
 
 
 def weight_files(folder: Path, key: str) -> list[Path]:
@@ -113,3 +115,19 @@ def read_headers(files: list[Path], key: str) -> dict[str, tuple[int, ...]]:
         shapes |= {name: tuple(shape) for name, shape in found.items()}
         places |= dict.fromkeys(found, file)
     return shapes
+
+
+def packed_names(files: list[Path]) -> set[str]:
+    """Return the names of tensors that are no floating-point numbers of 16 bits or more.
+
+    Args:
+        files: Of one model, as ``read_headers`` has read them.
+    """
+    from safetensors import safe_open
+
+    found = set()
+    for file in files:
+        with safe_open(file, "pt") as opened:
+            dtypes = {name: opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118 (no mapping)
+        found |= {name for name, dtype in dtypes.items() if dtype not in _PLAIN}
+    return found

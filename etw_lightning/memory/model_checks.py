@@ -200,9 +200,7 @@ def describe_weights(given: str) -> str:
     """
     if given.startswith(PREFIX):
         return ""
-    if check_stored(given):
-        return "weights: all that the model has, by the names and shapes in their files"
-    return "weights: not verified, for they are not on this machine"
+    return f"weights: {check_stored(given) or 'not verified, for they are not on this machine'}"
 
 
 def describe_other(

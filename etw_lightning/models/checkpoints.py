@@ -151,10 +151,8 @@ def check_checkpoint_weights(path: str, key: str) -> None:
     settings = content[_ENTRY].get("peft")
     if settings is not None:
         wrap_model(model, json.loads(settings), key)
-    shapes = read_shapes(find_checkpoint(path, key), key)
-    if shapes is not None:
-        found = Misfit.between(_own(shapes), shapes_of(model.state_dict()))
-        refuse_misfit(found, path, key)
+    shapes = _own(read_shapes(find_checkpoint(path, key), key))
+    refuse_misfit(Misfit.between(shapes, shapes_of(model.state_dict())), path, key)
 
 
 def _own(entries: Mapping[str, _T]) -> dict[str, _T]:

@@ -32,6 +32,7 @@ from etw_lightning.models.head_probe import vocabulary_size
 from etw_lightning.models.label_scorer import LabelScorer
 from etw_lightning.models.weight_fit import (
     ConversionError,
+    check_quantized,
     empty_model,
     fitting_names,
     keep_untied,
@@ -55,6 +56,9 @@ __all__ = [
 #: Precision the weights are kept in; ``float32`` masters with ``trainer.precision`` bf16-mixed is
 #: the usual choice.
 DType = Literal["float32", "bfloat16", "float16"]
+
+#: What ``check_stored`` says of weights whose headers tell all.
+_COMPARED = "all that the model has, by the names and shapes in their files"
 
 
 def load_model(
@@ -98,7 +102,7 @@ def load_model(
         return _without_quantization(lm) if _is_gguf(pretrained) else lm
 
 
-def check_stored(pretrained: str, key: str = "model.pretrained") -> bool:
+def check_stored(pretrained: str, key: str = "model.pretrained") -> str:
     """Find by names and shapes what ``load_model`` would refuse, without loading a weight.
 
     Args:
@@ -106,7 +110,7 @@ def check_stored(pretrained: str, key: str = "model.pretrained") -> bool:
         key: Configuration key that errors name.
 
     Returns:
-        Whether the weights are on this machine, so that they could be looked at.
+        What has been compared, for the user; empty if the weights are not on this machine.
 
     Raises:
         InputError: As ``load_model``.
@@ -114,20 +118,26 @@ def check_stored(pretrained: str, key: str = "model.pretrained") -> bool:
     with _input_errors(pretrained, key):
         if is_checkpoint(pretrained):
             check_checkpoint_weights(pretrained, key)
-            return True
+            return _COMPARED
         location, config = _location(pretrained, key), load_config(pretrained, key)
         if _is_gguf(pretrained):
             found = gguf_misfit(Path(pretrained).expanduser(), empty_model(config))
             refuse_misfit(found, pretrained, key)
-            return True
+            return _COMPARED
         folder = _stored_folder(location)
         if folder is not None:
             check_weights(folder, key)
         # A configuration alone is enough to plan with.
         if folder is None or not _has_weights(folder):
-            return False
+            return ""
+        if getattr(config, "quantization_config", None) is not None:
+            method = check_quantized(folder, config, pretrained, key)
+            return (
+                "all that the model has, by the names in their files; their shapes can't be seen "
+                f"there, for they are quantized ({method}): loading compares them"
+            )
         fitting_names(folder, config, pretrained, key)
-        return True
+        return _COMPARED
 
 
 def _load_folder(

@@ -18,12 +18,14 @@ import torch
 
 from etw_lightning.files.foreign_models import NO_CODE
 from etw_lightning.files.misfit import Misfit, Shape, refuse_misfit, shapes_of
-from etw_lightning.files.weight_headers import read_headers, weight_files
+from etw_lightning.files.quantized_names import quantized_misfit
+from etw_lightning.files.weight_headers import packed_names, read_headers, weight_files
 from etw_lightning.notices import warn_first
 
 __all__ = [
     "PREFIXES",
     "ConversionError",
+    "check_quantized",
     "empty_model",
     "fitting_names",
     "keep_untied",
@@ -95,6 +97,60 @@ def _reported(shapes: Mapping[str, Shape], config: Any, model: Any) -> Misfit:
         # It does not say of what: as stored, a part of what it joins differs from a whole model's.
         whole = revert_weight_conversion(model, model.state_dict())
         return Misfit.between(shapes, shapes_of(whole)) or Misfit(unexpected=("some joined",))
+
+
+def check_quantized(folder: Path, config: Any, given: str, key: str) -> str:
+    """Refuse quantized weights that are not the model's, as far as their names tell.
+
+    Args:
+        folder: In Hugging Face layout.
+        config: The model's configuration, which says how it is quantized.
+        given: The model, as the user gave it.
+        key: Configuration key it was given under.
+
+    Returns:
+        The method of quantization.
+
+    Raises:
+        InputError: If of a weight nothing is stored, or a tensor stands for none.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import (
+        WeightConverter,
+        WeightRenaming,
+        rename_source_key,
+        revert_weight_conversion,
+    )
+
+    files = weight_files(folder, key)
+    shapes, packed = read_headers(files, key), packed_names(files)
+    model = empty_model(config)
+    ignored = model._keys_to_ignore_on_load_unexpected or ()
+    tied = set(model.all_tied_weights_keys)
+
+    def misfit_of(names: Mapping[str, str], weights: Mapping[str, Any]) -> Misfit:
+        stored = {names[name]: shape for name, shape in shapes.items()}
+        wanted = {name: shape for name, shape in shapes_of(weights).items() if name not in tied}
+        wanted |= {name: stored[name] for name in tied & stored.keys()}
+        return quantized_misfit(stored, {names[name] for name in packed}, wanted, ignored)
+
+    # As they are saved, and as the library renames and joins them: either will do.
+    whole = revert_weight_conversion(model, model.state_dict())
+    misfit = misfit_of({name: name for name in shapes}, whole)
+    conversions = get_model_conversion_mapping(model)
+    if misfit and conversions:
+        kinds = [
+            [entry for entry in conversions if isinstance(entry, kind)]
+            for kind in (WeightRenaming, WeightConverter)
+        ]
+        renamed = {name: rename_source_key(name, *kinds)[0] for name in shapes}
+        if not misfit_of(renamed, model.state_dict()):
+            misfit = Misfit()
+    refuse_misfit(misfit, given, key)
+    settings = config.quantization_config
+    settings = settings if isinstance(settings, Mapping) else settings.to_dict()
+    method = settings.get("quant_method")
+    return str(getattr(method, "value", method))
 
 
 class ConversionError(ValueError):

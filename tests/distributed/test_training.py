@@ -16,9 +16,10 @@ from sharded import (
 
 from etw_lightning.callbacks.retain_budget import RetainBudget
 from etw_lightning.commands.export import export
+from etw_lightning.files.stored_weights import read_shapes, read_weights
 from etw_lightning.forget import NPO, RMU
 from etw_lightning.models.fixed_text import text_logits
-from etw_lightning.models.loading import load_model
+from etw_lightning.models.loading import check_stored, load_model
 from etw_lightning.retain import KL, EmbedDiff
 from etw_lightning.weighting import Uniform
 
@@ -123,6 +124,11 @@ def test_a_run_goes_on_from_its_checkpoint_and_exports(name, tied_model_dir, roo
     assert saved.lm_head.weight is saved.model.embed_tokens.weight
     of_lm = {f"lm.{key}": value for key, value in saved.named_parameters()}
     assert_same_weights(of_lm, weights, 0)
+
+    stored = tmp_path / "half.ckpt"
+    weights = read_weights(stored, "ckpt_path")
+    assert read_shapes(stored, "ckpt_path") == {n: (*w.shape,) for n, w in weights.items()}
+    assert check_stored(str(stored)).startswith("all that the model has")
 
     assert export([f"--checkpoint={tmp_path / 'half.ckpt'}"]) == 0
     half = load_model(str(tmp_path / "half-model"))

@@ -10,7 +10,12 @@ from torch.utils.data import DataLoader
 
 pytest.importorskip("peft")
 
-from etw_lightning.models.checkpoints import check_resume, checkpoint_model, describe_model
+from etw_lightning.models.checkpoints import (
+    check_checkpoint_weights,
+    check_resume,
+    checkpoint_model,
+    describe_model,
+)
 from etw_lightning.models.fixed_text import text_logits
 from etw_lightning.models.label_scorer import LabelScorer
 from etw_lightning.models.loading import load_model
@@ -149,3 +154,47 @@ def test_other_weights_do_not_go_on_from_it(written):
     shapes = r"1 weight \(scorer.lm.model.norm.weight \(32,\) for \(64,\)\) is of another shape"
     with pytest.raises(InputError, match=shapes):
         check_resume(path, settings, wider)
+
+
+def write_deepspeed(folder, lm, shapes, **parts):
+    """Write what DeepSpeed's first process does, but for the weights, and our entries."""
+    place = folder / "checkpoint"
+    place.mkdir(parents=True)
+    content = {
+        "module": {},
+        "buffer_names": [],
+        "param_shapes": [shapes],
+        "frozen_param_shapes": None,
+        "shared_params": {},
+        **parts,
+        **describe_model(lm, "somewhere"),
+    }
+    torch.save(content, place / "zero_pp_rank_0_mp_rank_00_model_states.pt")
+    return str(folder)
+
+
+def test_the_weights_of_deepspeed_are_compared_by_what_its_first_file_lists(
+    tiny_model_dir, tmp_path
+):
+    """That the list is what is then read, ``tests/distributed/test_training.py`` holds."""
+    lm = load_model(str(tiny_model_dir))
+    shapes = {f"scorer.lm.{name}": weight.shape for name, weight in lm.named_parameters()}
+    head = "scorer.lm.lm_head.weight"
+    first = {name: shape for name, shape in shapes.items() if name != head}
+    for name, listed, parts in (
+        ("whole", shapes, {}),
+        ("frozen", first, {"frozen_param_shapes": {head: shapes[head]}}),
+        ("shared", first, {"shared_params": {head: "scorer.lm.model.embed_tokens.weight"}}),
+        ("buffer", first, {"module": {head: lm.lm_head.weight.data}, "buffer_names": [head]}),
+        ("wrapped", {f"module.{name}": shape for name, shape in shapes.items()}, {}),
+    ):
+        path = write_deepspeed(tmp_path / f"{name}.ckpt", lm, listed, **parts)
+        check_checkpoint_weights(path, "model.pretrained")
+    for name, listed, said in (
+        ("lacking", first, r"1 weight \(lm_head.weight\) is missing"),
+        ("more", shapes | {"scorer.lm.stray": torch.Size([2])}, r"1 weight \(stray\) is unknown"),
+        ("other", shapes | {head: torch.Size([2, 32])}, r"\(2, 32\) for \(320, 32\)"),
+    ):
+        path = write_deepspeed(tmp_path / f"{name}.ckpt", lm, listed)
+        with pytest.raises(InputError, match=rf"model\.pretrained .* {said}"):
+            check_checkpoint_weights(path, "model.pretrained")

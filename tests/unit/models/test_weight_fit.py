@@ -276,6 +276,165 @@ def test_two_sets_of_files(sharded, tiny_model_dir):
         assert "holds the weights twice, in model.safetensors and in model-00001-of-" in text
 
 
+# Quantized folders: made by hand, as their methods' documentation lays them out.
+
+
+def integers(*shape):
+    return torch.zeros(shape, dtype=torch.int32)
+
+
+def in_bytes(*shape):
+    return torch.zeros(shape, dtype=torch.uint8)
+
+
+#: What a method puts in the place of a layer's weight of ``rows`` by ``columns``.
+PACKED = {
+    "gptq": lambda rows, columns: {
+        ".qweight": integers(columns // 8, rows),
+        ".qzeros": integers(1, rows // 8),
+        ".scales": torch.ones(1, rows).half(),
+        ".g_idx": integers(columns),
+        ".bias": torch.zeros(rows).half(),
+    },
+    "awq": lambda rows, columns: {
+        ".qweight": integers(columns, rows // 8),
+        ".qzeros": integers(1, rows // 8),
+        ".scales": torch.ones(1, rows).half(),
+    },
+    "bitsandbytes": lambda rows, columns: {
+        ".weight": in_bytes(rows * columns // 2, 1),
+        ".weight.absmax": torch.ones(rows * columns // 64),
+        ".weight.quant_map": torch.ones(16),
+        ".weight.quant_state.bitsandbytes__nf4": in_bytes(80),
+    },
+    "compressed-tensors": lambda rows, columns: {
+        ".weight_packed": integers(rows, columns // 8),
+        ".weight_scale": torch.ones(rows, 1).bfloat16(),
+        ".weight_shape": torch.tensor([rows, columns]),
+    },
+    "fp8": lambda rows, columns: {
+        ".weight": torch.ones(rows, columns).to(torch.float8_e4m3fn),
+        ".weight_scale_inv": torch.ones(-(-rows // 128), -(-columns // 128)),
+    },
+    "quark": lambda rows, columns: {
+        ".weight": torch.ones(rows, columns).to(torch.float8_e4m3fn),
+        ".weight_quantizer.scale": torch.tensor(1.0),
+    },
+}
+
+
+@pytest.fixture(params=PACKED)
+def quantized(request, stored, weights):
+    """Store the tiny model as a quantizer would, with changes of weights and configuration."""
+    settings = {"quant_method": request.param}
+    if request.param == "gptq":
+        settings |= {"bits": 4, "group_size": 128}
+
+    def call(change=lambda found: found, **config):
+        found = {}
+        for name, weight in weights.items():
+            if name.endswith("_proj.weight"):
+                parts = PACKED[request.param](*weight.shape)
+                found |= {name.removesuffix(".weight") + one: part for one, part in parts.items()}
+            else:
+                found[name] = weight.half()
+        return stored(change(found), quantization_config=settings, **config)
+
+    return call
+
+
+def test_quantized_weights_are_found_by_their_names(quantized):
+    said = check_stored(str(quantized()))
+    assert said.startswith(
+        "all that the model has, by the names in their files; their shapes can't"
+    )
+    assert "quantized" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "config", "said"),
+    [
+        (lambda w: without(w, "layers.1."), {}, f"9 weights {LAYER}"),
+        (lambda w: w, {"num_hidden_layers": 1}, " unknown to the model"),
+        (lambda w: w, {"num_hidden_layers": 3}, "9 weights (model.layers.2.input_layernorm.weight"),
+        (lambda w: without(w, "1.mlp.up_proj"), {}, "1 weight (model.layers.1.mlp.up_proj.weight)"),
+        (lambda w: without(w, HEAD), {}, f"1 weight ({HEAD}) is missing"),
+        (lambda w: w | {"stray.qweight": integers(2)}, {}, "1 weight (stray.qweight) is unknown"),
+        (lambda w: w, {"vocab_size": 328}, f"({HEAD} (320, 32) for (328, 32), {EMBEDDINGS} (320,"),
+        (lambda w: w, {"model_type": "qwen2"}, "6 weights (model.layers.0.self_attn.k_proj.bias, "),
+    ],
+)
+def test_quantized_weights_of_another_model(quantized, change, config, said, request):
+    if "qwen2" in config.values() and "gptq" in request.node.callspec.id:
+        pytest.skip("GPTQ gives every layer a bias")
+    with pytest.raises(
+        InputError, match=r"^data\.retain_model .* does not hold the weights"
+    ) as error:
+        check_stored(str(quantized(change, **config)), "data.retain_model")
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("lacking", [None, "model.layers.1.mlp.up_proj.weight"])
+def test_what_is_said_of_fp8_is_what_loading_says(stored, weights, lacking):
+    """The one method that the library reads everywhere, by making floating-point numbers of it."""
+    found = {}
+    for name, weight in weights.items():
+        if name.endswith("_proj.weight"):
+            parts = PACKED["fp8"](*weight.shape)
+            found |= {name.removesuffix(".weight") + one: part for one, part in parts.items()}
+        else:
+            found[name] = weight
+    settings = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    folder = stored(without(found, lacking) if lacking else found, quantization_config=settings)
+    if lacking is None:
+        assert "quantized (fp8)" in check_stored(str(folder))
+        assert torch.equal(load_model(str(folder)).lm_head.weight, weights[HEAD])
+        return
+    for text in refusals(folder):
+        assert lacking in text
+
+
+@pytest.fixture(scope="module")
+def oss(tmp_path_factory):
+    """Write a tiny GPT-OSS, whose experts are MXFP4 blocks and scales; return its tensors too."""
+    from transformers import GptOssConfig, GptOssForCausalLM
+
+    folder = tmp_path_factory.mktemp("oss")
+    config = GptOssConfig(
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_local_experts=4,
+        vocab_size=320,
+    )
+    model = GptOssForCausalLM(config)
+    config.quantization_config = {"quant_method": "mxfp4"}
+    config.save_pretrained(folder)
+    found = {}
+    for name, weight in model.state_dict().items():
+        if name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+            experts, columns, rows = weight.shape
+            found[f"{name}_blocks"] = in_bytes(experts, rows, columns // 32, 16)
+            found[f"{name}_scales"] = in_bytes(experts, rows, columns // 32)
+        else:
+            found[name] = weight.bfloat16()
+    return folder, found
+
+
+def test_experts_in_blocks(oss):
+    folder, weights = oss
+    save_file(weights, folder / "model.safetensors", META)
+    assert "quantized (mxfp4)" in check_stored(str(folder))
+    save_file(without(weights, "1.mlp.experts.down_proj_"), folder / "model.safetensors", META)
+    with pytest.raises(
+        InputError, match=r"2 weights \(model\.layers\.1\.mlp\.experts\.down_proj, "
+    ):
+        check_stored(str(folder))
+
+
 # GGUF.
 
 
@@ -361,3 +520,114 @@ def test_a_whole_gguf_file(gguf_file, weights):
 def test_a_gguf_file_of_another_model(gguf_file, lacking, num_layers, further, said):
     for text in refusals(gguf_file(*lacking, num_layers=num_layers, **further)):
         assert said in text
+
+
+@pytest.fixture
+def converted(tmp_path, tiny_tokenizer):
+    """Write a tiny LFM2, which the library reads by a list of conversions, as a GGUF file."""
+    gguf = pytest.importorskip("gguf")
+    from transformers import Lfm2Config, Lfm2ForCausalLM
+
+    kinds = ["conv", "full_attention"]
+    config = Lfm2Config(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=320,
+        layer_types=kinds,
+        block_auto_adjust_ff_dim=False,
+        tie_word_embeddings=True,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Lfm2ForCausalLM(config)
+    parts = {
+        "operator_norm": "attn_norm",
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.out_proj": "attn_output",
+        "self_attn.q_layernorm": "attn_q_norm",
+        "self_attn.k_layernorm": "attn_k_norm",
+        "feed_forward.w1": "ffn_gate",
+        "feed_forward.w3": "ffn_up",
+        "feed_forward.w2": "ffn_down",
+        "ffn_norm": "ffn_norm",
+        "conv.in_proj": "shortconv.in_proj",
+        "conv.out_proj": "shortconv.out_proj",
+        "conv.conv": "shortconv.conv",
+    }
+    names = {
+        EMBEDDINGS: "token_embd.weight",
+        "model.embedding_norm.weight": "token_embd_norm.weight",
+    }
+    for number in range(2):
+        for own, other in parts.items():
+            names[f"model.layers.{number}.{own}.weight"] = f"blk.{number}.{other}.weight"
+
+    def call(*lacking, width=64, **further):
+        path = tmp_path / "model.gguf"
+        writer = gguf.GGUFWriter(path, "lfm2")
+        writer.add_block_count(2)
+        writer.add_context_length(512)
+        writer.add_embedding_length(32)
+        writer.add_feed_forward_length(width)
+        writer.add_head_count(4)
+        writer.add_head_count_kv([0 if kind == "conv" else 2 for kind in kinds])
+        writer.add_layer_norm_rms_eps(1e-5)
+        writer.add_shortconv_l_cache(config.conv_L_cache)
+        writer.add_rope_freq_base(1e6)
+        writer.add_tokenizer_model("gpt2")
+        writer.add_token_list(tiny_tokenizer.convert_ids_to_tokens(range(320)))
+        for name, weight in model.state_dict().items():
+            if name != HEAD and names[name] not in lacking:
+                kept = weight.squeeze(1) if name.endswith("conv.conv.weight") else weight
+                writer.add_tensor(names[name], kept.numpy())
+        for name, weight in further.items():
+            writer.add_tensor(name.replace("__", "."), weight.numpy())
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return path, model
+
+    return call
+
+
+def test_a_gguf_file_that_is_converted(converted):
+    path, model = converted()
+    assert check_stored(str(path))
+    lm = load_model(str(path))
+    assert all(torch.equal(one, model.state_dict()[n]) for n, one in lm.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("lacking", "how", "said"),
+    [
+        (
+            ["blk.1.ffn_up.weight"],
+            {},
+            "1 weight (model.layers.1.feed_forward.w3.weight) is missing",
+        ),
+        (
+            ["blk.0.shortconv.conv.weight"],
+            {},
+            "1 weight (model.layers.0.conv.conv.weight) is missing",
+        ),
+        ([], {"blk__2__attn_q__weight": torch.ones(2, 2)}, " is unknown to the model"),
+        ([], {"width": 48}, "6 weights (model.layers.0.feed_forward.w1.weight "),
+    ],
+)
+def test_a_converted_gguf_file_of_another_model(converted, lacking, how, said):
+    for text in refusals(converted(*lacking, **how)[0]):
+        assert said in text
+
+
+def test_a_listed_gguf_file_of_another_width(gguf_file):
+    """A file of one model's metadata and another one's tensor."""
+    up = "blk.1.ffn_up.weight"
+    path = gguf_file(up, **{up.replace(".", "__"): torch.ones(48, 32)})
+    for text in refusals(path):
+        assert "1 weight (model.layers.1.mlp.up_proj.weight (48, 32) for (64, 32)) is of an" in text
