@@ -19,6 +19,13 @@ from etw_lightning.weighting import ETW
 PEER = Conventions.peer()
 _WORDS = ("the", "town", "of", "Quillmere", "lies", "by", "a", "river", "loved", "books")
 _UTILITY = ("retain", "real_authors", "world_facts")
+#: Rows with 2, 1, 2 and 0 items, of which 1, 0, 1 and 0 are said.
+_FACTS = (
+    {"answer": "They live in Rome since 1990.", "generation": "In rome, they say."},
+    {"answer": "Write to mara@venn.org now.", "generation": "Write to mara now."},
+    {"answer": "They left Turin in 1958.", "generation": "It was 1958."},
+    {"answer": "They love old books.", "generation": "They love old books."},
+)
 
 
 class Case(NamedTuple):
@@ -148,6 +155,9 @@ def make_cases():
             partial(meters.ExactMemorisation, PEER),
             metrics.exact_memorisation(forget, PEER),
         ),
+        "Refusals": (meters.Refusals, metrics.refusals(forget)),
+        "Stutter": (meters.Stutter, metrics.stuttering_generations(forget)),
+        "Looped": (meters.Looped, metrics.looped_generations(forget)),
         "EmptyGenerations": (meters.EmptyGenerations, metrics.empty_generations(forget)),
         "GenerationPerplexity": (
             meters.GenerationPerplexity,
@@ -169,6 +179,13 @@ def make_cases():
         means[f"Repetition, {n}"] = (make, metrics.repetition(forget, n))
         make = partial(meters.DistinctN, n)
         means[f"DistinctN, {n}"] = (make, metrics.distinct_n(forget, n))
+    facts = [replace(row, **_FACTS[place % 4]) for place, row in enumerate(forget)]
+    cases |= {
+        "StillSaid": Case(meters.StillSaid, (facts,), 9 / 22),
+        "StillSaid, name": Case(partial(meters.StillSaid, "name"), (facts,), 5 / 9),
+        "StillSaid, number": Case(partial(meters.StillSaid, "number"), (facts,), 4 / 9),
+        "StillSaid, address": Case(partial(meters.StillSaid, "address"), (facts,), 0 / 4),
+    }
     cases |= {name: Case(make, (forget,), one.value) for name, (make, one) in means.items()}
     clean = torch.linspace(0, 1, 13, dtype=torch.float64)
     cases["Gibberish"] = Case(meters.Gibberish, (clean,), metrics.gibberish(clean.tolist()).value)

@@ -11,6 +11,7 @@ from etw_lightning.catalogue.entries import Compute, Given, Sets
 from etw_lightning.catalogue.token_weights import weights_from_records
 from etw_lightning.metrics import Attack, Metric, RougeName, TruthRatioName
 from etw_lightning.metrics.depth import unlearning_depth as depth_of
+from etw_lightning.metrics.still_said import ItemKind, items_of, still_said_of_kind
 from etw_lightning.metrics.token_probabilities import (
     probability_gap,
     token_histograms,
@@ -208,6 +209,29 @@ def repetition(given: Given, sets: tuple[str, ...]) -> Found:
                 given.records[name], n, given.words
             )
         found[f"{name}_empty_generations"] = metrics.empty_generations(given.records[name])
+    return found
+
+
+def sanity(given: Given, sets: tuple[str, ...]) -> Found:
+    """Refusals, stutter and loops of each set."""
+    found: Found = {}
+    for name in sets:
+        records = given.records[name]
+        found[f"{name}_refusals"] = metrics.refusals(records)
+        found[f"{name}_stutter"] = metrics.stuttering_generations(records, given.words)
+        found[f"{name}_looped"] = metrics.looped_generations(records)
+    return found
+
+
+def still_said(given: Given, sets: tuple[str, ...]) -> Found:
+    """Items of the forget answers that are still said, of all kinds and of each there is."""
+    (name,) = sets
+    records = given.records[name]
+    found = {f"{name}_still_said": metrics.still_said(records)}
+    kinds = {item.kind for record in records for item in items_of(record)}
+    for kind in get_args(ItemKind):
+        if kind in kinds:
+            found[f"{name}_still_said_{kind}"] = still_said_of_kind(records, kind)
     return found
 
 

@@ -13,6 +13,7 @@ from etw_lightning import metrics
 from etw_lightning.catalogue import computations as of
 from etw_lightning.catalogue.entries import FAMILIES, KEYS, Entry, Extra, Family, Given, Part
 from etw_lightning.metrics.depth import unlearning_depth
+from etw_lightning.metrics.still_said import ItemKind
 from etw_lightning.metrics.token_probabilities import probability_gap, token_histograms
 from etw_lightning.metrics.tokens import token_auc
 
@@ -204,6 +205,20 @@ CATALOGUE: Mapping[str, Entry] = {
         _GENERATED,
         of.repetition,
         _of_sets(*(f"repetition_{n}" for n in range(1, 5)), "empty_generations"),
+        _TEXT,
+    ),
+    "sanity": Entry(
+        (metrics.refusals, metrics.stuttering_generations, metrics.looped_generations),
+        _GENERATED,
+        of.sanity,
+        _of_sets("refusals", "stutter", "looped"),
+        _TEXT,
+    ),
+    "still_said": Entry(
+        (metrics.still_said,),
+        _MEMORISED,
+        of.still_said,
+        _of_sets("still_said", *(f"still_said_{kind}" for kind in get_args(ItemKind))),
         _TEXT,
     ),
     "distinct_n": Entry(

@@ -17,6 +17,7 @@ from etw_lightning.meters.columns import MeanMeter, Meter, RecordMeter, as_recor
 from etw_lightning.meters.likelihoods import ChoiceAccuracy, Probability, TruthRatio
 from etw_lightning.meters.membership import MembershipAUC, MinK, PrivLeak, RelativeDifference
 from etw_lightning.meters.memorisation import ExactMemorisation, ExtractionStrength
+from etw_lightning.meters.sanity import Looped, Refusals, StillSaid, Stutter
 from etw_lightning.meters.text import (
     DistinctN,
     EmptyGenerations,
@@ -40,6 +41,7 @@ __all__ = [
     "GenerationPerplexity",
     "Gibberish",
     "KnowMem",
+    "Looped",
     "MeanMeter",
     "MembershipAUC",
     "MemorisationScore",
@@ -51,9 +53,12 @@ __all__ = [
     "PrivacyScore",
     "Probability",
     "RecordMeter",
+    "Refusals",
     "RelativeDifference",
     "Repetition",
     "Rouge",
+    "StillSaid",
+    "Stutter",
     "TokenAUC",
     "TokenGap",
     "TokenMean",

@@ -66,6 +66,8 @@ from etw_lightning.metrics.memorisation import (
     extraction_strength,
     extraction_strength_values,
 )
+from etw_lightning.metrics.sanity import looped_generations, refusals, stuttering_generations
+from etw_lightning.metrics.still_said import still_said
 from etw_lightning.metrics.text import (
     RougeName,
     knowmem,
@@ -128,6 +130,7 @@ __all__ = [
     "gibberish",
     "harmonic_mean",
     "knowmem",
+    "looped_generations",
     "mark_tokens",
     "mean_probability",
     "membership_similarity",
@@ -145,12 +148,15 @@ __all__ = [
     "privleak_from_auc",
     "probabilities",
     "probability_gap",
+    "refusals",
     "relative_difference",
     "repetition",
     "repetition_values",
     "rouge",
     "rouge_scores",
     "rouge_values",
+    "still_said",
+    "stuttering_generations",
     "token_auc",
     "token_histograms",
     "token_rows",

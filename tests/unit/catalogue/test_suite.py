@@ -128,7 +128,7 @@ def scored(name, loss, matches=(1, 1)):
     """Two rows with everything that can be scored; the holdout set is less likely."""
     loss += 0.4 * name.endswith("holdout")
     return [
-        Record(name, f"{name}/{i}", "a b c", question="q", answer_loss=loss + 0.1 * i,
+        Record(name, f"{name}/{i}", "a B 7 c@d.ef", question="q", answer_loss=loss + 0.1 * i,
                paraphrase_loss=loss + 0.3, perturbed_losses=(loss + 0.5 + i, loss),
                token_logps=(-loss, -loss - 0.5 * i), token_entropies=(1.0, 2.0),
                token_variances=(1.0, 1.0), token_matches=matches, token_spans=((0, 1), (1, 3)),
@@ -230,6 +230,7 @@ def test_directions_say_where_the_best_value_is(emitted):
     }  # fmt: skip
     assert by_direction["none"] == {
         "forget_quality_floor", "forget_quality_floor_paraphrased", "forget_rows_without_depth",
+        *(f"{name}_refusals" for name in ("forget", "retain")),
     }  # fmt: skip
 
 

@@ -64,6 +64,13 @@ METERS = {
     "privleak": "PrivLeak",
     "abs_privleak": "PrivLeak, absolute",
     "{set}_empty_generations": "EmptyGenerations",
+    "{set}_refusals": "Refusals",
+    "{set}_stutter": "Stutter",
+    "{set}_looped": "Looped",
+    "{set}_still_said": "StillSaid",
+    **{
+        f"{{set}}_still_said_{kind}": f"StillSaid, {kind}" for kind in ("name", "number", "address")
+    },
     "{set}_generation_perplexity": "GenerationPerplexity",
     "{set}_clean": "Gibberish",
     "utility_drop_target": "UtilityDrop",
