@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, get_args
 
-from etw_lightning.meters.columns import MeanMeter, RecordMeter, Rows, as_records
+from etw_lightning.meters.columns import MeanMeter, RecordMeter, as_records
 from etw_lightning.metrics.sanity import looped_values, refusal_values, stutter_values
 from etw_lightning.metrics.still_said import ItemKind, items_of, still_said, still_said_of_kind
 from etw_lightning.metrics.values import Floats, present
@@ -122,7 +122,7 @@ class StillSaid(RecordMeter):
         super().__init__(settings=(kind,), **options)
         self.kind = kind
 
-    def update(self, rows: Rows) -> None:
+    def update(self, rows: Sequence[Record] | dict[str, Any]) -> None:
         """Take further rows.
 
         Args:
