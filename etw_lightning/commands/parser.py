@@ -17,6 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from etw_lightning import callbacks, forget, retain, weighting
 from etw_lightning.commands.class_changes import check_order, forget_arguments
 from etw_lightning.commands.messages import LAMBDA, one_line, with_lambda
+from etw_lightning.commands.own_classes import check_classes
 from etw_lightning.files.config_files import resolve_words
 from etw_lightning.files.moved_classes import check_current
 from etw_lightning.files.yaml_checks import scalars
@@ -88,6 +89,7 @@ def _with_files(words: list[str]) -> list[str]:
     check_current(((word, 0) for word in words), "command line")
     check_order(words, _CLASSES)
     resolved, found = resolve_words(words)
+    check_classes(words, [one.path for one in found], _CLASSES)
     for one in found:
         status = one.path.stat()
         _look_through(one.path, (status.st_mtime_ns, status.st_size))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from importlib import import_module
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from etw_lightning.schema import InputError
 
-__all__ = ["class_at", "is_class_path", "look_here", "path_of"]
+__all__ = ["check_class", "class_at", "is_class_path", "look_here", "path_of"]
 
 
 def is_class_path(name: str) -> bool:
@@ -45,25 +48,73 @@ def class_at(path: str, base: type, key: str) -> Any:
         >>> class_at("etw_lightning.schema.InputError", ValueError, "some.key").__name__
         'InputError'
     """
+    found = _found(path, key)
+    if not (isinstance(found, type) and issubclass(found, base)) or found is base:
+        raise InputError(_other_kind(path, found, base, key))
+    return found
+
+
+def check_class(path: str, base: type, key: str) -> None:
+    """Refuse a path at which there is nothing of a kind; a function may stand for a class.
+
+    Args:
+        path: ``module.Class``.
+        base: What a class must be a subclass of; ``object`` takes anything.
+        key: Configuration key that errors name.
+
+    Raises:
+        InputError: If there is no such module or class, the module can't be imported, or what is
+            there is of another kind.
+    """
+    found = _found(path, key)
+    is_of_kind = issubclass(found, base) if isinstance(found, type) else callable(found)
+    if base is not object and not is_of_kind:
+        raise InputError(_other_kind(path, found, base, key))
+
+
+def _other_kind(path: str, found: Any, base: type, key: str) -> str:
+    wanted = _shortest_path(base)
+    return f"{key} {path!r} must be a subclass of {wanted}; got {found!r:.80}."
+
+
+def _shortest_path(kind: type) -> str:
+    """Return the path of a class by its package, if that has it too."""
+    package = kind.__module__.rpartition(".")[0]
+    is_there = getattr(sys.modules.get(package), kind.__name__, None) is kind
+    return f"{package}.{kind.__name__}" if is_there else path_of(kind)
+
+
+def _found(path: str, key: str) -> Any:
+    """Return what is at a path."""
     module_name, _, name = path.rpartition(".")
     look_here()
-    try:
-        module = import_module(module_name)
-    except (ImportError, SyntaxError) as error:
-        missing = getattr(error, "name", None) or ""
-        if not missing or not f"{module_name}.".startswith(f"{missing}."):
-            # The module is there; what it says at its top is wrong, or asks for what is not.
-            raise InputError(
-                f"{key} {path!r}: module {module_name!r} can't be imported: {error}."
-            ) from error
-        raise InputError(
-            f"{key} {path!r}: there is no module {missing!r}; put {missing}.py into the "
-            "current folder, or install it."
-        ) from error
+    module = _module(module_name, path, key)
     found = getattr(module, name, None)
-    wanted = path_of(base)
     if found is None:
         raise InputError(f"{key} {path!r}: module {module_name!r} has no {name!r}.")
-    if not (isinstance(found, type) and issubclass(found, base)) or found is base:
-        raise InputError(f"{key} {path!r} must be a subclass of {wanted}; got {found!r:.80}.")
     return found
+
+
+def _module(name: str, path: str, key: str) -> ModuleType:
+    """Import a module; whatever is raised in it is told with its place."""
+    try:
+        return import_module(name)
+    except (ImportError, SyntaxError) as error:
+        missing = getattr(error, "name", None) or ""
+        if not missing or not f"{name}.".startswith(f"{missing}."):
+            # The module is there; what it says at its top is wrong, or asks for what is not.
+            raise InputError(f"{key} {path!r}: module {name!r} can't be imported: {error}.") from (
+                error
+            )
+        file = f"{missing.replace('.', '/')}.py"
+        raise InputError(
+            f"{key} {path!r}: there is no module {missing!r}; put {file} into the current folder, "
+            "or install it."
+        ) from error
+    except Exception as error:  # a module of the user's may raise anything
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        said = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
+        raise InputError(
+            f"{key} {path!r}: module {name!r} can't be imported: {said} "
+            f"({Path(last.filename).name}, line {last.lineno})."
+        ) from error

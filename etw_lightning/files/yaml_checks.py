@@ -9,7 +9,7 @@ import yaml
 
 from etw_lightning.schema import InputError
 
-__all__ = ["check_once", "scalars"]
+__all__ = ["check_once", "composed", "keyed", "scalars"]
 
 
 def check_once(node: yaml.Node | None, what: str) -> None:
@@ -53,11 +53,7 @@ def scalars(path: Path) -> Iterator[tuple[str, int]]:
     Raises:
         InputError: If a key stands twice.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        nodes = [yaml.compose(text)]
-    except (yaml.YAMLError, UnicodeDecodeError, OSError):
-        return  # the parser says what is wrong with it
+    nodes = [composed(path)]
     check_once(nodes[0], f"config {str(path)!r}")
     while nodes:
         node = nodes.pop()
@@ -67,3 +63,33 @@ def scalars(path: Path) -> Iterator[tuple[str, int]]:
             nodes += node.value
         elif isinstance(node, yaml.MappingNode):
             nodes += [one for pair in node.value for one in pair]
+
+
+def composed(path: Path) -> yaml.Node | None:
+    """Return a YAML file's nodes; None for a file that is none, which the parser tells."""
+    try:
+        return yaml.compose(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError):
+        return None
+
+
+def keyed(node: yaml.Node | None, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield each text with its key, from the outermost on, as it is typed in a command.
+
+    Args:
+        node: A document, or what stands for a key.
+        key: The key that it stands for.
+
+    Example:
+        >>> list(keyed(yaml.compose("a: {class_path: B, init_args: {c: 1}}")))
+        [('a.class_path', 'B'), ('a.c', '1')]
+    """
+    if isinstance(node, yaml.ScalarNode):
+        yield key, node.value
+    elif isinstance(node, yaml.SequenceNode):
+        for one in node.value:
+            yield from keyed(one, key)
+    elif isinstance(node, yaml.MappingNode):
+        for name, value in node.value:
+            inner = key if name.value == "init_args" else f"{key}.{name.value}".lstrip(".")
+            yield from keyed(value, inner)
