@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 import unicodedata
 import warnings
+from pathlib import Path
 
-__all__ = ["as_markdown_text", "is_first", "printable", "visible", "warn_first"]
+__all__ = ["as_markdown_text", "is_first", "printable", "program", "visible", "warn_first"]
 
 #: Where launchers say which process this is; torchrun, Lightning and SLURM.
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
@@ -15,6 +17,11 @@ _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 def is_first() -> bool:
     """Tell whether this is the first process of its run, as far as launchers have said."""
     return next((os.environ[name] for name in _RANKS if name in os.environ), "0") == "0"
+
+
+def program() -> str:
+    """Return what the program is called by, as it was typed: ``etw``, or by ``python -m``."""
+    return "etw" if Path(sys.argv[0]).stem == "etw" else "python -m etw_lightning"
 
 
 #: Signs that turn the direction of what follows, so that it is not read as it is written.

@@ -138,7 +138,7 @@ class UnlearningCLI(FitCommand, EvaluateCommand, CheckCommand, WeightsCommand):
         methods = [str(file) for file in files if file.absolute().parent.name == "method"]
         if len(methods) > 1:
             raise InputError(
-                f"config must hold one file of configs/method; got {' and '.join(methods)}: what "
+                f"config must hold one method file (method/...); got {' and '.join(methods)}: what "
                 "the later one leaves out would stay from the first."
             )
         if not 0 <= int(config.seed_everything) < 2**32:
@@ -182,7 +182,7 @@ class UnlearningCLI(FitCommand, EvaluateCommand, CheckCommand, WeightsCommand):
             if reason.startswith("`CUDAAccelerator` can not run"):
                 raise InputError(
                     "trainer.accelerator: there is no CUDA device; give --trainer.accelerator cpu "
-                    "with --config configs/strategy/single.yaml, ddp.yaml or fsdp.yaml, or run "
+                    "with --config strategy/single, strategy/ddp or strategy/fsdp, or run "
                     "where there is one."
                 ) from error
             reason = re.sub("^`(\\w+)`", r"trainer.\1", reason)
@@ -279,10 +279,7 @@ _SETTINGS: Mapping[str, Any] = {
     "seed_everything_default": 0,
     "auto_configure_optimizers": False,
     "save_config_kwargs": {"overwrite": True},
-    "parser_kwargs": {
-        "prog": "python -m etw_lightning",
-        **{name: {} for name in UnlearningCLI.subcommands()},
-    },
+    "parser_kwargs": {name: {} for name in UnlearningCLI.subcommands()},
     "trainer_defaults": {
         "use_distributed_sampler": False,
         "num_sanity_val_steps": -1,

@@ -14,12 +14,12 @@ from types import FrameType
 from typing import Any
 
 from etw_lightning import __version__
-from etw_lightning.commands.messages import LAMBDA, one_line, with_lambda
+from etw_lightning.commands.early import check_early
 from etw_lightning.commands.options import Options
-from etw_lightning.commands.stored_help import laid_out, load, unknown_option
+from etw_lightning.commands.stored_help import laid_out, load
 from etw_lightning.files.class_paths import look_here
 from etw_lightning.files.config_files import resolve_words
-from etw_lightning.notices import is_first
+from etw_lightning.notices import is_first, program
 from etw_lightning.schema import InputError
 
 __all__ = ["COMMANDS", "main"]
@@ -81,18 +81,16 @@ def _is_answered(command: str, words: Sequence[str]) -> bool:
         Whether the help was shown.
 
     Raises:
-        InputError: If a configuration is absent, or there is no option of a name.
+        InputError: If a configuration is absent, there is no option of a name, or a value is one
+            that its key can't take.
     """
-    held = (load() or {}).get(command)
-    if held is not None and {"-h", "--help"} & set(words):
-        sys.stdout.write(laid_out(held))
+    commands = load()
+    if commands is not None and {"-h", "--help"} & set(words):
+        sys.stdout.write(laid_out(commands[command]))
         return True
-    resolve_words(words)
-    name = unknown_option(held, words) if held is not None else None
-    if name is not None:
-        assert held is not None
-        keys = [LAMBDA[0], *held["keys"]]
-        raise InputError(with_lambda(one_line(f"unrecognized arguments: {name}", keys), words))
+    _, files = resolve_words(words)
+    if commands is not None:
+        check_early(commands, command, words, files)
     return False
 
 
@@ -192,7 +190,7 @@ def _device(torch_version: str) -> str:
 
 def _unknown(command: str) -> str:
     if not command:
-        return "a command must be given: python -m etw_lightning fit --config NAME"
+        return f"a command must be given: {program()} fit --config NAME"
     near = difflib.get_close_matches(command, COMMANDS, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     *most, last = COMMANDS

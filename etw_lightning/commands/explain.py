@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from etw_lightning.catalogue.listing import CATALOGUE
 from etw_lightning.catalogue.suite import explain
+from etw_lightning.notices import program
 from etw_lightning.schema import InputError
 
 __all__ = ["explain_names"]
@@ -28,7 +29,7 @@ def explain_names(names: Sequence[str]) -> int:
         )
     if {"-h", "--help"} & set(names):
         sys.stdout.write(
-            "usage: python -m etw_lightning explain NAME [NAME ...]\n\nPrints what a metric, or a "
+            f"usage: {program()} explain NAME [NAME ...]\n\nPrints what a metric, or a "
             f"number of results.json, is. Metrics: {', '.join(CATALOGUE)}.\n"
         )
         return 0

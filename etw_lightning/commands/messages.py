@@ -18,8 +18,9 @@ from etw_lightning.commands.refused_values import (
     focused,
     refused_value,
 )
+from etw_lightning.notices import program
 
-__all__ = ["LAMBDA", "one_line", "with_lambda"]
+__all__ = ["LAMBDA", "lacking", "one_line", "with_lambda"]
 
 #: The paper calls the weight of the forget term lambda, which is no name in Python.
 LAMBDA = ("model.lambda", "model.forget_weight")
@@ -35,6 +36,9 @@ def with_lambda(line: str, typed: Sequence[str]) -> str:
     short, plain = LAMBDA
     if any(word.startswith("--model.la") for word in typed):  # mistyped too
         return line.replace(plain, short)
+    name = line.partition(" ")[0]
+    if any(word.partition("=")[0] == f"--{name}" for word in typed):
+        return line
     # A file takes the plain name only.
     return line.replace(f"mean {short!r}", f"mean {plain!r}")
 
@@ -117,21 +121,26 @@ def _refused_command(message: str, key: str) -> str | None:
     """Say what is missing from the command itself, or what it must be."""
     inner = re.search(r"class_path .*\s+the following arguments are required: ([\w, ]+)", message)
     if inner and key:
-        lacking = ", ".join(f"{key}.{name.strip()}" for name in inner[1].split(","))
-        return f"{lacking} must be given."
+        arguments = ", ".join(f"{key}.{name.strip()}" for name in inner[1].split(","))
+        return f"{arguments} must be given."
     if "arguments are required" in message:
         missing = re.sub(r"\b(?:fit|evaluate|check|weights)\.", "", message.split(": ")[-1]).strip()
-        return (
-            f"{missing} must be given; begin with a complete file: --config NAME, one of those "
-            "that the command 'configs' lists"
-        )
+        return lacking(missing)
     command = re.search(r"subcommand: invalid choice: '(.*?)' \(choose from (.*)\)", message)
     if command:
         names = re.findall(r"\w+", command[2])
         return f"the command must be {either(names)}; got {command[1]!r}."
     if 'expected "subcommand"' in message:
-        return "a command must be given: python -m etw_lightning fit --config NAME"
+        return f"a command must be given: {program()} fit --config NAME"
     return None
+
+
+def lacking(names: str) -> str:
+    """Say that settings are missing that every complete file has."""
+    return (
+        f"{names} must be given; begin with a complete file: --config NAME, one of those "
+        "that the command 'configs' lists"
+    )
 
 
 def _refused_file(message: str, key: str, typed: Sequence[str]) -> str | None:

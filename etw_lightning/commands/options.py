@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import NoReturn
 
+from etw_lightning.notices import program
 from etw_lightning.schema import InputError
 
 __all__ = ["Options"]
@@ -21,7 +22,7 @@ class Options(argparse.ArgumentParser):
     def __init__(self, command: str, description: str | None) -> None:
         self.command = command
         super().__init__(
-            f"python -m etw_lightning {command}".rstrip(),
+            f"{program()} {command}".rstrip(),
             description=description,
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,

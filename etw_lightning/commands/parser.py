@@ -21,10 +21,11 @@ from etw_lightning.commands.own_classes import check_classes
 from etw_lightning.files.config_files import resolve_words
 from etw_lightning.files.moved_classes import check_current
 from etw_lightning.files.yaml_checks import scalars
+from etw_lightning.notices import program
 from etw_lightning.schema import Conventions
 from etw_lightning.training.strategies import is_first_process
 
-__all__ = ["Parser", "known_keys"]
+__all__ = ["CLASSES", "Parser", "known_keys"]
 
 _DESCRIPTION = (
     "Machine unlearning of language models: train one to forget some rows and keep others (fit), "
@@ -43,7 +44,7 @@ def _classes(module: ModuleType, parent: type) -> dict[str, type]:
 
 
 #: What a message says may stand for a class.
-_CLASSES = {
+CLASSES = {
     "model.weighting": _classes(weighting, weighting.TokenWeighting),
     "model.forget": _classes(forget, forget.ForgetObjective),
     "model.retain": _classes(retain, retain.RetainObjective),
@@ -59,7 +60,7 @@ class Parser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Make a parser; what lists the commands says what the program is."""
-        kwargs.setdefault("prog", "python -m etw_lightning")
+        kwargs.setdefault("prog", program())
         kwargs.setdefault("description", _DESCRIPTION)
         super().__init__(*args, **kwargs)
         forget_arguments()
@@ -78,7 +79,7 @@ class Parser(LightningArgumentParser):
         """Print one line and exit; a parser inside another one raises what the outer one prints."""
         if not self.exit_on_error:
             return super().error(message, ex)
-        line = one_line(message, [LAMBDA[0], *known_keys(self)], _CLASSES, self.typed)
+        line = one_line(message, [LAMBDA[0], *known_keys(self)], CLASSES, self.typed)
         line = with_lambda(line, self.typed)
         sys.stderr.write(f"error: {line}\n")
         self.exit(2)
@@ -87,9 +88,9 @@ class Parser(LightningArgumentParser):
 def _with_files(words: list[str]) -> list[str]:
     """Put paths in place of the names of configurations, and look through the files."""
     check_current(((word, 0) for word in words), "command line")
-    check_order(words, _CLASSES)
+    check_order(words, CLASSES)
     resolved, found = resolve_words(words)
-    check_classes(words, [one.path for one in found], _CLASSES)
+    check_classes(words, [one.path for one in found], CLASSES)
     for one in found:
         status = one.path.stat()
         _look_through(one.path, (status.st_mtime_ns, status.st_size))
@@ -108,13 +109,13 @@ def known_keys(parser: Any) -> list[str]:
     """Return the keys of a parser, of its subcommands and of the classes that may be named."""
     keys = [
         f"{key}.{name}"
-        for key, classes in _CLASSES.items()
+        for key, classes in CLASSES.items()
         for kind in classes.values()
         for name in inspect.signature(kind).parameters
     ]
     keys += [f"conventions.{field.name}" for field in fields(Conventions)]
     for action in parser._actions:
-        options = [option.lstrip("-") for option in action.option_strings]
+        options = [option.lstrip("-").rstrip("+") for option in action.option_strings]
         keys += [option for option in options if not option.endswith(".help")]
         for child in (getattr(action, "_name_parser_map", None) or {}).values():
             keys += known_keys(child)

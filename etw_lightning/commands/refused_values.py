@@ -8,12 +8,23 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["Choices", "choices_at", "either", "focused", "refused_value"]
+__all__ = [
+    "KINDS",
+    "RANGES",
+    "Choices",
+    "choices_at",
+    "either",
+    "focused",
+    "no_choice",
+    "no_class",
+    "refused_value",
+]
 
 #: Classes that stand for a key, by name.
 Choices = Mapping[str, Mapping[str, type]]
 
-_RANGES = {
+#: What a restricted number must be.
+RANGES = {
     "PositiveFloat": "a number > 0",
     "NonNegativeFloat": "a number >= 0",
     "ClosedUnitInterval": "a number from 0 to 1",
@@ -21,7 +32,8 @@ _RANGES = {
     "PositiveInt": "a whole number > 0",
     "NonNegativeInt": "a whole number >= 0",
 }
-_KINDS = {
+#: What a plain type must be.
+KINDS = {
     "NoneType": "null",
     "bool": "true or false",
     "dict": "pairs {name: value}",
@@ -87,13 +99,14 @@ def refused_value(raw: str, key: str, choices: Choices, typed: Sequence[str] = (
         inner,
         re.MULTILINE,
     )
-    if number and number[1] in _RANGES:
+    if number and number[1] in RANGES:
         return _refused_number(number, inner, key, given)
     literals = re.findall(r"Literal\[(.*?)\]", inner, re.DOTALL)
     if literals and given:
         names = list(dict.fromkeys(re.findall(r"[\w-]+", " ".join(literals))))
+        names += ["true", "false"] * ("Expected a <class 'bool'>" in inner)
         names += ["null"] * (_NULL in inner and "None" not in names)
-        return f"{key} must be {either(names)}; got {given[0]!r}.{_near(given[0], names)}"
+        return no_choice(key, names, given[0])
     line = _refused_class(message, key, choices, given, nullable=_NULL in _innermost(raw))
     if line:
         return line
@@ -102,7 +115,7 @@ def refused_value(raw: str, key: str, choices: Choices, typed: Sequence[str] = (
         return f"{key} must be a list of {length[1]} values; got {length[2]}."
     expected = re.findall(r"Expected an? <class '(\w+)'>", inner)
     if expected and given:
-        kinds = either([_KINDS.get(name, name) for name in dict.fromkeys(expected)])
+        kinds = either([KINDS.get(name, name) for name in dict.fromkeys(expected)])
         way_out = _WAYS_OUT.get(key, "")
         return f"{key} must be {kinds}; got {given[0].strip()!r}.{way_out}"
     return None
@@ -114,9 +127,9 @@ def _innermost(message: str) -> str:
 
 def _refused_number(number: re.Match[str], inner: str, key: str, given: Sequence[str]) -> str:
     """Say which numbers a key takes, and null where it takes that too."""
-    value = number[2] or number[3] or _KINDS.get(number[4] or "") or (given[-1] if given else "")
+    value = number[2] or number[3] or KINDS.get(number[4] or "") or (given[-1] if given else "")
     entry = _entry(inner, value)
-    allowed = _RANGES[number[1]] + (" or null" if _NULL in inner and not entry else "")
+    allowed = RANGES[number[1]] + (" or null" if _NULL in inner and not entry else "")
     got = repr(value) if number[3] or not re.fullmatch(r"[\w.+-]+|a .*", value) else value
     return f"{key}{entry} must be {allowed}; got {got}."
 
@@ -138,11 +151,32 @@ def _refused_class(
     key = asked[1] if asked else key
     got = path[1] or path[2] or path[3] or (given[-1] if given else "")
     names = list(choices_at(key, choices))
-    # Where no class can be chosen, a value stands for the one there is.
+    return no_class(key, names, got, nullable=nullable)
+
+
+def no_class(key: str, names: Sequence[str], got: str, *, nullable: bool) -> str:
+    """Return what is said of a value that is no class of those that a key takes.
+
+    Args:
+        key: As typed.
+        names: Our classes that it takes; where none can be chosen, it takes arguments alone.
+        got: The value.
+        nullable: Whether it takes null too.
+    """
     several = [*names, "another class by its import path", *(["null"] if nullable else ())]
     allowed = either(several) if names else "pairs {name: value}"
     shown = "null" if got in ("None", "null") else repr(got)
     return f"{key} must be {allowed}; got {shown}.{_near(got.split('.')[-1], names)}"
+
+
+def no_choice(key: str, names: Sequence[str], got: str) -> str:
+    """Return what is said of a value that is none of a closed list.
+
+    Example:
+        >>> no_choice("data.anchor", ["forget", "retain"], "retian")
+        "data.anchor must be forget or retain; got 'retian'. Did you mean 'retain'?"
+    """
+    return f"{key} must be {either(names)}; got {got!r}.{_near(got, names)}"
 
 
 def choices_at(key: str, choices: Choices) -> Mapping[str, type]:

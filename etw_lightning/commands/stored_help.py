@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import etw_lightning
+from etw_lightning.notices import program
 
 __all__ = [
     "add_options",
@@ -45,6 +46,8 @@ _CLASSES = (
     "training/module.py",
     "weighting/*.py",
 )
+#: What is stored as the name of the program; it is shown as it was typed.
+_PROGRAM = "python -m etw_lightning"
 _WHOLE = ("commands/cli.py", "commands/parser.py")
 
 
@@ -61,6 +64,7 @@ def load() -> Mapping[str, Any] | None:
         for group in command["groups"]:
             group["options"] = [held["options"][name] for name in group["options"]]
         command["keys"] = held["keys"]
+        command["choices"] = held["choices"]
     return commands
 
 
@@ -162,7 +166,7 @@ def laid_out(held: Mapping[str, Any]) -> str:
             return super()._format_usage(text, [shown[flag] for flag in held["usage"]], *rest)
 
     parser = argparse.ArgumentParser(
-        held["prog"],
+        held["prog"].replace(_PROGRAM, program(), 1),
         description=held["description"],
         add_help=False,
         allow_abbrev=False,
@@ -211,7 +215,7 @@ def unknown_option(held: Mapping[str, Any], words: Sequence[str]) -> str | None:
     known = {flag.rstrip("+") for one in options for flag in one["flags"]} | {"--model.lambda"}
     for word in words:
         name = word.partition("=")[0].rstrip("+")
-        if not name.startswith("--") or name == "--":
+        if not name.startswith("--") or name == "--" or name in known:
             continue
         parts = name.split(".")
         if not any(".".join(parts[:count]) in known - _GROUPS for count in _counts(parts)):
@@ -239,7 +243,7 @@ def described() -> dict[str, Any]:
 def made() -> str:
     """Return what the file should hold."""
     from etw_lightning.commands.cli import RunReader
-    from etw_lightning.commands.parser import known_keys
+    from etw_lightning.commands.parser import CLASSES, known_keys
 
     commands = described()
     options: dict[str, Any] = {}
@@ -248,7 +252,15 @@ def made() -> str:
             # The commands show most options alike.
             group["options"] = [_filed(options, one, name) for one in group["options"]]
     keys = sorted(set(known_keys(RunReader().parser)))
-    held = {"state": state(), "commands": commands, "keys": keys, "options": options}
+    # A callback may be any of Lightning's too, by its short name.
+    choices = {key: [*classes] for key, classes in CLASSES.items() if key != "trainer.callbacks"}
+    held = {
+        "state": state(),
+        "commands": commands,
+        "keys": keys,
+        "choices": choices,
+        "options": options,
+    }
     # A value a line, so that a new option is a few changed lines.
     return f"{json.dumps(held, indent=0, ensure_ascii=False)}\n"
 

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from etw_lightning.commands.options import Options
 from etw_lightning.files.checkpoint_folder import saved_checkpoints
+from etw_lightning.notices import program
 from etw_lightning.runs.folder import finished_command, remove_run
 from etw_lightning.runs.key import is_key_of, run_key, that_count
 from etw_lightning.schema import InputError
@@ -67,8 +68,8 @@ def sweep(args: Sequence[str], reader: Callable[[], _Parse]) -> int:
     if options.command == "run":
         failed = _run_locked(given, runs, found, options.jobs)
     elif not found:
-        words = [*_PROGRAM, "sweep", *("run" if word == "report" else word for word in args)]
-        line = shlex.join(words)
+        words = ["sweep", *("run" if word == "report" else word for word in args)]
+        line = f"{program()} {shlex.join(words)}"
         _say(f"nothing is finished in {given.output_dir!r}; {line} runs what there is")
         return 1
     text = report(given, runs)

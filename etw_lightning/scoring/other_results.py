@@ -7,7 +7,7 @@ from typing import Literal
 
 from etw_lightning.benchmarks import Benchmark
 from etw_lightning.data.encode import Encoder
-from etw_lightning.notices import warn_first
+from etw_lightning.notices import program, warn_first
 from etw_lightning.schema import Conventions, Example, InputError, Record
 from etw_lightning.scoring.provenance import encoding
 from etw_lightning.scoring.retain_results import RetainResults, load_retain_results
@@ -55,7 +55,7 @@ def missing_results(role: Role, benchmark: Benchmark) -> str:
     how = ""
     if benchmark.name == "tofu":
         how = (
-            " Or make one: python -m etw_lightning fit --config configs/tofu_finetune.yaml "
+            f" Or make one: {program()} fit --config tofu_finetune "
             f"--data.split {benchmark.retain_split} --data.forget_split {benchmark.forget_split}"
         )
     return (

@@ -11,9 +11,10 @@ import pytest
 from small_models import llama_config
 
 from etw_lightning.benchmarks import hub_rows, quickstart
-from etw_lightning.commands import parser
+from etw_lightning.commands import entry, parser
 from etw_lightning.files import hub
 from etw_lightning.models import loading as models
+from etw_lightning.notices import program
 from etw_lightning.schema import Record
 from etw_lightning.scoring.retain_results import save_records
 from etw_lightning.training import quickstart_models
@@ -148,6 +149,17 @@ def test_a_refused_option(refused, complete, home, typed):
     assert refused(*complete, *shlex.split(typed)) == OPTIONS[typed].replace("{home}", str(home))
 
 
+def test_the_parser_says_what_is_said_before_it_is_made(refused, complete, home, monkeypatch):
+    """Both tell of the same value in the same words; here the parser is always asked."""
+    monkeypatch.setattr(entry, "check_early", lambda *_: None)
+    values = [typed for typed, message in OPTIONS.items() if " must be " in message]
+    for typed in values:
+        message = refused(*complete, *shlex.split(typed))
+        assert message == OPTIONS[typed].replace("{home}", str(home))
+    assert refused("fit").startswith("model.pretrained, data.benchmark must be given; begin with")
+    assert refused(*complete, "--model.lamda", "3") == OPTIONS["--model.lamda 3"]
+
+
 BUDGET = "--trainer.callbacks+=RetainBudget --trainer.callbacks.budget="
 NESTED = f"must be {WEIGHTINGS} or another class by its import path; got "
 
@@ -275,10 +287,12 @@ def test_an_optimiser_with_arguments_is_told_where_they_go(refused, complete, tm
 
 
 @pytest.mark.parametrize("args", [["--help"], ["fit", "--model.weighting.help", "ETW"]])
-def test_help_names_the_program(command, args):
+def test_help_names_the_program(command, args, monkeypatch):
     status, out, _ = command(*args)
     assert status == 0
     assert out.startswith("usage: python -m etw_lightning ")
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/etw"])
+    assert program() == "etw"
     if args == ["--help"]:
         assert "sweep plan|run|report" in " ".join(out.split())
 
@@ -286,7 +300,7 @@ def test_help_names_the_program(command, args):
 def test_every_argument_of_a_method_is_checked(command):
     """A type that the parser can't resolve, it takes any value for."""
     for key in ("weighting", "forget", "retain"):
-        for name in parser._CLASSES[f"model.{key}"]:
+        for name in parser.CLASSES[f"model.{key}"]:
             out = command("fit", f"--model.{key}.help", name).out
             assert f"--model.{key}.help=" in out
             assert "Unvalidated" not in out, out
@@ -589,7 +603,7 @@ def test_a_retain_model_with_a_smaller_vocabulary(refused, tofu_args, tmp_path):
 def test_no_retain_results_is_an_error_that_says_how_to_make_them(refused, tofu_args):
     message = refused(*tofu_args)
     assert message.startswith("data.retain_results is missing: ")
-    assert "--config configs/tofu_finetune.yaml --data.split retain90" in message
+    assert "--config tofu_finetune --data.split retain90" in message
 
 
 def test_retain_results_that_do_not_fit(refused, tofu_args, tmp_path):

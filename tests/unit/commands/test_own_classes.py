@@ -48,7 +48,7 @@ def folder(tmp_path, monkeypatch):
 
 def refusal(*words, files=()):
     with pytest.raises(InputError) as caught:
-        check_classes(words, files, parser._CLASSES)
+        check_classes(words, files, parser.CLASSES)
     return str(caught.value)
 
 
@@ -97,4 +97,4 @@ def test_what_fits_is_left_to_the_parser_and_texts_that_look_like_paths_are_no_c
         "--data.forget_split=own_raises.csv",
         "--model.weighting",
     ]
-    check_classes(words, [], parser._CLASSES)
+    check_classes(words, [], parser.CLASSES)

@@ -90,12 +90,13 @@ def test_a_typo_and_help_need_no_heavy_library(tmp_path):
         "sys.exit(f'{status} {sorted(heavy)}')\n"
     )
     lines = ["fit --help", "check --modle.lr 3", "fit --config absent", "configs", "--version"]
+    lines += ["fit", "evaluate --config quickstart --data.anchor retian"]
     words = [sys.executable, "-c", code, *lines, "sweep"]
     environment = {**os.environ, "COLUMNS": "80"}
     result = subprocess.run(
         words, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
     )
-    assert result.stderr.splitlines()[-1] == "[0, 2, 2, 0, 0, 2] []"
+    assert result.stderr.splitlines()[-1] == "[0, 2, 2, 0, 0, 2, 2, 2] []"
     assert "error: modle.lr is not known. Did you mean 'model.lr'?" in result.stderr
 
 
