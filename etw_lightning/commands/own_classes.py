@@ -81,7 +81,7 @@ def _named(path: Path, _state: tuple[int, int]) -> tuple[tuple[str, str], ...]:
 
 def _typed(words: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield the settings of a command line that stand for classes or lie below."""
-    for word, following in zip(words, (*words[1:], ""), strict=True):
+    for word, following in zip(words, (*words[1:], ""), strict=False):
         option, is_pair, value = word.partition("=")
         key = option.removeprefix("--").rstrip("+")
         if not option.startswith("--"):

@@ -161,20 +161,18 @@ def print_memory(
     trainer: Trainer,
     memory_per_gpu: float | None,
 ) -> None:
-    """Print what every strategy needs on GPUs, and what fits first.
+    """Print what a run on a CPU needs there; else, or if asked, what strategies need on GPUs.
 
     Args:
         module: Not configured.
         data: Loaded.
-        trainer: Gives precision and accumulation.
-        memory_per_gpu: GiB of one GPU; None for that of the first GPU there is, else 80.
+        trainer: Gives layout, devices, precision and accumulation.
+        memory_per_gpu: GiB of one GPU; None for that of the GPU that is used.
     """
-    available = 80 * GIB
+    shape = run_shape(module, data, trainer)
+    available = available_memory(trainer)
     if memory_per_gpu is not None:
-        available = round(memory_per_gpu * GIB)
-    elif torch.cuda.is_available():
-        available = torch.cuda.get_device_properties(0).total_memory
-    shape = replace(run_shape(module, data, trainer), on_cuda=True)
+        shape, available = replace(shape, on_cuda=True), round(memory_per_gpu * GIB)
     config = load_config(module.pretrained)
     try:
         needs = needs_by_strategy(config, shape)
@@ -184,6 +182,17 @@ def print_memory(
     count = needs["single"].num_weights
     sys.stdout.write(
         f"memory: {count / 1e6:.0f} million weights, {module.dtype_name} with {shape.precision}, "
-        f"{shape.rows} rows x {shape.tokens} tokens\n{memory_table(needs, available)}\n"
-        f"{say_choice(choose_strategy(needs, available))}\n"
+        f"{shape.rows} rows x {shape.tokens} tokens\n"
+    )
+    if shape.on_cuda:
+        assert available is not None
+        sys.stdout.write(f"{memory_table(needs, available)}\n")
+        sys.stdout.write(f"{say_choice(choose_strategy(needs, available))}\n")
+        return
+    strategy, processes = asked_layout(trainer)
+    total = predict_footprint(needs[strategy], strategy, processes).total
+    there = "" if available is None else f", {in_gib(available)} are free for it"
+    sys.stdout.write(
+        f"each process of this run needs about {in_gib(total)} ({strategy} on {processes}){there}; "
+        "--memory_per_gpu GIB tells what it would need on GPUs\n"
     )

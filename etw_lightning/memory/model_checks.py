@@ -56,7 +56,7 @@ def check_devices(trainer: Trainer) -> str:
         kind = type(trainer.accelerator).__name__.removesuffix("Accelerator")
         raise InputError(
             f"trainer.strategy {name} runs on CUDA GPUs only; this run is on {kind}. Take "
-            "configs/strategy/fsdp.yaml, ddp.yaml or single.yaml, or run where a GPU is."
+            "--config strategy/fsdp, strategy/ddp or strategy/single, or run where a GPU is."
         )
     device, several = ("GPU", "GPUs") if on_cuda else ("CPU process", "CPU processes")
     return f"strategy: {name} on {count} {device if count == 1 else several}"

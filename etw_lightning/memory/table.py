@@ -77,4 +77,4 @@ def say_choice(choice: tuple[Strategy, int] | None) -> str:
         )
     strategy, count = choice
     devices = "one GPU" if count == 1 else f"{count} GPUs"
-    return f"the first that fits is configs/strategy/{strategy}.yaml on {devices}"
+    return f"the first that fits is --config strategy/{strategy} on {devices}"

@@ -131,7 +131,8 @@ class UnlearningTrainer(Trainer):
         Args:
             model: Names the model.
             datamodule: Holds the rows.
-            memory_per_gpu: GiB of one GPU; null for that of the GPU at hand, else 80.
+            memory_per_gpu: GiB of one GPU; null for that of the GPU at hand, and on a CPU for
+                what the run needs there.
             ckpt_path: As of ``fit``.
             weights_only: As of ``fit``.
         """

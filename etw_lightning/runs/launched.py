@@ -43,7 +43,7 @@ def launched_settings(devices: Any, num_nodes: int) -> dict[str, int]:
     if str(asked) not in ("auto", "-1", str(per_node)):
         raise InputError(
             f"trainer.devices is {devices!r}, but torchrun has started {per_node} processes on "
-            "this node; leave it at auto, as --config configs/strategy/ddp.yaml or fsdp.yaml has "
+            "this node; leave it at auto, as --config strategy/ddp or strategy/fsdp has "
             "it, or give torchrun --nproc_per_node that number."
         )
     if num_nodes not in (1, nodes):

@@ -27,7 +27,7 @@ _KEYS = ("config", "output_dir", "methods", "grid", "settings", "select", "colum
 _OWN = ("config", "output_dir", "overwrite", "ckpt_path")
 _BOUNDS = ("at_least", "at_most", "at_least_of_target")
 _METHODS = Path("configs/method")
-_METHODS_HINT = "names of configs/method, as [etw, ga], or names with grids of their own"
+_METHODS_HINT = "names of method files, as [etw, ga], or names with grids of their own"
 _SELECT_HINT = "the rule by which a grid point is chosen, as {maximise: forget_quality}"
 
 
@@ -96,7 +96,7 @@ def load_sweep(path: str, output_dir: str | None = None, changes: Sequence[str] 
     """
     given = _read(path)
     _check_keys("", given, _KEYS)
-    config = _needed(given, "config", "the run files of configs, as [configs/quickstart.yaml]")
+    config = _needed(given, "config", "names or paths of run files, as [quickstart]")
     files = (config,) if isinstance(config, str) else tuple(_texts("config", config))
     for file in files:
         find_config(file)

@@ -55,20 +55,20 @@ def check_layout(trainer: Trainer, *, has_adapter: bool) -> None:
     name = type(strategy).__name__
     if isinstance(strategy, FSDPStrategy):
         raise InputError(
-            f"trainer.strategy must be a strategy of configs/strategy; got {name}: give --config "
-            "configs/strategy/fsdp.yaml, which shards with FSDP2."
+            f"trainer.strategy must be a strategy of ours; got {name}: give --config "
+            "strategy/fsdp, which shards with FSDP2."
         )
     # Only a subclass for tests does without CUDA.
     is_plain = type(strategy).setup_environment is DeepSpeedStrategy.setup_environment
     if is_plain and not isinstance(trainer.accelerator, CUDAAccelerator):
         raise InputError(
             f"trainer.strategy {name} runs on CUDA devices only, of which none is used here; give "
-            "--config configs/strategy/fsdp.yaml or ddp.yaml."
+            "--config strategy/fsdp or strategy/ddp."
         )
     if has_adapter and layout_of(trainer) != "whole":
         raise InputError(
             f"model.peft must be null with trainer.strategy {name}: an adapter is not trained in "
-            "shards; give --config configs/strategy/ddp.yaml or deepspeed_zero2.yaml instead."
+            "shards; give --config strategy/ddp or strategy/deepspeed_zero2 instead."
         )
 
 

@@ -69,7 +69,7 @@ def layers_of(lm: Any) -> nn.ModuleList:
         raise InputError(
             f"model.pretrained: the decoder layers of {type(lm).__name__} can't be found, which "
             "methods that read hidden states, unlearning depth and shards need; take a method that "
-            "reads what the model says (any but RMU), and configs/strategy/single.yaml or ddp.yaml."
+            "reads what the model says (any but RMU), and --config strategy/single or strategy/ddp."
         )
     return layers
 

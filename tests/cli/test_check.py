@@ -1,5 +1,6 @@
 """``check``: says what it verified, predicts memory, refuses what ``fit`` would, writes nothing."""
 
+import re
 import shutil
 from collections import namedtuple
 
@@ -45,7 +46,13 @@ def test_all_is_said_and_nothing_is_written(checked):
     assert [line.split(":")[0] for line in lines[: len(starts) + 1]] == [*starts, "disk"]
     assert lines[4] == "weights: all that the model has, by the names and shapes in their files"
     assert lines[6] == "strategy: single on 1 CPU process"
-    assert lines[-1] == "the first that fits is configs/strategy/single.yaml on one GPU"
+    # It runs on a CPU, so nothing is said of GPUs.
+    assert re.fullmatch(
+        r"each process of this run needs about \d+\.\d [MG]iB \(single on 1\), [\d.]+ GiB are free "
+        r"for it; --memory_per_gpu GIB tells what it would need on GPUs",
+        lines[-1],
+    )
+    assert "GPU" not in outcome.out.replace(lines[-1], "")
 
 
 def test_a_configuration_without_weights_is_enough(checked, bare_model_dir):
@@ -79,6 +86,8 @@ def test_weights_that_are_not_the_model_s(
 def test_memory_of_a_gpu_can_be_given(checked):
     assert "* fits 0.5 GiB of each GPU" in (out := checked("--memory_per_gpu=0.5").out)
     assert out.splitlines()[-1].startswith("no strategy fits; try --model.gradient_checkpointing")
+    last = checked("--memory_per_gpu=80").out.splitlines()[-1]
+    assert last == "the first that fits is --config strategy/single on one GPU"
 
 
 @pytest.mark.parametrize(
@@ -131,7 +140,7 @@ def test_a_full_disk_is_refused(checked, monkeypatch):
     assert "output_dir" in outcome.err
     assert "0.0 MiB are free there: make room, " in outcome.err
     # Another machine may have room: what it needs to compute is told.
-    assert outcome.out.splitlines()[-1].startswith("the first that fits is ")
+    assert outcome.out.splitlines()[-1].startswith("each process of this run needs about ")
     # Without a model there are still the checkpoints, until the run is finished.
     assert "the model of" not in checked("--no_save_model").err
 
