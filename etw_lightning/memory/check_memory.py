@@ -61,6 +61,7 @@ def run_shape(module: UnlearningModule, data: UnlearningDataModule, trainer: Tra
         gradient_checkpointing=module.gradient_checkpointing,
         chunk_size=module.chunk_size,
         optimizer=module.optimizer,
+        rounding=module.rounding,
         peft=module.peft,
         train_only=module.train_only,
         freeze_embeddings=module.freeze_embeddings,

@@ -160,6 +160,7 @@ def check_training(
         betas=module.betas,
         weight_decay=module.weight_decay,
         optimizer_args=module.optimizer_args,
+        rounding=module.rounding,
     )
 
 

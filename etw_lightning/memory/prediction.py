@@ -31,6 +31,7 @@ __all__ = [
     "predict_footprint",
     "predict_host",
     "state_bytes",
+    "update_bytes",
 ]
 
 #: How a model is laid out over devices; ``fsdp`` is FSDP2, the others are DDP and DeepSpeed's.
@@ -44,6 +45,8 @@ GIB = 2**30
 RESERVED = GIB
 #: Bytes of state for each byte of a trained weight; of 8-bit optimisers for each weight.
 STATE_BYTES = {"SGD": 0, "RMSprop": 1, "Adagrad": 1, "Lion": 1, "Adam": 2, "AdamW": 2}
+#: Optimisers that step a weight in one pass.
+_FUSED = ("torch.optim.Adam", "torch.optim.AdamW")
 #: DeepSpeed's own limits as Lightning sets them, in weights.
 _BUCKET, _LIVE_WEIGHTS = 200_000_000, 1_000_000_000
 
@@ -68,6 +71,8 @@ class Needs:
         reference: Bytes of a frozen copy of the model; 0 without one.
         accumulates: Several micro-batches share a step, so gradients are there all the time.
         on_cuda: Devices are GPUs.
+        update: Bytes beside a weight, its gradient and its state while it is updated, where that
+            happens one by one (``update_bytes``); None where it does not.
     """
 
     num_weights: int
@@ -84,6 +89,7 @@ class Needs:
     reference: int = 0
     accumulates: bool = False
     on_cuda: bool = True
+    update: int | None = None
 
 
 @dataclass(frozen=True)
@@ -137,6 +143,30 @@ def state_bytes(optimizer: str, trained: int, num_trained: int) -> int:
     kind = name.removeprefix("Paged").removesuffix("8bit")
     factor = STATE_BYTES.get(kind, STATE_BYTES["AdamW"])
     return factor * (num_trained if name.endswith("8bit") else trained)
+
+
+def update_bytes(optimizer: str, largest: int, itemsize: int, *, rounds: bool) -> int | None:
+    """Return what the update of the largest weight takes while it lasts, bytes.
+
+    Args:
+        optimizer: As of ``state_bytes``.
+        largest: Numbers of the largest trained weight.
+        itemsize: Bytes of each.
+        rounds: 16-bit weights are rounded stochastically.
+
+    Returns:
+        The float32 copies of a 16-bit weight, its gradient and its state; 0 where the class has a
+        fused step; None where all weights may be updated at a time.
+
+    Example:
+        >>> update_bytes("torch.optim.AdamW", 100, 2, rounds=True)
+        1600
+    """
+    if not optimizer.startswith("torch.optim."):
+        return None
+    if rounds and itemsize == 2:
+        return 4 * largest * (2 + STATE_BYTES.get(optimizer.rpartition(".")[2], 2))
+    return 0 if optimizer in _FUSED else None
 
 
 def predict_footprint(needs: Needs, strategy: Strategy, num_devices: int) -> Footprint:
@@ -272,6 +302,8 @@ class _Layout:
         if self._is_deepspeed:
             # The split gradients in float32, and as much for the square root of Adam's mean.
             working = 2 * _share(4 * needs.num_trained, self.num)
+        elif needs.update is not None:
+            working = _share(needs.update, self.num if self.strategy == "fsdp" else 1)
         elif needs.on_cuda and self.strategy != "fsdp":
             # All tensors are updated at a time there.
             working = needs.trained

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from etw_lightning.memory.outline import Outline, TraceError, build_outline
-from etw_lightning.memory.prediction import STRATEGIES, Needs, Strategy, state_bytes
+from etw_lightning.memory.prediction import STRATEGIES, Needs, Strategy, state_bytes, update_bytes
 from etw_lightning.memory.step_trace import StepShape, trace_evaluation, trace_step
 from etw_lightning.schema import InputError
 from etw_lightning.tuning.adapters import wrap_model
@@ -43,6 +44,7 @@ class RunShape:
         gradient_checkpointing: ``model.gradient_checkpointing``.
         chunk_size: ``model.chunk_size``.
         optimizer: ``model.optimizer``.
+        rounding: ``model.rounding``.
         peft: ``model.peft``.
         train_only: ``model.train_only``.
         freeze_embeddings: ``model.freeze_embeddings``.
@@ -63,6 +65,7 @@ class RunShape:
     gradient_checkpointing: bool = False
     chunk_size: int = 256
     optimizer: str = "torch.optim.AdamW"
+    rounding: str | None = None
     peft: Mapping[str, Any] | None = None
     train_only: Sequence[str] | None = None
     freeze_embeddings: bool = False
@@ -187,7 +190,17 @@ def run_needs(config: Any, shape: RunShape, *, deepspeed: bool = False) -> Needs
         reference=whole if shape.reference == "live" else 0,
         accumulates=shape.accumulates,
         on_cuda=shape.on_cuda,
+        update=_update(shape, trained),
     )
+
+
+def _update(shape: RunShape, trained: Sequence[Tensor]) -> int | None:
+    """Return what the update of one weight takes; the step on a scaled gradient is not fused."""
+    if shape.on_cuda and shape.precision in ("16", "16-mixed"):
+        return None
+    rounds = shape.rounding != "nearest"
+    largest = max(trained, key=lambda weight: weight.numel())
+    return update_bytes(shape.optimizer, largest.numel(), largest.dtype.itemsize, rounds=rounds)
 
 
 def needs_by_strategy(config: Any, shape: RunShape) -> dict[Strategy, Needs]:

@@ -27,7 +27,7 @@ from etw_lightning.training.given import GivenModel
 from etw_lightning.training.prepared_module import PreparedModule
 from etw_lightning.training.step_log import StepLog
 from etw_lightning.training.training_batches import Batch
-from etw_lightning.tuning.optimizers import Schedule, make_optimizer, scale_of
+from etw_lightning.tuning.optimizers import Rounding, Schedule, make_optimizer, scale_of
 from etw_lightning.weighting import ETW, TokenWeighting
 
 __all__ = ["UnlearningModule"]
@@ -71,6 +71,11 @@ class UnlearningModule(PreparedModule):
         optimizer: Class path of the optimiser; ``bitsandbytes.optim.AdamW8bit`` holds its state
             in 8 bits.
         optimizer_args: Further arguments of its class.
+        rounding: Of stepped 16-bit weights. ``nearest`` loses what is smaller than half their
+            spacing, at the usual learning rates nearly all; ``stochastic`` rounds up or down by
+            chance so that the mean is kept, the optimiser's state too. null is ``stochastic`` for
+            optimisers of ``torch.optim``, ``nearest`` for others. Other weights are not rounded,
+            nor those of DeepSpeed, which steps float32 copies.
         lr: Peak learning rate, > 0.
         betas: Adam's decay rates of its two running means, each in [0, 1); for optimisers that
             have them.
@@ -110,6 +115,7 @@ class UnlearningModule(PreparedModule):
         freeze_embeddings: bool = False,
         optimizer: str = "torch.optim.AdamW",
         optimizer_args: dict[str, Any] | None = None,
+        rounding: Rounding | None = None,
         lr: PositiveFloat = 1e-5,
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: NonNegativeFloat = 0.01,
@@ -152,6 +158,7 @@ class UnlearningModule(PreparedModule):
         self.reference_top_k, self.reference_cache = int(reference_top_k), reference_cache
         self.peft, self.train_only, self.freeze_embeddings = peft, train_only, freeze_embeddings
         self.optimizer, self.optimizer_args = optimizer, optimizer_args
+        self.rounding = rounding
         self.lr, self.betas, self.weight_decay = float(lr), betas, float(weight_decay)
         self.schedule, self.warmup = schedule, warmup
         self.dtype_name: DType = dtype
@@ -221,6 +228,7 @@ class UnlearningModule(PreparedModule):
         }
 
     def _make_optimizer(self, scorer: LabelScorer) -> torch.optim.Optimizer:
+        is_scaled = self._trainer is not None and self._trainer.scaler is not None
         return make_optimizer(
             scorer.named_parameters(),
             self.optimizer,
@@ -228,6 +236,8 @@ class UnlearningModule(PreparedModule):
             betas=self.betas,
             weight_decay=self.weight_decay,
             optimizer_args=self.optimizer_args,
+            rounding=self.rounding,
+            fuses=not is_scaled,
         )
 
     def _num_steps(self) -> int:

@@ -14,8 +14,12 @@ import torch
 from torch import nn
 
 from etw_lightning.schema import InputError
+from etw_lightning.tuning.rounding import SIXTEEN_BITS, rounding_class
 
-__all__ = ["DEFAULT_BETAS", "Schedule", "make_optimizer", "scale_of"]
+__all__ = ["DEFAULT_BETAS", "Rounding", "Schedule", "make_optimizer", "scale_of"]
+
+#: How a stepped 16-bit weight is rounded to one that can be kept.
+Rounding = Literal["nearest", "stochastic"]
 
 #: Course of the learning rate after the warm-up: held, or falling to 0 on a line or a half cosine.
 Schedule = Literal["constant", "linear", "cosine"]
@@ -23,6 +27,12 @@ Schedule = Literal["constant", "linear", "cosine"]
 #: Decay rates that AdamW has where none are asked for.
 DEFAULT_BETAS = (0.9, 0.999)
 
+#: Classes with a step in one pass, devices that have it, arguments that ask for another way.
+_FUSED = (torch.optim.Adam, torch.optim.AdamW)
+_FUSING_DEVICES = ("cpu", "cuda", "xpu")
+_WAYS = {"fused", "foreach", "capturable", "differentiable"}
+#: Of ``torch.optim``, what steps all weights as one, or rows of them.
+_WHOLE = (torch.optim.LBFGS, torch.optim.SparseAdam)
 #: Arguments that have keys of their own.
 _OWN = ("lr", "betas", "weight_decay")
 
@@ -35,8 +45,13 @@ def make_optimizer(
     betas: tuple[float, float] = DEFAULT_BETAS,
     weight_decay: float = 0.0,
     optimizer_args: Mapping[str, Any] | None = None,
+    rounding: Rounding | None = None,
+    fuses: bool = True,
 ) -> torch.optim.Optimizer:
     """Make an optimiser of the weights that train: matrices decayed, vectors not.
+
+    Adam and AdamW are fused, one pass over a weight and its state, where that exists for the
+    device and ``optimizer_args`` asks for nothing else.
 
     Args:
         params: Weights by name; frozen ones are left out.
@@ -47,9 +62,14 @@ def make_optimizer(
             must be left at their default.
         weight_decay: Of matrices, >= 0; vectors (norms, biases) have none.
         optimizer_args: Further arguments of the class.
+        rounding: Of 16-bit weights, see ``rounding_class``; null is ``stochastic`` for the classes
+            of ``torch.optim``, ``nearest`` for others.
+        fuses: False where gradients are scaled: a fused step takes the scale off by itself, after
+            they would have been clipped.
 
     Raises:
-        InputError: If there is no such class, it lacks an argument, or refuses a value.
+        InputError: If there is no such class, it lacks an argument, or refuses a value; if its
+            weights can't be rounded stochastically.
 
     Example:
         >>> layer = torch.nn.Linear(2, 2)
@@ -73,6 +93,10 @@ def make_optimizer(
     own: dict[str, Any] = {"lr": lr}
     if "betas" in given:
         own["betas"] = tuple(betas)
+    if fuses and cls in _FUSED and not _WAYS.intersection(further):
+        own["fused"] = all(weight.device.type in _FUSING_DEVICES for weight in weights)
+    if _rounds(cls, optimizer, rounding) and any(one.dtype in SIXTEEN_BITS for one in weights):
+        cls = rounding_class(cls)
     try:
         return cls([group for group in groups if group["params"]], **own, **further)
     except (ValueError, TypeError, AssertionError, RuntimeError, ImportError) as error:
@@ -82,6 +106,18 @@ def make_optimizer(
         raise InputError(
             f"model.optimizer{name} is refused by {optimizer}: {reason:.300}."
         ) from error
+
+
+def _rounds(cls: type[torch.optim.Optimizer], path: str, rounding: Rounding | None) -> bool:
+    """Tell whether 16-bit weights are to be rounded stochastically."""
+    can = cls.__module__.startswith("torch.optim.") and cls not in _WHOLE
+    if rounding == "stochastic" and not can:
+        raise InputError(
+            f"model.rounding 'stochastic' can't be had with {path}; give an optimiser of "
+            "torch.optim that keeps its state by weight, such as torch.optim.AdamW, or "
+            "model.rounding: nearest."
+        )
+    return can and rounding != "nearest"
 
 
 def _is_matrix(weight: nn.Parameter) -> bool:

@@ -1,6 +1,7 @@
 """Each strategy trains as DDP does, goes on from its checkpoints, and its models export."""
 
 import os
+from functools import partial
 
 import pytest
 import torch
@@ -136,6 +137,18 @@ def test_a_run_goes_on_from_its_checkpoint_and_exports(name, tied_model_dir, roo
     start = load_model(str(tied_model_dir)).model.embed_tokens.weight
     moved = [(one.model.embed_tokens.weight - start).norm().item() for one in (half, saved)]
     assert 0 < moved[0] < moved[1]
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp"])
+def test_16_bit_weights_are_rounded_alike_everywhere(name, tied_model_dir, root, tmp_path):
+    """Each process draws the same numbers, and a run that goes on those of one that ran on."""
+    work = partial(save_resume_export, trainer={"precision": "bf16-true"}, lr=1e-5)
+    ends = run_forked(work, 2, tmp_path, name, tied_model_dir, root, tmp_path)
+    for _, weights, _, resumed in ends:
+        assert_same_weights(weights, ends[0][1], 0)
+        assert_same_weights(resumed, ends[0][1], 0)
+    start = load_model(str(tied_model_dir), dtype="bfloat16").state_dict()
+    assert any((start[key.removeprefix("lm.")] != one).any() for key, one in ends[0][1].items())
 
 
 def train_in_16_bits(model_dir, root):

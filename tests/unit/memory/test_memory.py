@@ -12,6 +12,7 @@ from etw_lightning.memory.prediction import (
     predict_footprint,
     predict_host,
     state_bytes,
+    update_bytes,
 )
 from etw_lightning.memory.step_trace import Moment
 from etw_lightning.memory.table import memory_table, say_choice
@@ -50,6 +51,26 @@ def test_gradients_are_gone_when_the_backward_pass_begins():
 
 def test_on_gpus_all_tensors_are_updated_at_a_time():
     assert total(on_cuda=True) == 4000 + 4000 + 8000 + 4000 + RESERVED
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "itemsize", "rounds", "expected"),
+    [
+        ("torch.optim.AdamW", 4, True, 0),
+        # Float32 copies of a weight, its gradient and two means.
+        ("torch.optim.AdamW", 2, True, 16 * 100),
+        ("torch.optim.AdamW", 2, False, 0),
+        ("torch.optim.SGD", 2, True, 8 * 100),
+        ("torch.optim.SGD", 4, True, None),
+        ("bitsandbytes.optim.AdamW8bit", 2, True, None),
+    ],
+)
+def test_weights_are_updated_one_by_one(optimizer, itemsize, rounds, expected):
+    assert update_bytes(optimizer, 100, itemsize, rounds=rounds) == expected
+    if expected is not None:
+        # 100 are alive in the forward pass, beside the gradients of the step before.
+        held = 4000 + 4000 + 8000 + max(expected, 100)
+        assert total(update=expected, on_cuda=True) == held + RESERVED
 
 
 def test_ddp_keeps_its_gradients_in_buckets():
