@@ -73,6 +73,11 @@ def run_processes(words, world, fault=None, log=None):
 
     Several find each other as torchrun's do.
     """
+    return fork(world, prepare(words, world, fault, log))
+
+
+def prepare(words, world, fault=None, log=None):
+    """Return what runs the command in a forked process, given its rank."""
     prepare_fork(words[0])
     port = free_port()
 
@@ -98,11 +103,16 @@ def run_processes(words, world, fault=None, log=None):
                 Path(log if rank == 0 else f"{log}{rank}").write_text(out.getvalue(), "utf-8")
         return status
 
-    return fork(world, work)
+    return work
 
 
 def fork(world, work):
     """Call ``work(rank)`` in forked processes; return the statuses it returned, 1 if it raised."""
+    return wait_for(start(world, work))
+
+
+def start(world, work):
+    """Call ``work(rank)`` in forked processes; return their ids, for ``wait_for``."""
     children = []
     for rank in range(world):
         child = os.fork()
@@ -118,7 +128,24 @@ def fork(world, work):
                 traceback.print_exc()
             sys.stderr.flush()
             os._exit(status)
-    return wait_for(children)
+    return children
+
+
+def run_until(words, is_time, number, log):
+    """Run the command in a forked process and send it a signal once ``is_time(process)``.
+
+    Returns:
+        Its exit status.
+    """
+    (child,) = start(1, prepare(words, 1, log=log))
+    ends = time.monotonic() + PATIENCE
+    while not is_time(child):
+        assert os.waitpid(child, os.WNOHANG)[0] == 0, "it has ended, or takes too long"
+        if time.monotonic() > ends:
+            os.kill(child, signal.SIGKILL)
+        time.sleep(0.01)
+    os.kill(child, number)
+    return wait_for([child])[0]
 
 
 def show_warning(message, *_):
@@ -143,7 +170,7 @@ def wait_for(children):
 
 def run_here(words):
     """Run the command in this process; return its exit status, 1 for an error it does not name."""
-    from etw_lightning.commands.cli import main
+    from etw_lightning.commands.entry import main
 
     sys.argv = ["etw_lightning", *map(str, words)]
     try:

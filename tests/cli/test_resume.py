@@ -1,18 +1,14 @@
 """A run that was broken off, started again with the same command, ends as if it never had been."""
 
+import functools
 import json
 import os
-import random
 import shutil
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 from curves import curves, shown_at
-from faults import PATIENCE, Fault, left_behind, run_forked
+from faults import Fault, left_behind, run_forked, run_until
 from filelock import FileLock
 
 from etw_lightning.files.checkpoint_folder import saved_checkpoints, what_is_wrong
@@ -155,13 +151,19 @@ def test_a_killed_run_ends_bit_equal(run, expected, place, count):
     assert sorted(set(texts["samples/forget/text_summary"])) == history
 
 
-def test_ten_kills_at_random_steps_in_a_row(run, expected):
+@pytest.mark.parametrize(
+    "counts",
+    [
+        [1, 3, 2, 3],
+        pytest.param([3, 1, 2, 2, 3, 1, 3, 3, 2, 1], marks=pytest.mark.slow),
+    ],
+    ids=len,
+)
+def test_kills_in_a_row(run, expected, counts):
+    """Micro-batches of each start: a start of three makes one of the six steps."""
     every = "--checkpoints.every_n_steps=1"
-    # Micro-batches of each start: a start of three makes one of the six steps.
-    counts = [1, 1, 1, 2, 2, 2, 3, 3, 3, 3]
-    random.Random(5).shuffle(counts)
     statuses = [run(every, fault=Fault(STEP, count))[0] for count in counts]
-    assert statuses.count(-9) == 10
+    assert set(statuses) == {-9}
     status, said = run(every)
     assert status == 0, said
     assert left_behind(run.folder) == expected
@@ -185,27 +187,20 @@ def test_a_run_that_is_asked_to_stop_does_so_where_it_can_go_on(
 
 
 def test_a_signal_from_outside_reaches_the_program(words, tmp_path):
-    """As a scheduler sends it: to ``python -m etw_lightning``, at a moment of its own."""
-    folder = tmp_path / "run"
+    """As a scheduler sends it, at a moment of its own."""
+    folder, log = tmp_path / "run", tmp_path / "log"
     score = {"class_path": "ForgetQuality", "init_args": {"every_n_epochs": 500}}
     more = ["--trainer.max_epochs=500", f"--trainer.callbacks={json.dumps([score])}"]
     more += ["--checkpoints.every_n_steps=1", f"--output_dir={folder}"]
-    command = [sys.executable, "-m", "etw_lightning", *words, *more]
-    root = Path(__file__).resolve().parents[2]
-    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            waited = time.monotonic() + PATIENCE
-            while len(names(folder)) < 2 and process.poll() is None:
-                assert time.monotonic() < waited
-                time.sleep(0.01)
-            process.send_signal(signal.SIGTERM)
-            said, _ = process.communicate(timeout=PATIENCE)
-        finally:
-            process.kill()
-    assert process.returncode == 143
+
+    def is_time(_):
+        return len(names(folder)) > 1
+
+    assert run_until([*words, *more], is_time, signal.SIGTERM, log) == 143
     (newest,) = saved_checkpoints(folder)[-1:]
     assert what_is_wrong(newest) == ""
-    assert f"stopped by SIGTERM after step {newest.step}; the same command goes on from" in said
+    end = f"stopped by SIGTERM after step {newest.step}; the same command goes on from"
+    assert end in log.read_text()
     assert not list((folder / "checkpoints").glob(".*"))
 
 
@@ -223,16 +218,30 @@ WITHIN = {
 }
 
 
+@pytest.fixture(scope="module")
+def whole_within(words, tmp_path_factory):
+    """What a run with more flags leaves behind that nothing breaks off."""
+
+    @functools.cache
+    def run_whole(*more):
+        folder = tmp_path_factory.mktemp("whole")
+        log = folder / "log"
+        status = run_forked([*words, *more, f"--output_dir={folder / 'run'}"], log=log)
+        assert status == 0, log.read_text()
+        return left_behind(folder / "run")
+
+    return run_whole
+
+
 @pytest.mark.parametrize(("flag", "fault", "ends"), WITHIN.values(), ids=WITHIN)
-def test_an_evaluation_within_an_epoch_is_not_lost(run, words, tmp_path, flag, fault, ends):
-    more, log = [flag, "--checkpoints.every_n_steps=1"], tmp_path / "other"
-    whole = [*words, *more, f"--output_dir={tmp_path / 'whole'}"]
-    assert run_forked(whole, log=log) == 0, log.read_text()
+def test_an_evaluation_within_an_epoch_is_not_lost(run, whole_within, flag, fault, ends):
+    more = [flag, "--checkpoints.every_n_steps=1"]
+    whole = whole_within(*more)
     assert run(*more, fault=Fault(*fault))[0] == ends
     status, said = run(*more)
     assert status == 0, said
     assert "going on from" in said
-    assert left_behind(run.folder) == left_behind(tmp_path / "whole")
+    assert left_behind(run.folder) == whole
 
 
 @pytest.mark.parametrize(
