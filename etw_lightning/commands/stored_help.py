@@ -14,6 +14,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -86,13 +87,18 @@ def state() -> dict[str, str]:
     return {**versions, "python": python, "sources": outline.hexdigest()[:16]}
 
 
-def _outline(source: str) -> Iterator[str]:
+@cache
+def _outline(source: str) -> tuple[str, ...]:
     r"""Return what of a module its options are made of: classes with docstring and arguments.
 
     Example:
-        >>> list(_outline("class A:\n    'Does.'\n    x: int = 3\n    def f(self): pass\n"))
-        ['A', 'Does.', 'x: int = 3']
+        >>> _outline("class A:\n    'Does.'\n    x: int = 3\n    def f(self): pass\n")
+        ('A', 'Does.', 'x: int = 3')
     """
+    return tuple(_lines_of_options(source))
+
+
+def _lines_of_options(source: str) -> Iterator[str]:
     for node in ast.parse(source).body:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             yield node.name
