@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -23,6 +24,12 @@ _TEXTS = (
     "Question: Who wrote it? Answer: Nobody in the town knows the answer to that question.",
     "The author was born in the year 1958 and has written of the river and the mill.",
 )
+
+
+def pytest_collection_finish():
+    """Leave what has been imported and collected out of every search for garbage to come."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
