@@ -63,14 +63,64 @@ def difference(tokenizer: Any, stored: Path, *, outer_spaces: bool = True) -> st
         plain = _encoded(file, text, special=False)
         if list(ids) != plain:
             return f"{text!r:.40} becomes {len(ids)} tokens, {len(plain)} other ones by the file"
-    if not _says_itself(stored.parent):
-        ids, plain = (
-            list(tokenizer(PROBES[0])["input_ids"]),
-            _encoded(file, PROBES[0], special=True),
-        )
-        if ids != plain:
-            return f"'a' with begin and end tokens becomes {ids}, {plain} by the file"
+        said, wanted_text = own.decode(plain).strip(), file.decode(plain).strip()
+        if said != wanted_text:
+            return f"the tokens of {text!r:.40} are decoded as {said!r:.40}"
+    if outer_spaces and (found := _otherwise_taken(own, file)):
+        return found
+    return _otherwise_left_out(tokenizer, file) or _otherwise_framed(tokenizer, file, stored.parent)
+
+
+def _otherwise_taken(own: Any, file: Any) -> str:
+    """Say which added token is found elsewhere in a text, or takes other spaces with it."""
+    for token in file.get_added_tokens_decoder().values():
+        name = token.content
+        for text in (f"a{name}b {name} c\n{name}\nd", name.upper(), name.lower()):
+            found, wanted = (_encoded(one, text, special=False) for one in (own, file))
+            if found != wanted:
+                return (
+                    f"{text!r:.60} becomes {len(found)} tokens, {len(wanted)} other ones by the "
+                    f"file, which says otherwise how {name!r} is found (lstrip, rstrip, "
+                    "single_word, normalized)"
+                )
     return ""
+
+
+def _otherwise_left_out(tokenizer: Any, file: Any) -> str:
+    """Say which added token is left out of decoded text, or kept there, unlike by the file.
+
+    One that ends or begins texts may be left out whatever the file says.
+    """
+    own, named = tokenizer.backend_tokenizer, set(tokenizer.all_special_tokens)
+    for place, token in file.get_added_tokens_decoder().items():
+        is_left_out = own.decode([place]) == ""
+        if is_left_out != (file.decode([place]) == "") and not (
+            is_left_out and token.content in named
+        ):
+            what = "left out of" if is_left_out else "kept in"
+            return f"{token.content!r} is {what} decoded text, unlike by the file"
+    return ""
+
+
+def _otherwise_framed(tokenizer: Any, file: Any, folder: Path) -> str:
+    """Say which tokens a text begins and ends with if neither file nor settings say these.
+
+    What the folder's settings say of it has the last word, where its class heeds them.
+    """
+    text, settings = PROBES[0], _settings(folder)
+    plain = _encoded(file, text, special=False)
+    framed = _encoded(file, text, special=True)
+    start = next((n for n in range(len(framed)) if framed[n : n + len(plain)] == plain), 0)
+    begin, end = framed[:start], framed[start + len(plain) :]
+    for name, token in (("add_bos_token", "bos"), ("add_eos_token", "eos")):
+        said, place = settings.get(name), getattr(tokenizer, f"{token}_token_id")
+        if said is not None:
+            other = [place] if said else []
+            begin, end = (other, end) if token == "bos" else (begin, other)
+    ids = list(tokenizer(text)["input_ids"])
+    if ids in (framed, begin + plain + end):
+        return ""
+    return f"{text!r} with begin and end tokens becomes {ids}, {framed} by the file"
 
 
 def _pieces(backend: Any, text: str) -> list[str]:
@@ -94,13 +144,6 @@ def _settings(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _says_itself(folder: Path) -> bool:
-    """Tell whether the folder's settings put begin and end tokens, whatever the file does."""
-    return any(
-        _settings(folder).get(name) is not None for name in ("add_bos_token", "add_eos_token")
-    )
 
 
 def named_class(folder: Path) -> str:

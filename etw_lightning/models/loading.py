@@ -57,6 +57,8 @@ __all__ = [
 #: the usual choice.
 DType = Literal["float32", "bfloat16", "float16"]
 
+#: The class of tokenizers that follows their file.
+_AS_IT_IS = "TokenizersBackend"
 #: What ``check_stored`` says of weights whose headers tell all.
 _COMPARED = "all that the model has, by the names and shapes in their files"
 
@@ -244,18 +246,25 @@ def load_tokenizer(pretrained: str, key: str = "model.pretrained") -> Any:
             tokenizer = _tokenizer_of(named, location)
             differs = difference(tokenizer, stored)
         if differs and not difference(tokenizer, stored, outer_spaces=False):
-            tokenizer = _tokenizer_of("TokenizersBackend", location)
+            tokenizer = _tokenizer_of(_AS_IT_IS, location)
             differs = difference(tokenizer, stored)
-            warn_first(
-                f"{key} {pretrained!r}: {named} would build other rules for spaces at the ends of "
-                f"a text than {STORED} holds; the file is read as it is."
-            )
+            if not differs:
+                warn_first(
+                    f"{key} {pretrained!r}: {named} would build other rules for spaces at the ends "
+                    f"of a text, or beside its own tokens, than {STORED} holds; the file is read "
+                    "as it is."
+                )
     if differs:
+        kind = type(tokenizer).__name__
+        way_out = (
+            "take out of tokenizer_config.json what says otherwise"
+            if kind == _AS_IT_IS
+            else f'set tokenizer_class to "{_AS_IT_IS}" in tokenizer_config.json, which reads it '
+            "as it is"
+        )
         raise InputError(
-            f"{key} {pretrained!r}: its tokenizer, as {type(tokenizer).__name__} builds it, does "
-            f"not encode as its {STORED} does: {differs}. If {STORED} is right, set "
-            'tokenizer_class to "TokenizersBackend" in tokenizer_config.json, which reads it as '
-            "it is."
+            f"{key} {pretrained!r}: its tokenizer, as {kind} builds it, does not encode as its "
+            f"{STORED} does: {differs}. If {STORED} is right, {way_out}."
         )
     return tokenizer
 
@@ -267,8 +276,9 @@ def _tokenizer_of(class_name: str, location: Mapping[str, Any]) -> Any:
         with without_reports():
             return getattr(transformers, class_name).from_pretrained(**location, **NO_CODE)
     except Exception as error:
-        # The tokenizers package raises this very class, and no other, for whatever it can't build.
-        if type(error) is Exception:
+        # The tokenizers package raises the first, and no other, for whatever it can't build; the
+        # second is for settings of a wrong kind.
+        if type(error) in (Exception, TypeError):
             raise ValueError(str(error)) from error
         raise
 

@@ -115,11 +115,142 @@ def test_a_begin_token_that_the_file_puts_is_put(folder):
     assert load_tokenizer(str(place))(TEXT)["input_ids"] == file.encode(TEXT).ids
     tokenizer = changed(load_tokenizer(str(place)), post_processor=None)
     said = difference(tokenizer, place / "tokenizer.json")
-    assert said.startswith("'a' with begin and end tokens becomes [")
-    # Where the folder's settings say so, they have the last word.
-    settings = json.loads((place / "tokenizer_config.json").read_text()) | {"add_bos_token": False}
+    assert said.startswith(f"{TEXT!r} with begin and end tokens becomes [")
+    # Where the folder's settings say so, they have the last word; but not of what they don't say.
+    settings = json.loads((place / "tokenizer_config.json").read_text())
+    for says, is_alike in (
+        ({"add_bos_token": False}, True),
+        ({"add_bos_token": True}, False),
+        ({"add_eos_token": False}, False),
+    ):
+        (place / "tokenizer_config.json").write_text(json.dumps(settings | says))
+        assert (difference(tokenizer, place / "tokenizer.json") == "") == is_alike
+
+
+#: What a token may say of how it is found in a text, each in a way that a text shows.
+FLAGS = {
+    "lstrip": {"lstrip": True},
+    "rstrip": {"rstrip": True},
+    "single_word": {"single_word": True},
+    "normalized": {"normalized": True},
+}
+
+
+@pytest.fixture
+def flagged(folder):
+    """A folder whose end token has these flags, and one more token that is no special one."""
+
+    def call(tokenizer_class, normalizer=None, **flags):
+        place = folder(tokenizer_class)
+        file = json.loads((place / "tokenizer.json").read_text())
+        file["added_tokens"][0] |= flags
+        more = {"id": len(file["model"]["vocab"]), "content": "<think>", "special": False}
+        file["added_tokens"].append(file["added_tokens"][0] | more)
+        if normalizer is not None:
+            file["normalizer"] = {"type": normalizer}
+        (place / "tokenizer.json").write_text(json.dumps(file))
+        return place, Tokenizer.from_file(str(place / "tokenizer.json"))
+
+    return call
+
+
+MARKED = "Yes <|end|> no\n<|end|>\nPerhaps<|end|>so <|END|> <think> it is"
+
+
+@pytest.mark.parametrize("flags", FLAGS.values(), ids=FLAGS)
+def test_a_token_is_found_as_the_file_says(flagged, flags):
+    place, file = flagged("TokenizersBackend", "Lowercase", **flags)
+    tokenizer = load_tokenizer(str(place))
+    ids = file.encode(MARKED).ids
+    assert tokenizer(MARKED)["input_ids"] == ids
+    # The end token, named by the settings, is left out of decoded text; the other is not.
+    assert tokenizer.decode(ids, skip_special_tokens=True) == file.decode(ids)
+    assert "<think>" in file.decode(ids)
+    plain = flagged_as(place, dict.fromkeys(flags, False))
+    assert plain.encode(MARKED).ids != ids, "else the flag would not show"
+
+
+def flagged_as(place, flags):
+    """Return the file's tokenizer with other flags of its tokens."""
+    file = json.loads((place / "tokenizer.json").read_text())
+    file["added_tokens"] = [one | flags for one in file["added_tokens"]]
+    return Tokenizer.from_str(json.dumps(file))
+
+
+@pytest.mark.parametrize("flags", FLAGS.values(), ids=FLAGS)
+def test_other_flags_of_a_token_are_seen(flagged, flags):
+    place, _ = flagged("TokenizersBackend", "Lowercase", **flags)
+    tokenizer = load_tokenizer(str(place))
+    tokenizer._tokenizer = flagged_as(place, dict.fromkeys(flags, False))
+    said = difference(tokenizer, place / "tokenizer.json")
+    assert "which says otherwise how '<|end|>' is found" in said
+
+
+@pytest.mark.parametrize("is_special", [True, False])
+def test_a_token_that_is_left_out_of_decoded_text_is_seen(flagged, is_special):
+    """A thought that is left out of what a model says, or an end that is kept there."""
+    place, _ = flagged("TokenizersBackend")
+    tokenizer = load_tokenizer(str(place))
+    tokenizer._tokenizer = flagged_as(place, {"special": is_special})
+    said = difference(tokenizer, place / "tokenizer.json")
+    what = "'<think>' is left out of" if is_special else "'<|end|>' is kept in"
+    assert said == f"{what} decoded text, unlike by the file"
+
+
+def test_settings_that_change_a_token_are_refused(flagged):
+    place, _ = flagged("TokenizersBackend")
+    settings = json.loads((place / "tokenizer_config.json").read_text())
+    settings["added_tokens_decoder"] = {"363": {"content": "<think>", "lstrip": True}}
     (place / "tokenizer_config.json").write_text(json.dumps(settings))
-    assert difference(tokenizer, place / "tokenizer.json") == ""
+    with pytest.raises(InputError) as error:
+        load_tokenizer(str(place))
+    assert "which says otherwise how '<think>' is found" in str(error.value)
+    assert "take out of tokenizer_config.json what says otherwise" in str(error.value)
+
+
+def test_a_token_that_the_settings_name_is_found_as_the_file_says_and_left_out(flagged):
+    place, file = flagged("TokenizersBackend")
+    settings = json.loads((place / "tokenizer_config.json").read_text())
+    settings["pad_token"] = {"__type": "AddedToken", "content": "<think>", "lstrip": True}
+    (place / "tokenizer_config.json").write_text(json.dumps(settings))
+    tokenizer, ids = load_tokenizer(str(place)), file.encode(MARKED).ids
+    assert tokenizer(MARKED)["input_ids"] == ids
+    assert "<think>" not in tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def test_settings_of_a_wrong_kind_are_one_line(flagged):
+    place, _ = flagged("TokenizersBackend")
+    settings = json.loads((place / "tokenizer_config.json").read_text())
+    settings["pad_token"] = {"content": "<think>"}
+    (place / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(InputError, match="could not be loaded: Special token pad_token has to be"):
+        load_tokenizer(str(place))
+
+
+def test_a_class_that_drops_a_token_s_flags_is_not_taken(tmp_path):
+    """Qwen2's class builds its end token anew, without the spaces that the file's one takes."""
+    place = make_tokenizer(tmp_path / "own", special=("<|end|>  ",), digits="single")
+    settings = {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|end|>"}
+    path = place / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    (place / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
+    file = json.loads((place / "tokenizer.json").read_text())
+    assert file["added_tokens"][0]["rstrip"]
+    file["normalizer"] = {"type": "NFC"}
+    (place / "tokenizer.json").write_text(json.dumps(file))
+    with pytest.warns(UserWarning, match=r"Qwen2Tokenizer would build other .* beside its own tok"):
+        tokenizer = load_tokenizer(str(place))
+    text = "Yes <|end|>\n no <|end|> "
+    assert tokenizer(text)["input_ids"] == Tokenizer.from_str(json.dumps(file)).encode(text).ids
+
+
+def test_a_decoder_that_says_something_else_is_seen(folder):
+    from tokenizers import decoders
+
+    place = folder("TokenizersBackend")
+    tokenizer = changed(load_tokenizer(str(place)), decoder=decoders.Metaspace())
+    said = difference(tokenizer, place / "tokenizer.json")
+    assert said.startswith("the tokens of 'born 12 May 1991, won in 2014' are decoded as ")
 
 
 def test_sentencepiece_written_the_old_way_is_read_as_it_is(folder):
@@ -151,6 +282,10 @@ def test_sentencepiece_written_the_old_way_is_read_as_it_is(folder):
 
 def test_the_exported_tokenizer_is_the_source_s(folder, tiny_model_dir, tmp_path):
     place = folder("TokenizersBackend", chat_template="{{ messages[0].content }}")
+    flags = {"lstrip": True, "rstrip": True, "single_word": True, "normalized": True}
+    changed_file = json.loads((place / "tokenizer.json").read_text())
+    changed_file["added_tokens"][0] |= flags
+    (place / "tokenizer.json").write_text(json.dumps(changed_file))
     lm = load_model(str(tiny_model_dir))
     tokenizer = load_tokenizer(str(place))
     lm.resize_token_embeddings(len(tokenizer))
@@ -158,6 +293,7 @@ def test_the_exported_tokenizer_is_the_source_s(folder, tiny_model_dir, tmp_path
     again = load_tokenizer(str(saved))
     file = Tokenizer.from_file(str(place / "tokenizer.json"))
     assert json.loads(again.backend_tokenizer.to_str()) == json.loads(file.to_str())
+    assert flags.items() <= json.loads(file.to_str())["added_tokens"][0].items()
     assert again.chat_template == tokenizer.chat_template
     assert again.special_tokens_map == tokenizer.special_tokens_map
 
