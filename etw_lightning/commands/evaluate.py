@@ -125,4 +125,5 @@ class EvaluateCommand(RunChecks):
             limit=given.limit,
             batch_size=self.datamodule.eval_batch_size,
             apply_chat_template=given.apply_chat_template,
+            further_ends=self.datamodule.encoder.end_ids,
         )

@@ -6,12 +6,13 @@ import copy
 import importlib
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from etw_lightning.metrics import Direction, Metric
+from etw_lightning.models.stopping import end_ids
 from etw_lightning.schema import InputError
 
 __all__ = ["check_tasks", "lm_eval_scores"]
@@ -28,6 +29,7 @@ def lm_eval_scores(
     limit: int | None = None,
     batch_size: int = 8,
     apply_chat_template: bool = False,
+    further_ends: Collection[int] = (),
 ) -> dict[str, Metric]:
     """Run tasks of lm-evaluation-harness and return their numbers.
 
@@ -44,6 +46,8 @@ def lm_eval_scores(
         limit: First rows of each task to score; None for all.
         batch_size: Requests at a time.
         apply_chat_template: Put the model's chat template around prompts.
+        further_ends: Tokens that end a generated text beside the model's and its tokenizer's end
+            tokens, as the end of turn of the run's chat template.
 
     Returns:
         ``lm_eval_{task}_{metric}`` to the number the harness reports, with its direction, the rows
@@ -58,7 +62,7 @@ def lm_eval_scores(
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    with _quiet(), _mode_kept(lm):
+    with _quiet(), _mode_kept(lm), _ending(lm, end_ids(lm, tokenizer) | {*further_ends}):
         # Reading the harness's own task files takes seconds; the user's files need none of them.
         named = any(not task.endswith((".yaml", ".yml")) for task in tasks)
         manager = TaskManager(include_defaults=named)
@@ -183,3 +187,15 @@ def _mode_kept(lm: Any) -> Iterator[None]:
         yield
     finally:
         lm.train(was_training)
+
+
+@contextmanager
+def _ending(lm: Any, ends: Collection[int]) -> Iterator[None]:
+    """Let a model's generations end in these tokens, and leave its other settings as they are."""
+    own = lm.generation_config
+    lm.generation_config = copy.deepcopy(own)
+    lm.generation_config.eos_token_id = sorted(ends)
+    try:
+        yield
+    finally:
+        lm.generation_config = own

@@ -571,6 +571,17 @@ def test_lm_eval_is_looked_for_before_anything_is_scored(command, args, monkeypa
     assert said.startswith("lm_eval.tasks needs lm-evaluation-harness")
 
 
+def test_generations_of_lm_eval_end_where_the_run_s_do(evaluate, tiny_tokenizer, monkeypatch):
+    """At the end of a turn too, which the tokenizer does not call its end."""
+    module, handed = "etw_lightning.commands.evaluate", {}
+    monkeypatch.setattr(f"{module}.check_tasks", lambda *_: None)
+    monkeypatch.setattr(f"{module}.lm_eval_scores", lambda *_, **how: handed.update(how) or {})
+    monkeypatch.setattr("etw_lightning.data.rendering.Renderer.turn_ends", lambda _: ("!",))
+    evaluate("--metrics=probability", '--lm_eval={"tasks": ["some"]}')
+    ids = tiny_tokenizer.convert_tokens_to_ids
+    assert handed["further_ends"] == {ids("!"), tiny_tokenizer.eos_token_id}
+
+
 def test_a_number_of_the_retain_model_that_is_none_names_that_model(
     command, args, retain_model_dir, monkeypatch
 ):

@@ -150,6 +150,49 @@ def test_the_harness_and_our_reader_give_one_accuracy(tasks, lm, tiny_tokenizer,
     assert 0 < found[f"lm_eval_local_{form}_acc"].value < 1
 
 
+def test_a_generation_ends_where_the_run_s_do(tasks, lm, tiny_tokenizer, tmp_path):
+    """At a token that neither the model nor the tokenizer calls an end; none does without it."""
+    needs_lm_eval()
+    prompts, rows, ends = [row["question"].strip() for row in ROWS[:6]], [], set()
+    for prompt in prompts:
+        ids = torch.tensor([tiny_tokenizer(prompt)["input_ids"]])
+        new = lm.eval().generate(ids, max_new_tokens=6, do_sample=False)[0, ids.shape[1] :]
+        ends.add(int(new[3]))
+        rows.append((prompt, new.tolist()))
+    texts = []
+    for _, new in rows:
+        stop = next(place for place, token in enumerate(new) if token in ends)
+        texts.append(tiny_tokenizer.decode(new[: stop + 1], skip_special_tokens=True))
+    path = tmp_path / "generated.jsonl"
+    path.write_text(
+        "".join(
+            json.dumps({"question": prompt, "answer": text}) + "\n"
+            for prompt, text in zip(prompts, texts, strict=True)
+        )
+    )
+    files = {"data_files": {"test": str(path)}, "cache_dir": str(tmp_path / "cache")}
+    task = {
+        "task": "local_generated",
+        "dataset_path": "json",
+        "dataset_kwargs": files,
+        "test_split": "test",
+        "output_type": "generate_until",
+        "doc_to_text": "{{question}}",
+        "doc_to_target": "{{answer}}",
+        "generation_kwargs": {"until": ["no such text"], "max_gen_toks": 6, "do_sample": False},
+        "metric_list": [{"metric": "exact_match", "higher_is_better": True}],
+    }
+    file = tmp_path / "generated.yaml"
+    file.write_text(yaml.safe_dump(task))
+    before = lm.generation_config
+    name = "lm_eval_local_generated_exact_match"
+    found = lm_eval_scores(lm, tiny_tokenizer, [str(file)], further_ends=ends, batch_size=3)
+    assert found[name].value == 1
+    assert lm_eval_scores(lm, tiny_tokenizer, [str(file)], batch_size=3)[name].value < 1
+    assert lm.generation_config is before
+    assert before.eos_token_id not in (sorted(ends), None)
+
+
 def test_limits_and_generators_are_kept(tasks, lm, tiny_tokenizer):
     needs_lm_eval()
     before, pad = torch.get_rng_state(), tiny_tokenizer.pad_token
