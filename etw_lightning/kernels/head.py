@@ -14,7 +14,6 @@ __all__ = [
     "LinearStatistics",
     "linear_scores",
     "linear_statistics",
-    "plain_linear_scores",
 ]
 
 
@@ -45,29 +44,6 @@ class LinearStatistics(NamedTuple):
     entropies: Tensor
     variances: Tensor
     matches: Tensor
-
-
-def plain_linear_scores(
-    hidden: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    bias: Tensor | None = None,
-    temperature: float = 1.0,
-    transform: LogitTransform | None = None,
-) -> LinearScores:
-    """Do what ``linear_scores`` does with the full logits in memory: its test oracle.
-
-    Computes in float32, or in float64 if the inputs are float64.
-    """
-    dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-    logits = hidden.to(dtype) @ weight.to(dtype).T
-    if bias is not None:
-        logits = logits + bias.to(dtype)
-    if transform is not None:
-        logits = transform.change(logits[:, : transform.size])
-    logps = logits.log_softmax(-1).gather(-1, labels[:, None])[:, 0]
-    tempered = (logits.detach() / temperature).log_softmax(-1)
-    return LinearScores(logps, -(tempered.exp() * tempered).sum(-1))
 
 
 def linear_scores(

@@ -56,7 +56,8 @@ class Mutant(NamedTuple):
     Args:
         module: Name of the module.
         place: Function or class it lies in, ``Class.function``; empty for the module itself.
-        line: Line of the source.
+        lines: Lines of the source that are reached where it matters: those of its statement.
+        is_within: Whether it lies in a function.
         change: What stood there and what stands there now.
         path: The way to it from the top of the tree: fields, and places in lists.
         variant: Which of the faults that can be made there.
@@ -64,7 +65,8 @@ class Mutant(NamedTuple):
 
     module: str
     place: str
-    line: int
+    lines: range
+    is_within: bool
     change: str
     path: tuple[tuple[str, int | None], ...]
     variant: int
@@ -93,17 +95,17 @@ class Mutant(NamedTuple):
 def mutants_of(module: str, source: str) -> list[Mutant]:
     """Return all faults of a module."""
     return [
-        Mutant(module, place, node.lineno, f"{_shown(node)} -> {_shown(new)}", path, variant)
-        for node, path, place in _sites(ast.parse(source))
+        Mutant(module, place, lines, is_within, f"{_shown(node)} -> {_shown(new)}", path, variant)
+        for node, path, place, lines, is_within in _sites(ast.parse(source))
         for variant, new in enumerate(_faults(node))
     ]
 
 
 def _sites(tree):
-    """Yield the way to every expression and statement, and the function it lies in."""
-    todo = [(tree, (), "", False)]
+    """Yield the way to every expression and statement, and where it lies."""
+    todo = [(tree, (), "", False, range(0))]
     while todo:
-        node, path, place, is_within = todo.pop(0)
+        node, path, place, is_within, lines = todo.pop(0)
         for field, value in ast.iter_fields(node):
             if field in ("annotation", "returns", "decorator_list", "bases"):
                 continue
@@ -112,18 +114,34 @@ def _sites(tree):
                     continue
                 way = (*path, (field, index))
                 inner = place
-                # What lies in a function belongs to it, functions too: its tests are chosen by it.
+                # What lies in a function belongs to it, functions too.
                 if isinstance(child, ast.FunctionDef | ast.ClassDef) and not is_within:
                     inner = f"{place}.{child.name}".lstrip(".")
+                own = _lines(child, lines)
                 if isinstance(child, ast.expr | ast.Return | ast.Assign | ast.AugAssign | ast.Expr):
-                    yield child, way, place
-                todo.append((child, way, inner, is_within or isinstance(child, ast.FunctionDef)))
+                    yield child, way, place, own, is_within
+                is_function = isinstance(child, ast.FunctionDef | ast.Lambda)
+                todo.append((child, way, inner, is_within or is_function, own))
+
+
+def _lines(node, around) -> range:
+    """Return a statement's lines, of one with others in it those of its head."""
+    if isinstance(node, ast.stmt | ast.ExceptHandler | ast.match_case):
+        first = getattr(node, "lineno", None) or node.pattern.lineno
+        is_whole = isinstance(node, ast.FunctionDef) or not hasattr(node, "body")
+        return range(first, node.end_lineno + 1 if is_whole else node.body[0].lineno)
+    return around
 
 
 def _is_left_alone(node) -> bool:
-    """Tell whether a fault in there would say nothing: imports, lists of names, messages."""
+    """Tell whether a fault in there would say nothing: imports, names, messages, assertions.
+
+    ``zip(..., strict=True)`` is an assertion, too.
+    """
     if isinstance(node, ast.Import | ast.ImportFrom | ast.Raise | ast.Assert):
         return True
+    if isinstance(node, ast.keyword):
+        return node.arg == "strict"
     if isinstance(node, ast.Assign):
         return any(isinstance(one, ast.Name) and one.id == "__all__" for one in node.targets)
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
@@ -181,5 +199,5 @@ def _faults_of_call(node):
         yield ast.Call(node.func, node.args[::-1], node.keywords)
     if isinstance(node.func, ast.Attribute) and node.func.attr in ("detach", "clamp", "float"):
         yield node.func.value
-    if node.keywords and node.keywords[-1].arg is not None:
+    if node.keywords and node.keywords[-1].arg not in (None, "strict"):
         yield ast.Call(node.func, node.args, node.keywords[:-1])

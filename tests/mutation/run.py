@@ -1,12 +1,16 @@
-"""How many single faults the tests of a few rooms find; one JSON line with the score.
+"""How many single faults the tests of a few rooms find: one JSON line a room, and one of all.
 
-``python tests/mutation/run.py --mutants 150 --seed 0`` draws faults (``mutants.py``), collects the
-rooms' tests once, runs them once to see which functions each calls, and then gives each fault a
-forked process in which the tests that call its function run, the quickest first, until one fails.
-Faults that change nothing are listed in ``equivalent.json`` with the reason, and are not counted.
+``python tests/mutation/run.py --mutants 40 --seed 0`` draws that many faults of each room
+(``mutants.py``), runs the rooms' tests once to see which lines each of them reaches, and then gives
+each fault a forked process in which the tests that reach its lines run, the quickest first, until
+one fails. A test that takes ten times the processor time that it took without the fault is ended:
+such a fault is found too, but counted by itself, as ``late``. Faults that change nothing are listed
+in ``equivalent.json`` with the reason, and are not counted.
 """
 
 import argparse
+import ast
+import gc
 import importlib
 import inspect
 import json
@@ -16,9 +20,10 @@ import signal
 import sys
 import time
 from collections import defaultdict
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -29,16 +34,23 @@ import pytest  # noqa: E402
 from mutants import mutants_of  # noqa: E402
 
 PACKAGE = "etw_lightning"
-ROOMS = ("weighting", "forget", "kernels", "metrics", "data", "scoring")
-#: Tests that are run for a room, beside ``tests/unit/ROOM``.
-OTHERS = (
-    "tests/parity",
-    "tests/property",
-    "tests/unit/retain",
-    "tests/unit/training/test_module.py",
-)
-#: Seconds for a fault, as many times as its tests take without it, and so many more.
-PATIENCE, MORE = 10, 60
+ROOMS = ("data", "scoring", "metrics", "weighting", "forget", "kernels")
+#: Tests that are run for a room, beside ``tests/unit/ROOM``: the quick ones of its numbers.
+BESIDE = {
+    "weighting": ("tests/property/test_weighting_properties.py", "tests/parity/test_weightings.py"),
+    "forget": (
+        "tests/parity/test_oracle_losses_distributions.py",
+        "tests/parity/test_oracle_losses_likelihoods.py",
+    ),
+    "kernels": ("tests/parity/test_etw_formula.py", "tests/parity/test_class_axis.py"),
+    "metrics": ("tests/property/test_metrics_properties.py", "tests/parity/test_oracle_metrics.py"),
+}
+#: Seconds that a test may take: as many times what it took without a fault, and so many more.
+PATIENCE, MORE = 10, 3
+#: More lines than any module has.
+LONGEST = 1000
+#: On a busy machine a process waits for its turn.
+WAITING = 20
 
 
 class Runner:
@@ -51,7 +63,7 @@ class Runner:
 
     def __init__(self, mutants, known):
         self.mutants, self.known = mutants, known
-        self.calls = defaultdict(set)
+        self.reached = defaultdict(set)
         self.seconds = {}
         self.failed = set()
         self.results = []
@@ -60,23 +72,26 @@ class Runner:
     def pytest_runtestloop(self, session):
         items = session.items
         for item, after in zip(items, [*items[1:], items[0]], strict=True):
+            forget_results()
             started = time.process_time()
-            sys.setprofile(self.note(item))
+            self.trace_into(item)
             try:
                 item.config.hook.pytest_runtest_protocol(item=item, nextitem=after)
             finally:
-                sys.setprofile(None)
+                sys.settrace(None)
             self.seconds[item] = time.process_time() - started
         items = [item for item in items if item.nodeid not in self.failed]
+        took = sum(self.seconds.values())
+        sys.stderr.write(f"\n{len(items)} tests, {took:.0f} s of processor time\n")
+        gc.freeze()
         for mutant in self.mutants:
-            name = (mutant.module, mutant.place)
-            chosen = [item for item in items if is_of_all(mutant) or name in self.calls[item]]
-            chosen.sort(key=self.seconds.get)
-            state = (
-                "equivalent" if mutant.name in self.known else self.try_out(session, mutant, chosen)
-            )
+            chosen = sorted(self.tests_of(mutant, items), key=self.seconds.get)
+            known = mutant.name in self.known
+            state = "equivalent" if known else self.try_out(session, mutant, chosen)
             self.results.append((state, mutant))
-            sys.stderr.write(f"{state} {mutant.name} (line {mutant.line}, {len(chosen)} tests)\n")
+            sys.stderr.write(
+                f"{state} {mutant.name} (line {mutant.lines.start}, {len(chosen)} tests)\n"
+            )
         return True
 
     @pytest.hookimpl
@@ -84,20 +99,62 @@ class Runner:
         if report.failed:
             self.failed.add(report.nodeid)
 
-    def note(self, item):
-        """Return what notes the functions of the package that a test calls."""
-        calls, prefix = self.calls[item], str(ROOT / PACKAGE)
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef):
+        """Note what a fixture reaches by itself: it is every test's that uses it."""
+        if sys.gettrace() is None or fixturedef.scope == "function":
+            return (yield)
+        outer = sys.gettrace()
+        self.trace_into(fixturedef)
+        try:
+            return (yield)
+        finally:
+            sys.settrace(outer)
+
+    def trace_into(self, key):
+        """Note the lines of the package that are reached from now on."""
+        reached, prefix = self.reached[key], str(ROOT / PACKAGE)
 
         def called(frame, event, _):
-            code = frame.f_code
-            if event == "call" and code.co_filename.startswith(prefix):
-                module = frame.f_globals.get("__name__")
-                calls.add((module, code.co_qualname.split(".<locals>")[0]))
+            return line if frame.f_code.co_filename.startswith(prefix) else None
 
-        return called
+        def line(frame, event, _):
+            reached.add((frame.f_code.co_filename, frame.f_lineno))
+            return line
+
+        sys.settrace(called)
+
+    def fixtures_of(self, item):
+        """Return the fixtures of a test that outlive it."""
+        found = (item._fixtureinfo.name2fixturedefs.get(name, ()) for name in item.fixturenames)
+        return [one for some in found for one in some if one in self.reached]
+
+    def tests_of(self, mutant, items):
+        """Return the tests that reach the lines of a fault."""
+        lines = lines_of(mutant)
+        files = {path for path, _ in lines}
+
+        def reach(key):
+            return not lines.isdisjoint(self.reached[key])
+
+        def knows(item):
+            shared = vars(item.module).values()
+            return any(
+                getattr(one, "__file__", None) in files
+                or getattr(one, "__module__", None) == mutant.module
+                for one in shared
+            )
+
+        return [
+            item
+            for item in items
+            if any(reach(key) for key in (item, *self.fixtures_of(item)))
+            or (not mutant.is_within and knows(item))
+        ]
 
     def try_out(self, session, mutant, items):
         """Return ``found``, ``late`` or ``missed``."""
+        sys.stderr.flush()
         child = os.fork()
         if not child:
             status = 3
@@ -106,38 +163,70 @@ class Runner:
                 quiet = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(quiet, 1)
                 os.dup2(quiet, 2)
+                session.config.pluginmanager.unregister(name="terminalreporter")
                 status = self.run_with(session, mutant, items)
             finally:
                 os._exit(status)
-        ends = time.monotonic() + MORE + PATIENCE * sum(self.seconds[item] for item in items)
-        while time.monotonic() < ends:
-            done, status = os.waitpid(child, os.WNOHANG)
-            if done:
-                return "missed" if os.waitstatus_to_exitcode(status) == 0 else "found"
-            time.sleep(0.02)
-        os.killpg(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        return "late"
+        _, status = os.waitpid(child, 0)
+        with suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)
+        code = os.waitstatus_to_exitcode(status)
+        if code in (-signal.SIGPROF, -signal.SIGALRM):
+            return "late"
+        return "missed" if code == 0 else "found"
 
     def run_with(self, session, mutant, items):
         put_in(mutant)
         self.failed.clear()
         if not items:
             return 0
-        session._setupstate.teardown_exact(items[0])
+        lines = lines_of(mutant)
+        shared = {one for item in items for one in self.fixtures_of(item)}
+        touched = {one.scope for one in shared if not lines.isdisjoint(self.reached[one])}
+        # What was made without the fault is made again.
+        kept = None if "session" in touched else SimpleNamespace(listchain=lambda: [session])
+        session._setupstate.teardown_exact(kept if touched else items[0])
         for item, after in zip(items, [*items[1:], None], strict=True):
+            allowed = MORE + PATIENCE * self.seconds[item]
+            signal.setitimer(signal.ITIMER_PROF, allowed)
+            signal.setitimer(signal.ITIMER_REAL, WAITING * allowed)
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=after)
             if self.failed:
                 return 1
         return 0
 
 
-def is_of_all(mutant):
-    """Tell whether a fault lies outside of functions, where no call tells of it."""
-    found = importlib.import_module(mutant.module)
-    for name in filter(None, mutant.place.split(".")):
-        found = getattr(found, name, None)
-    return inspect.isclass(found) or inspect.ismodule(found)
+def lines_of(mutant):
+    """Return the places in files one of which a test must reach to tell of a fault.
+
+    Of what lies outside of functions, all of its module, and of those that import the constant.
+    """
+    module = importlib.import_module(mutant.module)
+    if mutant.is_within:
+        return {(module.__file__, line) for line in mutant.lines}
+    tree = ast.parse(Path(module.__file__).read_text("utf-8"))
+    statement = next(one for one in tree.body if one.end_lineno >= mutant.lines.start)
+    names = {one.id for one in ast.walk(statement) if isinstance(one, ast.Name)}
+    files = {
+        one.__file__
+        for one in ours(PACKAGE)
+        for name in names & vars(one).keys()
+        if vars(one)[name] is vars(module).get(name)
+    }
+    return {(file, line) for file in {module.__file__, *files} for line in range(1, LONGEST)}
+
+
+def ours(*prefixes):
+    """Return the package's modules that are loaded."""
+    return [one for name, one in list(sys.modules.items()) if name.startswith(prefixes)]
+
+
+def forget_results():
+    """Clear what functions of the rooms keep, so that every test reaches what it needs."""
+    for module in ours(*(f"{PACKAGE}.{room}" for room in ROOMS)):
+        for value in vars(module).values():
+            if getattr(value, "__module__", None) == module.__name__:
+                getattr(value, "cache_clear", int)()
 
 
 def put_in(mutant):
@@ -195,43 +284,53 @@ def plain(value):
     return value
 
 
-def drawn(rooms, count, seed):
-    """Return that many faults of the rooms' modules, the same for the same seed."""
+def drawn(room, count, seed):
+    """Return that many faults of a room's modules, the same for the same seed, and how many are."""
     found = []
-    for room in rooms:
-        for path in sorted((ROOT / PACKAGE / room).glob("*.py")):
-            if path.name != "__init__.py" or room == "metrics":
-                name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-                found += mutants_of(name.removesuffix(".__init__"), path.read_text("utf-8"))
+    for path in sorted((ROOT / PACKAGE / room).glob("*.py")):
+        if path.name != "__init__.py" or room == "metrics":
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            found += mutants_of(name.removesuffix(".__init__"), path.read_text("utf-8"))
     return random.Random(seed).sample(found, min(count, len(found))), len(found)
+
+
+def score(results):
+    """Return what is told of some faults."""
+    states = [state for state, _ in results]
+    counted = len(states) - states.count("equivalent")
+    found = states.count("found") + states.count("late")
+    return {
+        "mutants": counted,
+        "found": found,
+        "late": states.count("late"),
+        "score": round(found / max(1, counted), 4),
+        "equivalent": states.count("equivalent"),
+        "missed": [f"{m.name} (line {m.lines.start})" for state, m in results if state == "missed"],
+    }
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rooms", nargs="+", default=ROOMS, choices=ROOMS)
-    parser.add_argument("--mutants", type=int, default=150)
+    parser.add_argument("--mutants", type=int, default=40, help="of each room")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tests", nargs="+", help="in place of the rooms' own")
+    parser.add_argument("--only", default="", help="faults whose name has this in it")
     given = parser.parse_args()
-    mutants, there_are = drawn(given.rooms, given.mutants, given.seed)
+    drawn_of = {room: drawn(room, given.mutants, given.seed) for room in given.rooms}
+    mutants = [one for some, _ in drawn_of.values() for one in some if given.only in one.name]
     known = json.loads((HERE / "equivalent.json").read_text("utf-8"))
     runner = Runner(mutants, known)
-    tests = given.tests or [*(f"tests/unit/{room}" for room in given.rooms), *OTHERS]
+    tests = [f"tests/unit/{room}" for room in given.rooms]
+    tests += [test for room in given.rooms for test in BESIDE.get(room, ())]
     os.chdir(ROOT)
     pytest.main(["-q", "-o", "addopts=", "-p", "no:cacheprovider", *tests], [runner])
-    states = [state for state, _ in runner.results]
-    counted = [state for state in states if state != "equivalent"]
-    found = sum(state in ("found", "late") for state in counted)
-    line = {
-        "seed": given.seed,
-        "faults_there_are": there_are,
-        "mutants": len(counted),
-        "found": found,
-        "score": round(found / max(1, len(counted)), 4),
-        "equivalent": states.count("equivalent"),
-        "failing_without_a_fault": sorted(runner.failed),
-        "missed": [f"{m.name} (line {m.line})" for state, m in runner.results if state == "missed"],
-    }
+    for room in given.rooms:
+        results = [one for one in runner.results if one[1].module.split(".")[1] == room]
+        line = {"room": room, "seed": given.seed, "faults_there_are": drawn_of[room][1]}
+        sys.stdout.write(json.dumps({**line, **score(results)}) + "\n")
+    whole = score(runner.results)
+    del whole["missed"]
+    line = {"seed": given.seed, **whole, "failing_without_a_fault": sorted(runner.failed)}
     sys.stdout.write(json.dumps(line) + "\n")
 
 

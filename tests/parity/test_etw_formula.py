@@ -11,7 +11,7 @@ import torch
 from toy import FixedLogits, Positionwise, random_rows
 
 from etw_lightning.forget import GA
-from etw_lightning.kernels.head import linear_scores, plain_linear_scores
+from etw_lightning.kernels.head import linear_scores
 from etw_lightning.kernels.signals import Counts, reduce_terms
 from etw_lightning.models.loading import LabelScorer
 from etw_lightning.retain import NLL
@@ -191,25 +191,6 @@ def test_head(dtype, chunk_size, temperature, num):
     check(scores.entropies, entropies, tolerance)
     for parameter, gradient in zip((hidden, weight, bias), gradients, strict=True):
         check(parameter.grad, gradient, tolerance)
-
-
-@pytest.mark.parametrize("with_bias", [True, False])
-@pytest.mark.parametrize("temperature", TEMPERATURES)
-def test_head_is_the_plain_one(with_bias, temperature):
-    hidden, weight, bias, labels, incoming = head_inputs()
-    bias = bias if with_bias else None
-    inputs = [tensor for tensor in (hidden, weight, bias) if tensor is not None]
-    values, gradients = [], []
-    for scores in (
-        linear_scores(hidden, weight, labels, bias, temperature=temperature, chunk_size=3),
-        plain_linear_scores(hidden, weight, labels, bias, temperature),
-    ):
-        values.append(scores)
-        gradients.append(torch.autograd.grad((scores.logps * incoming).sum(), inputs))
-    for fused, plain in zip(*values, strict=True):
-        check(fused, plain.detach().numpy(), 1e-10)
-    for fused, plain in zip(*gradients, strict=True):
-        check(fused, plain.detach().numpy(), 1e-10)
 
 
 @pytest.mark.parametrize("frozen", [(), (0,), (1,), (2,), (0, 2)])

@@ -5,7 +5,7 @@ import torch
 
 from etw_lightning.kernels import head as kernels
 from etw_lightning.kernels.distributions import HeadDistributions
-from etw_lightning.kernels.head import linear_scores, linear_statistics, plain_linear_scores
+from etw_lightning.kernels.head import linear_scores, linear_statistics
 from etw_lightning.kernels.logits import LogitTransform
 
 NUM, WIDTH, VOCABULARY = 9, 6, 31
@@ -67,9 +67,6 @@ def test_values_and_gradients(transform, has_bias, dtype, tolerance):
         # Sums of products of size 10 in float32.
         scale = other.abs().max().clamp(min=1)
         torch.testing.assert_close(one / scale, other / scale, **close)
-
-    plain = plain_linear_scores(hidden, weight, labels, bias, 0.7, transform)
-    torch.testing.assert_close(plain.logps, picked, **close)
 
     told = linear_statistics(hidden, weight, labels, bias, chunk_size=4, transform=transform)
     torch.testing.assert_close(told.logps, picked, **close)

@@ -301,6 +301,37 @@ def test_a_token_on_the_border_is_parted():
     assert encoder.scored_text(example("yes")) is None
 
 
+@pytest.mark.parametrize("entries", [257, 258])
+def test_a_space_that_ends_a_prompt_stays_there_unless_it_is_in_the_answer_s_token(entries):
+    """Of 257 entries each byte is a token; the one more is `` S``, as a probe's answer begins."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        special_tokens=["<|eos|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+        vocab_size=entries,
+    )
+    backend.train_from_iterator(["a S"] * 50, trainer)
+    template = (
+        "{% for m in messages %}{{ m.role + ': ' + m.content }}{% if m.role == 'assistant' %}"
+        "{{ eos_token }}{% else %}{{ '\n' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    encoder = Encoder(
+        PreTrainedTokenizerFast(
+            tokenizer_object=backend, eos_token="<|eos|>", chat_template=template
+        )
+    )
+    is_merged = entries == 258
+    assert encoder.prompt(example("Sir.")).endswith("assistant:" if is_merged else "assistant: ")
+    assert encoder.set_right == (("the space that ends prompts is the answer's",) * is_merged)
+    row = encoder.encode(example("Sir."))
+    pieces = [encoder.tokenizer.decode([label]) for label in labelled(row)]
+    assert pieces == [" S" if is_merged else "S", "i", "r", ".", "<|eos|>"]
+
+
 def test_padding_is_the_end_token_where_there_is_no_other(changed_tokenizer):
     tokenizer = changed_tokenizer()
     assert Encoder(tokenizer).pad_id == tokenizer.convert_tokens_to_ids("<|pad|>")

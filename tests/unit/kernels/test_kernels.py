@@ -162,3 +162,62 @@ def test_statistics_hold_no_more_than_a_chunk_of_logits(inputs, monkeypatch):
     found = linear_statistics(*inputs, chunk_size=4)
     assert made == [4, 4, 2]
     assert not any(part.requires_grad for part in found)
+
+
+def test_a_chunk_is_of_256_positions_unless_it_is_given(monkeypatch):
+    made = []
+    original = kernels._float_logits
+    monkeypatch.setattr(
+        kernels, "_float_logits", lambda one, *rest: made.append(len(one)) or original(one, *rest)
+    )
+    hidden, weight, labels = torch.ones(300, 1), torch.ones(2, 1), torch.zeros(300, dtype=torch.int)
+    linear_scores(hidden, weight, labels.long())
+    linear_statistics(hidden, weight, labels.long())
+    assert made == [256, 44, 256, 44]
+
+
+def test_half_precision_under_autocast_is_described_in_float32(inputs):
+    """Logits of 16 bits would be off by 1e-2; what there is of no labels has the same dtypes."""
+    hidden, weight = (tensor.detach().bfloat16() for tensor in inputs[:2])
+    with torch.autocast("cpu", torch.bfloat16):
+        found = linear_statistics(hidden, weight, inputs[2])
+        none = linear_statistics(hidden[:0], weight, inputs[2][:0])
+        scores = linear_scores(hidden, weight, inputs[2])
+    expected = plain_statistics(hidden, weight, inputs[2])
+    for one, other in zip(found[:3], expected[:3], strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-5)
+    for one, other in zip(scores, expected[:2], strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-5)
+    assert [part.dtype for part in none] == [torch.float32] * 3 + [torch.bool]
+    assert [part.dtype for part in found] == [torch.float32] * 3 + [torch.bool]
+
+
+def test_gradients_of_half_precision_are_summed_in_float32():
+    """Two tokens, even: each of 600 positions gives label 0 a half; bfloat16 stops at 128.
+
+    d logp / d logit is 1/2 for the label and -1/2 for the other token, whatever the position.
+    """
+    hidden = torch.ones(600, 1, dtype=torch.bfloat16)
+    weight = torch.zeros(2, 1, dtype=torch.bfloat16, requires_grad=True)
+    bias = torch.zeros(2, dtype=torch.bfloat16, requires_grad=True)
+    labels = torch.zeros(600, dtype=torch.long)
+    linear_scores(hidden, weight, labels, bias, chunk_size=1).logps.sum().backward()
+    assert bias.grad.tolist() == [300, -300]
+    assert weight.grad.tolist() == [[300], [-300]]
+    assert weight.grad.dtype == bias.grad.dtype == torch.bfloat16
+
+
+def test_products_of_the_backward_pass_are_of_the_run_s_dtype(inputs):
+    """Under autocast the slopes are rounded to 16 bits before they meet the head, as autocast does.
+
+    Of one position: d logp / d hidden = (onehot - p) @ weight, both factors rounded.
+    """
+    hidden, weight, labels = (tensor.detach()[:1] for tensor in inputs)
+    hidden, weight = hidden.clone().requires_grad_(), inputs[1].detach()
+    with torch.autocast("cpu", torch.bfloat16):
+        linear_scores(hidden, weight, labels).logps.sum().backward()
+    slope = -(hidden.detach() @ weight.T).softmax(-1)
+    slope[0, labels[0]] += 1
+    rounded = slope.bfloat16() @ weight.bfloat16()
+    torch.testing.assert_close(hidden.grad, rounded.float(), rtol=0, atol=1e-7)
+    assert not torch.allclose(hidden.grad, slope @ weight, rtol=0, atol=1e-4)
