@@ -133,9 +133,7 @@ class CEU(ForgetObjective):
         """Return weighted cross-entropies, nats, 0 for tokens left out, ``(N,)``."""
         assert signals.distributions is not None
         terms = weights * signals.distributions.map(_without_label, signals.labels)
-        rows = signals.rows
-        places = torch.arange(len(rows), device=rows.device) - torch.searchsorted(rows, rows)
-        return torch.where(places < self.skip_first, torch.zeros_like(terms), terms)
+        return torch.where(signals.places() < self.skip_first, torch.zeros_like(terms), terms)
 
 
 @dataclass(frozen=True)

@@ -196,9 +196,8 @@ class _LinearScores(torch.autograd.Function):
         autocast = torch.is_autocast_enabled(device)
         ctx.product_dtype = torch.get_autocast_dtype(device) if autocast else hidden.dtype
         ctx.chunk_size, ctx.dtype, ctx.transform = chunk_size, dtype, transform
-        logps = torch.empty(len(labels), dtype=dtype, device=hidden.device)
-        normalizers = torch.empty_like(logps)
-        entropies = torch.empty_like(logps) if entropy else logps.new_empty(0)
+        logps = hidden.new_empty(len(labels), dtype=dtype)
+        normalizers, entropies = torch.empty_like(logps), torch.empty_like(logps)
         with torch.autocast(device, enabled=False):
             wide = weight if hidden.is_cuda and hidden.dtype == weight.dtype else weight.to(dtype)
             for start in range(0, len(labels), chunk_size):
@@ -230,13 +229,13 @@ class _LinearScores(torch.autograd.Function):
             for start in range(0, len(labels), ctx.chunk_size):
                 part = slice(start, start + ctx.chunk_size)
                 logits = _float_logits(hidden[part], wide, bias, dtype)
-                own_slope: Tensor | float = 1.0
+                own_slope = None
                 if ctx.transform is not None:
                     own_slope = ctx.transform.slope(ctx.transform.change_(logits))
                 # d logp / d logits = onehot(label) - softmax, times the incoming gradient.
                 slope = logits.sub_(normalizers[part, None]).exp_().mul_(-grad[part, None])
                 slope.scatter_add_(-1, labels[part, None], grad[part, None].to(dtype))
-                if ctx.transform is not None:
+                if own_slope is not None:
                     slope.mul_(own_slope)
                 product = slope.to(low)
                 if grad_hidden is not None:

@@ -166,10 +166,21 @@ class TokenSignals:
         """Labelled tokens of each sequence, ``(num_rows,)``, in the dtype of ``logps``."""
         return self.row_sums(torch.ones_like(self.logps, requires_grad=False))
 
+    def places(self) -> Tensor:
+        """Place of each token among its sequence's, from 0, ``(N,)``.
+
+        Example:
+            >>> rows = torch.tensor([0, 0, 2, 2, 2])
+            >>> TokenSignals(rows, rows, 3, torch.zeros(5)).places()
+            tensor([0, 1, 0, 1, 2])
+        """
+        rows = self.rows
+        return torch.arange(len(rows), device=rows.device) - torch.searchsorted(rows, rows)
+
 
 def _places(rows: Tensor, start: int, stop: int) -> slice:
     """Return where the tokens of sequences ``start`` to ``stop`` stand."""
-    bounds = torch.tensor([start, stop], device=rows.device)
+    bounds = rows.new_tensor([start, stop])
     return slice(*torch.searchsorted(rows, bounds).tolist())
 
 

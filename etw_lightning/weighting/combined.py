@@ -12,7 +12,7 @@ from etw_lightning.kernels.signals import Signal, TokenSignals
 from etw_lightning.schema import IGNORE_INDEX, InputError
 from etw_lightning.value_checks import check_whole
 from etw_lightning.weighting.interface import TokenWeighting
-from etw_lightning.weighting.within_rows import order_within_rows, places_in_rows, share_out
+from etw_lightning.weighting.within_rows import order_within_rows, share_out
 
 __all__ = ["Mixture", "Product", "Random"]
 
@@ -70,7 +70,7 @@ class Random(TokenWeighting):
                 "model.weighting: Random shuffles by the labels' token ids, which records don't "
                 "hold; choose a weighting that reads no labels, such as Random.of."
             )
-        places = _STEP * (places_in_rows(signals.rows) + 1)
+        places = _STEP * (signals.places() + 1)
         rows = signals.row_sums(_mix(signals.labels + places))
         rows = _mix(rows + _mix(torch.full_like(rows, self.seed)))
         keys = _mix(rows[signals.rows] + places)

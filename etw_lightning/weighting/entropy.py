@@ -15,7 +15,6 @@ from etw_lightning.weighting.within_rows import (
     Scope,
     TopShare,
     order_within_rows,
-    places_in_rows,
     share_out,
 )
 
@@ -134,7 +133,7 @@ class ETW(TokenWeighting):
         if self.top_share is not None:
             order = order_within_rows(-entropies, signals.rows)
             ranks = torch.empty_like(order)
-            ranks[order] = places_in_rows(signals.rows)
+            ranks[order] = signals.places()
             sizes = (self.top_share * signals.row_counts().double() + 0.5).floor().clamp(min=1)
             kept = ranks < sizes[signals.rows]
         if self.threshold is not None:

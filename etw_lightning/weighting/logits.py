@@ -61,11 +61,11 @@ def etw_weights(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> Ten
     is_label = labels[:, 1:] != IGNORE_INDEX
     said = logits.detach()[:, :-1][is_label]
     wide = torch.promote_types(said.dtype, torch.float32)
-    entropies = torch.empty(len(said), dtype=wide, device=said.device)
+    entropies = said.new_empty(len(said), dtype=wide)
     for start in range(0, len(said), _CHUNK):
         part = slice(start, start + _CHUNK)
-        logps = (said[part].to(wide) / temperature).log_softmax(-1)
-        entropies[part] = torch.special.entr(logps.exp()).sum(-1)
+        logps = (said[part].to(wide) / temperature).log_softmax(1)
+        entropies[part] = torch.special.entr(logps.exp()).sum(1)
     signals = TokenSignals(
         labels=labels[:, 1:][is_label],
         rows=is_label.nonzero()[:, 0],
@@ -73,6 +73,6 @@ def etw_weights(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> Ten
         logps=torch.zeros_like(entropies),
         entropies=entropies,
     )
-    weights = torch.zeros(labels.shape, dtype=wide, device=said.device)
+    weights = said.new_zeros(labels.shape, dtype=wide)
     weights[:, 1:][is_label] = weighting(signals)
     return weights

@@ -1,4 +1,4 @@
-"""Shares, places and orders of the labelled tokens of each sequence."""
+"""Shares and orders of the labelled tokens of each sequence."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from etw_lightning.kernels.signals import TokenSignals
 
-__all__ = ["Scope", "TopShare", "order_within_rows", "places_in_rows", "share_out"]
+__all__ = ["Scope", "TopShare", "order_within_rows", "share_out"]
 
 #: What weights are shared out over. ``sequence``: each sequence's tokens. ``batch``: the tokens of
 #: one micro-batch of one process, so that the weights hang on how the effective batch is split.
@@ -45,9 +45,9 @@ def share_out(
         tensor([0.5000, 1.5000, 1.0000])
     """
     if scope == "batch":
-        signals = replace(signals, rows=torch.zeros_like(signals.rows), num_rows=1)
+        signals = replace(signals, rows=torch.zeros_like(signals.rows))
     rows = signals.rows
-    counts = signals.row_counts().detach()[rows]
+    counts = signals.row_counts()[rows]
     if kept is None:
         even = torch.ones_like(values)
     else:
@@ -58,16 +58,6 @@ def share_out(
     # Share first: n / sum(v) overflows where all values are tiny.
     shares = values / totals
     return torch.where(totals == 0, even, counts * shares)
-
-
-def places_in_rows(rows: Tensor) -> Tensor:
-    """Return each token's place among its sequence's, from 0, ``(N,)``.
-
-    Example:
-        >>> places_in_rows(torch.tensor([0, 0, 2, 2, 2]))
-        tensor([0, 1, 0, 1, 2])
-    """
-    return torch.arange(len(rows), device=rows.device) - torch.searchsorted(rows, rows)
 
 
 def order_within_rows(keys: Tensor, rows: Tensor) -> Tensor:

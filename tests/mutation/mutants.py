@@ -49,6 +49,9 @@ _WORDS = {
     "endswith": "startswith",
 }
 
+#: Characters of what is shown with what is around it.
+_SHORT = 12
+
 
 class Mutant(NamedTuple):
     """One fault.
@@ -58,7 +61,7 @@ class Mutant(NamedTuple):
         place: Function or class it lies in, ``Class.function``; empty for the module itself.
         lines: Lines of the source that are reached where it matters: those of its statement.
         is_within: Whether it lies in a function.
-        change: What stood there and what stands there now.
+        change: What stood there and what stands there now; of a short word also what is around it.
         path: The way to it from the top of the tree: fields, and places in lists.
         variant: Which of the faults that can be made there.
     """
@@ -95,8 +98,8 @@ class Mutant(NamedTuple):
 def mutants_of(module: str, source: str) -> list[Mutant]:
     """Return all faults of a module."""
     return [
-        Mutant(module, place, lines, is_within, f"{_shown(node)} -> {_shown(new)}", path, variant)
-        for node, path, place, lines, is_within in _sites(ast.parse(source))
+        Mutant(module, place, lines, is_within, _change(node, new, around), path, variant)
+        for node, path, place, lines, is_within, around in _sites(ast.parse(source))
         for variant, new in enumerate(_faults(node))
     ]
 
@@ -119,7 +122,7 @@ def _sites(tree):
                     inner = f"{place}.{child.name}".lstrip(".")
                 own = _lines(child, lines)
                 if isinstance(child, ast.expr | ast.Return | ast.Assign | ast.AugAssign | ast.Expr):
-                    yield child, way, place, own, is_within
+                    yield child, way, place, own, is_within, node
                 is_function = isinstance(child, ast.FunctionDef | ast.Lambda)
                 todo.append((child, way, inner, is_within or is_function, own))
 
@@ -147,6 +150,14 @@ def _is_left_alone(node) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
+def _change(node, new, around) -> str:
+    """Return what was made of a node; of a short one, which may stand there twice, also where."""
+    change = f"{_shown(node)} -> {_shown(new)}"
+    if len(_shown(node)) > _SHORT or not isinstance(around, ast.expr | ast.keyword | ast.stmt):
+        return change
+    return f"{change} in {_shown(around)}"
+
+
 def _shown(node) -> str:
     return " ".join(ast.unparse(node).split())[:90]
 
@@ -171,7 +182,7 @@ def _faults(node):
         case ast.Constant(value=int() | float() as value):
             yield ast.Constant(value + 1)
             if value:
-                yield ast.Constant(value * 2 if isinstance(value, float) else value - 1)
+                yield ast.Constant(value / 2 if isinstance(value, float) else value - 1)
         case ast.Slice():
             if node.lower is not None:
                 yield ast.Slice(None, node.upper, node.step)
@@ -192,8 +203,12 @@ def _faults(node):
             yield ast.AugAssign(node.target, _OPERATORS[type(one)](), node.value)
 
 
+#: Functions whose arguments may change places.
+_ALIKE = ("min", "max", "minimum", "maximum", "logaddexp", "zip", "range")
+
+
 def _faults_of_call(node):
-    alike = isinstance(node.func, ast.Name) and node.func.id in ("min", "max", "zip", "range")
+    alike = getattr(node.func, "id", getattr(node.func, "attr", "")) in _ALIKE
     starred = any(isinstance(one, ast.Starred) for one in node.args)
     if len(node.args) == 2 and not alike and not starred:
         yield ast.Call(node.func, node.args[::-1], node.keywords)

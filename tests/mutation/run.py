@@ -37,7 +37,7 @@ PACKAGE = "etw_lightning"
 ROOMS = ("data", "scoring", "metrics", "weighting", "forget", "kernels")
 #: Tests that are run for a room, beside ``tests/unit/ROOM``: the quick ones of its numbers.
 BESIDE = {
-    "weighting": ("tests/property/test_weighting_properties.py", "tests/parity/test_weightings.py"),
+    "weighting": ("tests/parity/test_weightings.py",),
     "forget": (
         "tests/parity/test_oracle_losses_distributions.py",
         "tests/parity/test_oracle_losses_likelihoods.py",
@@ -45,10 +45,14 @@ BESIDE = {
     "kernels": ("tests/parity/test_etw_formula.py", "tests/parity/test_class_axis.py"),
     "metrics": ("tests/property/test_metrics_properties.py", "tests/parity/test_oracle_metrics.py"),
 }
+#: Text of the modules, as it was when the run began.
+SOURCES: dict[str, str] = {}
 #: Seconds that a test may take: as many times what it took without a fault, and so many more.
 PATIENCE, MORE = 10, 3
 #: More lines than any module has.
 LONGEST = 1000
+#: More faults than any room has.
+EVERY = 10**6
 #: On a busy machine a process waits for its turn.
 WAITING = 20
 
@@ -204,7 +208,7 @@ def lines_of(mutant):
     module = importlib.import_module(mutant.module)
     if mutant.is_within:
         return {(module.__file__, line) for line in mutant.lines}
-    tree = ast.parse(Path(module.__file__).read_text("utf-8"))
+    tree = ast.parse(SOURCES[mutant.module])
     statement = next(one for one in tree.body if one.end_lineno >= mutant.lines.start)
     names = {one.id for one in ast.walk(statement) if isinstance(one, ast.Name)}
     files = {
@@ -234,7 +238,7 @@ def put_in(mutant):
     module = importlib.import_module(mutant.module)
     fresh = ModuleType(mutant.module)
     fresh.__file__ = module.__file__
-    tree = mutant.tree(Path(module.__file__).read_text("utf-8"))
+    tree = mutant.tree(SOURCES[mutant.module])
     exec(compile(tree, module.__file__, "exec"), vars(fresh))
     exchange(module, fresh)
 
@@ -290,7 +294,9 @@ def drawn(room, count, seed):
     for path in sorted((ROOT / PACKAGE / room).glob("*.py")):
         if path.name != "__init__.py" or room == "metrics":
             name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-            found += mutants_of(name.removesuffix(".__init__"), path.read_text("utf-8"))
+            name = name.removesuffix(".__init__")
+            SOURCES.setdefault(name, path.read_text("utf-8"))
+            found += mutants_of(name, SOURCES[name])
     return random.Random(seed).sample(found, min(count, len(found))), len(found)
 
 
@@ -319,6 +325,9 @@ def main():
     drawn_of = {room: drawn(room, given.mutants, given.seed) for room in given.rooms}
     mutants = [one for some, _ in drawn_of.values() for one in some if given.only in one.name]
     known = json.loads((HERE / "equivalent.json").read_text("utf-8"))
+    there_are = {one.name for room in ROOMS for one in drawn(room, EVERY, 0)[0]}
+    if unknown := known.keys() - there_are:
+        parser.error(f"equivalent.json names what is no fault any more: {sorted(unknown)}")
     runner = Runner(mutants, known)
     tests = [f"tests/unit/{room}" for room in given.rooms]
     tests += [test for room in given.rooms for test in BESIDE.get(room, ())]

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from etw_lightning.forget import CEU, ME, PDU, UNDIAL
+from etw_lightning.forget.distributions import _lowered
 from etw_lightning.kernels.distributions import GivenDistributions, HeadDistributions, TopLogps
 from etw_lightning.kernels.divergences import cross_entropy, kl_divergence
 from etw_lightning.kernels.signals import TokenSignals
@@ -382,3 +383,10 @@ def test_declarations():
 def test_bad_numbers_are_named(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+def test_a_reference_that_holds_all_tokens_is_lowered_where_it_lies():
+    """The meta device stands for any that is not the CPU: torch refuses to mix the two."""
+    held = TopLogps(torch.zeros(2, 3, device="meta"))
+    labels = torch.zeros(2, dtype=torch.long, device="meta")
+    assert _lowered(held, labels, 1.0).logps.device.type == "meta"

@@ -163,3 +163,10 @@ def test_declarations():
 def test_bad_numbers_are_named(numbers, message):
     with pytest.raises(InputError, match=message):
         RMU(**numbers)
+
+
+def test_the_largest_seed_is_that_of_a_generator():
+    """torch's generators take 64 bits."""
+    assert RMU(seed=18446744073709551615).seed == 18446744073709551615
+    with pytest.raises(InputError, match=r"model\.forget\.seed"):
+        RMU(seed=18446744073709551616)

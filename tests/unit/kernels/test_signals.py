@@ -111,3 +111,13 @@ def test_skipped_tokens_are_not_averaged_over(signals, reduction, mean):
     terms = torch.tensor([0.0, -3.0, 0.0, -1.0, 0.0])
     counts = Counts(tokens=3, rows=2)  # tokens here and one of another micro-batch
     assert reduce_terms(terms, signals, counts, reduction, skipped=1).item() == pytest.approx(mean)
+
+
+def test_places_are_made_where_the_tokens_are():
+    """The meta device stands for any that is not the CPU: torch refuses to mix the two."""
+    rows = torch.zeros(3, dtype=torch.long, device="meta")
+    assert TokenSignals(rows, rows, 1, torch.zeros(3)).places().device.type == "meta"
+
+
+def test_places_count_from_the_first_token_of_each_row(signals):
+    assert signals.places().tolist() == [0, 1, 0, 1, 0]

@@ -75,8 +75,9 @@ def test_membership_similarity_is_one_at_the_retain_model_and_falls_on_both_side
         assert below == pytest.approx([0, 0.5, 0.9])
     if retain < 1:
         assert above == pytest.approx([0, 0.5, 0.9])
-    with pytest.raises(InputError, match="from 0 to 1"):
-        metrics.membership_similarity(1.2, retain)
+    for pair in ((1.2, retain), (-0.1, retain), (retain, 1.2), (retain, -0.1)):
+        with pytest.raises(InputError, match="from 0 to 1"):
+            metrics.membership_similarity(*pair)
 
 
 def test_privacy_is_the_harmonic_mean_of_four_attacks():
@@ -135,3 +136,17 @@ def test_neg_log10_is_the_forget_qualitys():
     found = metrics.neg_log10_forget_quality(quality)
     assert (found.value, found.direction, found.n) == (359.0, "down", 600)
     assert math.isfinite(found.value)
+
+
+def test_a_mean_of_parts_counts_the_rows_of_the_smallest():
+    one, two, three = (Metric(0.5, "up", n) for n in (400, 300, 500))
+    for order in ((one, two, three), (two, three, one), (three, one, two)):
+        assert metrics.unlearning_score(*order).n == 300
+    assert metrics.utility_score(one, two, one, two).n == 300
+    assert metrics.utility_score(two, one, two, one).n == 300
+    sizes = dict(zip(PARTS, (400, 300, 500, 600), strict=True))
+    some = {name: Metric(0.5, "down", n) for name, n in sizes.items()}
+    assert metrics.memorisation_score(some, parts(1, 1, 1, 1)).n == 300
+    attacks = dict(zip(metrics.PRIVACY_ATTACKS, (400, 300, 500, 600), strict=True))
+    others = {name: Metric(0.5, "retain", n) for name, n in attacks.items()}
+    assert metrics.privacy_score(others, aucs(0.5, 0.5, 0.5, 0.5)).n == 300

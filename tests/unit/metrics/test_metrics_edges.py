@@ -2,15 +2,21 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from etw_lightning import metrics
 from etw_lightning.metrics import Metric
-from etw_lightning.metrics.fluency import repetition_values
+from etw_lightning.metrics.fluency import checked_probabilities, repetition_values
 from etw_lightning.metrics.membership import _checked_scores
 from etw_lightning.metrics.text import gold_continuations
-from etw_lightning.metrics.token_probabilities import ENTROPY_EDGES, PROBABILITY_EDGES
+from etw_lightning.metrics.token_probabilities import (
+    ENTROPY_EDGES,
+    PROBABILITY_EDGES,
+    histogram,
+)
 from etw_lightning.metrics.tokens import mark_tokens
+from etw_lightning.metrics.values import scored_tokens
 from etw_lightning.schema import Conventions, InputError, Record
 
 
@@ -85,3 +91,43 @@ def test_the_first_score_that_is_no_number_is_named():
 def test_edges_of_histograms():
     assert (PROBABILITY_EDGES[0], PROBABILITY_EDGES[1], PROBABILITY_EDGES[-1]) == (0, 0.05, 1)
     assert (ENTROPY_EDGES[0], ENTROPY_EDGES[1], ENTROPY_EDGES[-1]) == (0, 0.5, 12.5)
+
+
+def test_numbers_of_other_kinds_are_worked_in_float64():
+    """The float32 nearest to .1 is f = .100000001490116...; f * f in float32 is off by 3e-10."""
+    single = np.array([0.1], dtype=np.float32)
+    wide = 13421773 / 2**27
+    found = histogram(single, [0.0, 1.0])
+    assert (found.total, found.total_squares) == (wide, wide * wide)
+    assert checked_probabilities(single).dtype == np.float64
+    whole = Record("forget", "f/0", "a", token_matches=(1, 0))
+    assert scored_tokens(whole, 0, "token_matches").dtype == np.float64
+
+
+@pytest.mark.parametrize("values", [[], [-0.5], [1.0, -0.5], [-0.5, 1.0]])
+def test_a_harmonic_mean_takes_no_negative_number(values):
+    with pytest.raises(InputError, match="harmonic mean"):
+        metrics.harmonic_mean(values)
+    assert metrics.harmonic_mean([1.0, 0.0, 2.0]) == 0.0
+
+
+def test_a_p_value_below_the_float_range_with_one_row_that_fits():
+    """599 of 600 ratios lie below all others: 2 C(1200, 1) of C(1200, 600) paths go as far."""
+    found = metrics.tofu.forget_quality_of([0.1] * 599 + [2.0], [1.0] * 600)
+    assert (found.p_value, found.d_times_n, found.n, found.m) == (0.0, 599, 600, 600)
+    expected = math.log10(math.comb(1200, 600)) - math.log10(2400)
+    assert found.neg_log10 == pytest.approx(expected, abs=1e-9)
+
+
+def test_min_k_reads_four_tenths_of_the_tokens():
+    """Means of the 4 lowest of 10: 4 and 2.8 against 3; of 8 they are 2.5 and 1.4, of 2 4 and 5.6.
+
+    A row that is surely known has the lower score: one of the two is told from both others.
+    """
+    known = [(-4.0,) * 4 + (-1.0,) * 6, (-5.6,) * 2 + (0.0,) * 8]
+    forget = [Record("f", f"f/{n}", "a", token_logps=logps) for n, logps in enumerate(known)]
+    holdout = [Record("h", f"h/{n}", "a", token_logps=(-3.0,) * 10) for n in range(2)]
+    assert metrics.attack_auc(forget, holdout, "min_k").value == 0.5
+    assert metrics.min_k_auc(forget, holdout) == 0.5
+    assert metrics.attack_scores(forget, "min_k").tolist() == pytest.approx([4.0, 2.8])
+    assert metrics.attack_auc(forget, holdout, "min_k", k=0.8).value == 1.0

@@ -7,6 +7,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from etw_lightning import metrics
+from etw_lightning.metrics import membership
 from etw_lightning.schema import Conventions, InputError, Record
 
 
@@ -139,6 +140,23 @@ def test_interval_is_that_of_resampled_rows():
     ]
     # A percentile of a few thousand resamples of 120 rows is known to about .005.
     assert (low, high) == pytest.approx(np.percentile(plain, (2.5, 97.5)), abs=0.01)
+
+
+@pytest.mark.parametrize("most", [1, 6, 4_000_000])
+def test_interval_is_exactly_that_of_the_draws_in_chunks_of_the_memory_there_is(monkeypatch, most):
+    """Of 4 scores 1, 1 or all resamples are drawn at once: forget rows first, then holdout rows."""
+    monkeypatch.setattr(membership, "_MAX_COUNTS", most)
+    forget, holdout = np.array([1.0, 3.0, 4.0]), np.array([2.0, 3.0])
+    at_once = {1: 1, 6: 1, 4_000_000: 2000}[most]
+    generator, aucs = np.random.default_rng(20240611), []
+    for _ in range(0, 2000, at_once):
+        mine = forget[generator.integers(0, 3, (at_once, 3))]
+        other = holdout[generator.integers(0, 2, (at_once, 2))]
+        lower = mine[:, :, None] < other[:, None]
+        equal = mine[:, :, None] == other[:, None]
+        aucs += (lower + equal / 2).mean((1, 2)).tolist()
+    expected = np.percentile(aucs, (2.5, 97.5))
+    assert membership._bootstrap_interval(forget, holdout) == pytest.approx(expected, abs=1e-12)
 
 
 def test_interval_holds_the_true_auc_about_95_times_in_100():

@@ -8,6 +8,7 @@ import torch
 from etw_lightning import forget, retain, weighting
 from etw_lightning.kernels.signals import TokenSignals
 from etw_lightning.weighting import TNPO, WTNPO, Random, TokenWeighting
+from etw_lightning.weighting import logits as module
 from etw_lightning.weighting.logits import etw_weights
 from etw_lightning.weighting.within_rows import order_within_rows
 
@@ -119,3 +120,28 @@ def test_weights_of_logits_are_those_of_the_entropies():
             said = entropies[row, [place - 1 for place in places]]
             expected[row, places] = len(places) * said / said.sum()
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_weights_of_logits_are_refused_for_other_shapes():
+    logits, labels = torch.zeros(2, 5, 9), torch.zeros(2, 5, dtype=torch.long)
+    for one, other in ((logits, labels[:, 1:]), (logits[..., None], labels), (logits[0], labels)):
+        with pytest.raises(ValueError, match=r"logits must be \(B, T, V\) and labels"):
+            etw_weights(one, other)
+    with pytest.raises(ValueError, match="temperature"):
+        etw_weights(logits, labels, 0.0)
+
+
+def test_weights_of_logits_are_made_of_one_chunk_after_another(monkeypatch):
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(2, 9, 5, generator=generator, dtype=torch.float64)
+    labels = torch.zeros(2, 9, dtype=torch.long)
+    whole = etw_weights(logits, labels)
+    monkeypatch.setattr(module, "_CHUNK", 3)
+    assert torch.equal(etw_weights(logits, labels), whole)
+    assert etw_weights(logits.bfloat16(), labels).dtype == torch.float32
+
+
+def test_the_largest_seed_of_a_permutation_is_that_of_int64():
+    assert Random(of=Places(), seed=9223372036854775807).seed == 2**63 - 1
+    with pytest.raises(ValueError, match=r"Random\.seed"):
+        Random(of=Places(), seed=9223372036854775808)
