@@ -68,3 +68,33 @@ def test_published_logs_are_looked_at_too(tmp_path):
     assert (found.is_published, found.records["forget"][0].answer_loss) == (True, 0.25)
     with pytest.raises(InputError, match="forget row 0: answer_loss must be in its range"):
         load_retain_results(log(-0.25))
+
+
+#: Fields by the least and the largest number that they may hold, None for any.
+BOUNDS = {
+    (-1e-4, None): (
+        "answer_loss", "paraphrase_loss", "perturbed_losses", "min_k", "token_entropies",
+        "token_variances",
+    ),
+    (None, 1e-4): ("token_logps", "choice_logps"),
+    (0.0, None): ("gradient_norm", "token_spans", "choice_num_tokens", "right_choice"),
+    (0.0, 1.0): ("token_matches",),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("least", "largest", "field"),
+    [(*bounds, field) for bounds, fields in BOUNDS.items() for field in fields],
+)
+def test_numbers_may_lie_on_their_bounds_and_not_beyond(least, largest, field):
+    def check(number):
+        value = (number, number) if isinstance(getattr(GOOD, field), tuple) else number
+        check_records([replace(GOOD, **{field: value})], "k: file")
+
+    fits = [least, largest, least is None and -1e30, largest is None and 1e30]
+    for number in (one for one in fits if one not in (None, False)):
+        check(number)
+    beyond = [None if least is None else least - 1e-6, None if largest is None else largest + 1e-6]
+    for number in (*(one for one in beyond if one is not None), math.nan, math.inf, -math.inf):
+        with pytest.raises(InputError, match=field):
+            check(number)

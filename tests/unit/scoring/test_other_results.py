@@ -1,0 +1,105 @@
+"""Records of the retain and the target model, held against this run's rows."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from etw_lightning.data.encode import Encoder
+from etw_lightning.schema import Conventions, Example, InputError, Record
+from etw_lightning.scoring import other_results
+from etw_lightning.scoring.other_results import checked_records, missing_results, read_results
+from etw_lightning.scoring.retain_results import RetainResults
+
+KNOWN = {
+    "template": {"key": "k"}, "conventions": {}, "dtype": "float32", "precision": "32-true"
+}  # fmt: skip
+ROWS = [Example("forget/0", "In Paris.", "Where?"), Example("forget/1", "1956", "When?")]
+
+
+@pytest.fixture
+def warned(monkeypatch):
+    said = []
+    monkeypatch.setattr(other_results, "warn_first", said.append)
+    return said
+
+
+@pytest.mark.parametrize("role", ["retain", "target"])
+@pytest.mark.parametrize(
+    ("is_published", "provenance", "conventions", "said"),
+    [
+        (True, {}, Conventions(), "is a log of open-unlearning, scored by its own conventions"),
+        (True, {}, Conventions.peer(), ""),
+        (False, KNOWN, Conventions(), ""),
+        (False, KNOWN, Conventions.peer(), ""),
+        (False, {**KNOWN, "dtype": None}, Conventions(), "does not say with what dtype its"),
+    ],
+)
+def test_what_can_not_be_compared_is_told(
+    monkeypatch, warned, role, is_published, provenance, conventions, said
+):
+    key = f"data.{role}_results"
+    results = RetainResults("there", {}, provenance, key, is_published)
+    monkeypatch.setattr(
+        other_results, "load_retain_results", lambda *given: given == ("there", key) and results
+    )
+    assert read_results("there", role, conventions) is results
+    assert len(warned) == bool(said)
+    assert all(text.startswith(f"{key}: there ") and said in text for text in warned)
+
+
+def test_the_way_to_missing_results_is_told():
+    tofu = SimpleNamespace(name="tofu", retain_split="retain90", forget_split="forget10")
+    other = SimpleNamespace(name="jsonl", retain_split="r", forget_split="f")
+    assert missing_results("target", tofu).startswith("data.target_results is missing")
+    assert "--config" not in missing_results("target", tofu)
+    said = missing_results("retain", tofu)
+    assert said.startswith("data.retain_results is missing")
+    assert said.endswith("--data.split retain90 --data.forget_split forget10")
+    assert missing_results("retain", other).endswith("score one now.")
+
+
+def record(row, **changes):
+    example = ROWS[row]
+    fields = {"answer": example.answer, "question": example.question, **changes}
+    return Record("forget", example.id, **fields)
+
+
+def check(tokenizer, *records, is_published=False):
+    results = RetainResults("there", {"forget": list(records)}, is_published=is_published)
+    return checked_records(results, "forget", ROWS, Encoder(tokenizer))
+
+
+@pytest.mark.parametrize("is_published", [False, True])
+def test_records_of_these_rows_pass(tiny_tokenizer, is_published):
+    for first in (record(0), record(0, answer=" In  Paris ."), record(0, answer="")):
+        found = check(tiny_tokenizer, first, record(1), is_published=is_published)
+        assert found == [first, record(1)]
+    check(tiny_tokenizer, record(0, question=None), record(1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "wrong"),
+    [
+        ({"answer": "In Rome."}, "answer"),
+        ({"question": "Who?"}, "question"),
+        ({"answer": "In Rome.", "question": "Who?"}, "answer"),
+    ],
+)
+def test_records_of_other_rows_are_refused(tiny_tokenizer, changes, wrong):
+    message = f"there holds another {wrong} in row forget/0 than this run"
+    with pytest.raises(InputError, match=message):
+        check(tiny_tokenizer, record(0, **changes), record(1))
+
+
+def test_a_published_log_asks_with_the_whole_prompt(tiny_tokenizer):
+    check(tiny_tokenizer, record(0, question="[INST] Where?"), record(1), is_published=True)
+    with pytest.raises(InputError, match="holds another answer in row forget/1"):
+        check(tiny_tokenizer, record(0), record(1, answer="1957"), is_published=True)
+
+
+def test_records_of_other_tokens_or_of_fewer_rows_are_refused(tiny_tokenizer):
+    with pytest.raises(InputError, match="holds 1 rows of 'forget', this run scores 2"):
+        check(tiny_tokenizer, record(0))
+    results = RetainResults("there", {"forget": [record(0), record(1)]}, {"template": {"key": "x"}})
+    with pytest.raises(InputError, match=r"was made with data\.template None"):
+        checked_records(results, "forget", ROWS, Encoder(tiny_tokenizer))
