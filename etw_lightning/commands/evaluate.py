@@ -107,6 +107,7 @@ class EvaluateCommand(RunChecks):
                 "seed": self.seed,
                 "seconds": round(time.monotonic() - _STARTED, 1),
             },
+            self.evaluation.judged(records),
         )
 
     def _lm_eval(self) -> dict[str, Metric]:

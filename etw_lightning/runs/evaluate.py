@@ -14,9 +14,16 @@ from lightning.pytorch import Trainer
 
 from etw_lightning.catalogue.entries import Part
 from etw_lightning.catalogue.suite import metric_names
+from etw_lightning.judging.judgement import Judgement, judge, print_judgement
 from etw_lightning.memory.check_memory import print_memory
 from etw_lightning.metrics import Metric
-from etw_lightning.runs.results import left_out_line, print_metrics, write_results
+from etw_lightning.runs.results import (
+    MUSE_SETS,
+    left_out_line,
+    model_row,
+    print_metrics,
+    write_results,
+)
 from etw_lightning.runs.row_weights import print_weights, row_weights
 from etw_lightning.schema import InputError, Record
 from etw_lightning.scoring.batches import make_records
@@ -30,15 +37,20 @@ from etw_lightning.scoring.retain_results import (
     made_of,
     save_provenance,
     save_records,
+    write_atomically,
     write_lines,
 )
 from etw_lightning.training.datamodule import Role, UnlearningDataModule
 from etw_lightning.training.module import UnlearningModule
 from etw_lightning.training.scoring_module import Scores
 
-__all__ = ["Evaluation", "LmEval", "UnlearningTrainer", "find_known", "sources"]
+__all__ = ["WORST_ROWS", "Evaluation", "LmEval", "UnlearningTrainer", "find_known", "sources"]
 
 _KEY = "output_dir"
+#: Page of the rows that went worst.
+WORST_ROWS = "worst_rows.md"
+#: What the evaluated model is called in its judgement.
+THIS = "this model"
 
 
 @dataclass(frozen=True)
@@ -432,12 +444,34 @@ class Evaluation:
             self.save(finished)
         return list(finished)
 
+    def judged(self, records: Mapping[str, Sequence[Record]]) -> Judgement | None:
+        """Return the judgement of the model; None of a benchmark that has no such numbers.
+
+        Args:
+            records: What the model said, by set.
+        """
+        data, words = self.data, self.data.rouge_tokenizer
+        if data.family == "choice":
+            return None
+        held = {role: found.records for role, found in data.results.items()}
+        retain = {n: data.retain_records(n) for n in records if n in held.get("retain", ())}
+        target = {n: data.target_records(n) for n in records if n in held.get("target", ())}
+        sets = {"target": target, THIS: records, "retain": retain}
+        given = {label: one for label, one in sets.items() if one}
+        is_muse = any(name in records for name in MUSE_SETS)
+        rows = {
+            label: model_row(one, retain, is_muse=is_muse, is_own=data.is_own, words=words)
+            for label, one in given.items()
+        }
+        return judge(given, THIS, rows, words=words, conventions=data.conventions)
+
     def write(
         self,
         metrics: Mapping[str, Metric],
         left_out: Mapping[str, str],
         others: Mapping[str, Mapping[str, Metric]],
         further: Mapping[str, Any],
+        judged: Judgement | None = None,
     ) -> None:
         """Write ``results.json`` and print the table.
 
@@ -448,6 +482,7 @@ class Evaluation:
             left_out: Metrics of the suite that could not be had, with the reason.
             others: What the target and the retain model have of them.
             further: What else is to stand in the file.
+            judged: The model's judgement, if there is one.
         """
         write_results(
             self.folder / "results.json",
@@ -464,6 +499,7 @@ class Evaluation:
                     **sources(self.data),
                     "provenance": self.provenance,
                     "conventions": asdict(self.data.conventions),
+                    **({"judgement": judged.to_json()} if judged is not None else {}),
                     **further,
                 }
             ),
@@ -474,6 +510,12 @@ class Evaluation:
         # Of own rows the other models have the same numbers, which are to stand beside these.
         sides = () if others and self.data.is_own else self.data.offered_sets
         print_metrics({name: metrics, **others}, sides)
+        if judged is not None:
+            print_judgement(judged)
+            page = judged.page()
+            if page:
+                write_atomically(self.folder / WORST_ROWS, page.encode("utf-8"))
+                sys.stdout.write(f"worst rows: {self.folder / WORST_ROWS}\n")
         if left_out:
             sys.stdout.write(f"{left_out_line(left_out)}\n")
         sys.stdout.write(f"results: {self.folder / 'results.json'}\n")

@@ -235,10 +235,18 @@ def is_of_fit(folder: Path) -> bool:
 
 
 #: What each command writes.
-_OF_EVALUATE = ("results.json", "records", "config.yaml", "tokens.jsonl.gz", "depth.jsonl.gz")
+_OF_EVALUATE = (
+    "results.json",
+    "records",
+    "worst_rows.md",
+    "config.yaml",
+    "tokens.jsonl.gz",
+    "depth.jsonl.gz",
+)
 _OF_FIT = (
     "model",
     "model.part",
+    "before",
     "checkpoints/step-*",
     "checkpoints/.step-*",
     "hparams.yaml",

@@ -1,4 +1,4 @@
-"""The table at the end of a run, and the file its numbers are kept in."""
+"""The numbers of one model, the tables of ``evaluate``, and the file numbers are kept in."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = [
+    "MUSE_SETS",
     "Row",
     "left_out_line",
+    "model_row",
     "muse_row",
     "own_row",
     "print_metrics",
-    "print_table",
     "tofu_row",
     "write_results",
 ]
@@ -36,24 +37,6 @@ Row = dict[str, float | int | None]
 _Sets = Mapping[str, Sequence[Record]]
 
 _MISSING = "\u2013"
-#: Column -> heading and format. ``d_times_n`` is printed with its ``n``.
-_COLUMNS = {
-    "forget_quality": ("FQ ↑", ""),
-    "neg_log10_forget_quality": ("-log10\nFQ ↓", ".3f"),
-    "d_times_n": ("D·n/n ↓", "d"),
-    "model_utility": ("MU ↑", ".4f"),
-    "forget_rouge": ("forget\nROUGE ↓", ".4f"),
-    "forget_probability": ("forget\nprob. ↓", ".4f"),
-    "forget_truth_ratio": ("truth\nratio ↑", ".4f"),
-    "retain_rouge": ("retain\nROUGE ↑", ".4f"),
-    "retain_probability": ("retain\nprob. ↑", ".4f"),
-    "verbmem": ("verbmem % ↓", ".1f"),
-    "knowmem_forget": ("knowmem\nforget % ↓", ".1f"),
-    "knowmem_retain": ("knowmem\nretain % ↑", ".1f"),
-    "privleak": ("privleak % → 0", ".1f"),
-}
-#: Columns whose numbers compare at one n only.
-_OF_N = ("forget_quality", "neg_log10_forget_quality", "d_times_n")
 _ARROWS = {"up": "↑", "down": "↓", "zero": "→ 0", "retain": "→ retain", "none": ""}
 _LEGEND = "↑ higher is better, ↓ lower, → 0 nearest to zero"
 _RETAIN_LEGEND = "→ retain nearest to the retain model's"
@@ -171,36 +154,35 @@ def muse_row(
     return row
 
 
-def print_table(rows: Mapping[str, Row], console: Console | None = None) -> None:
-    """Print one line per model, with the columns any of them has a number in; fits 100 columns.
+#: Sets that only MUSE has.
+MUSE_SETS = ("verbmem", "privleak_forget")
 
-    p-values of different n get columns of their own; the caption gives the floor of each.
+
+def model_row(
+    records: _Sets,
+    retain: _Sets | None = None,
+    *,
+    is_muse: bool = False,
+    is_own: bool = False,
+    words: WordRule = "published",
+) -> Row:
+    """Return the numbers of one model, as its benchmark has them.
 
     Args:
-        rows: Label (``target``, ``unlearned``, ``retain``) to a ``tofu_row`` or ``muse_row``.
-        console: Where to print; standard output by default.
-    """
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
+        records: Its sets.
+        retain: Those of the retain model.
+        is_muse: MUSE's numbers.
+        is_own: Those of own rows; else TOFU's.
+        words: ``published`` or ``unicode``, as of ``data.rouge_tokenizer``.
 
-    sizes = {int(n) for n in (row.get("n") for row in rows.values()) if n is not None}
-    floors = {n: metrics.forget_quality_floor(n) for n in sorted(sizes)}
-    columns: list[tuple[str, float | int | None]] = []
-    for name in (n for n in _COLUMNS if any(row.get(n) is not None for row in rows.values())):
-        columns += [(name, n) for n in floors] if name in _OF_N and floors else [(name, None)]
-    caption = [_LEGEND]
-    caption += [f"FQ of n = {n} can't be below {floor:.2e}" for n, floor in floors.items()]
-    table = Table(box=SIMPLE_HEAD, caption="; ".join(caption))
-    table.add_column("model", no_wrap=True)
-    for name, n in columns:
-        # A heading may wrap, a number must not.
-        width = max(len(_cell(name, row, n)) for row in rows.values())
-        heading = _COLUMNS[name][0] + (f"\nn = {n}" if len(floors) > 1 and n else "")
-        table.add_column(heading, justify="right", min_width=width)
-    for label, row in rows.items():
-        table.add_row(label, *(_cell(name, row, n) for name, n in columns))
-    _at_full_width(console or Console()).print(table)
+    Raises:
+        InputError: If a set has a field in some rows only.
+    """
+    if is_muse:
+        return muse_row(records, retain, words)
+    if is_own:
+        return own_row(records, (retain or {}).get("forget"), words)
+    return tofu_row(records, (retain or {}).get("forget"), words)
 
 
 def print_metrics(
@@ -399,17 +381,6 @@ def _plain(value: float) -> str:
     if 0 < size < 1e-3:
         return f"{value:.2e}"
     return f"{value:.2f}" if size >= 10 else f"{value:.4f}"
-
-
-def _cell(name: str, row: Row, n: float | None = None) -> str:
-    value = row.get(name)
-    if value is None or n not in (None, row.get("n")):
-        return _MISSING
-    if name == "d_times_n":
-        return f"{value}/{row['n']}"
-    if name == "forget_quality":
-        return f"{value:.3f}" if value >= 1e-3 else f"{value:.2e}"
-    return format(value, _COLUMNS[name][1])
 
 
 def _find_non_finite(value: Any, place: str) -> str:

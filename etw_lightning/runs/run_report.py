@@ -18,27 +18,35 @@ from etw_lightning.callbacks.collapse import Collapse
 from etw_lightning.callbacks.evaluation import EvaluationCallback, Suite
 from etw_lightning.callbacks.findings import Finding, TrainingStoppedError
 from etw_lightning.callbacks.retain_budget import RetainBudget
+from etw_lightning.judging.judgement import Judgement, judge, print_judgement
 from etw_lightning.metrics import Metric
 from etw_lightning.metrics.words import WordRule
 from etw_lightning.notices import as_markdown_text
 from etw_lightning.runs.checkpointing import Checkpoints
-from etw_lightning.runs.evaluate import sources
+from etw_lightning.runs.evaluate import WORST_ROWS, sources
 from etw_lightning.runs.key import run_key
 from etw_lightning.runs.results import (
+    MUSE_SETS,
     Row,
     left_out_line,
-    muse_row,
-    own_row,
-    print_table,
-    tofu_row,
+    model_row,
     write_results,
 )
 from etw_lightning.schema import InputError, Record
-from etw_lightning.scoring.retain_results import RetainResults, save_provenance, save_records
+from etw_lightning.scoring.retain_results import (
+    RetainResults,
+    save_provenance,
+    save_records,
+    write_atomically,
+)
 from etw_lightning.training.datamodule import UnlearningDataModule
 from etw_lightning.training.module import UnlearningModule
 
-__all__ = ["RunReport"]
+__all__ = ["BEFORE", "RunReport"]
+
+#: Folder of a run, laid out as the run's own, that holds the records of before training.
+BEFORE = "before"
+_Sets = Mapping[str, Sequence[Record]]
 
 _SAMPLES = 3
 
@@ -140,14 +148,10 @@ class RunReport(Callback):
             is_own: The rows are the user's own.
             words: ``published`` or ``unicode``, as of ``data.rouge_tokenizer``.
         """
-        is_muse = any(name in self.unlearned for name in ("verbmem", "privleak_forget"))
+        is_muse = any(name in self.unlearned for name in MUSE_SETS)
 
         def row(records: Mapping[str, Sequence[Record]]) -> Row:
-            if is_muse:
-                return muse_row(records, retain, words)
-            if is_own:
-                return own_row(records, (retain or {}).get("forget"), words)
-            return tofu_row(records, (retain or {}).get("forget"), words)
+            return model_row(records, retain, is_muse=is_muse, is_own=is_own, words=words)
 
         table = {}
         if target:
@@ -185,6 +189,13 @@ class RunReport(Callback):
         lost = module.datamodule.lost_labels
         save_records(self.folder, self.unlearned)
         save_provenance(self.folder, provenance)
+        judged = self._judged(module, table) if self.unlearned else None
+        if self.target:
+            save_records(self.folder / BEFORE, self.target)
+        page = judged.page() if judged is not None else ""
+        if page:
+            write_atomically(self.folder / WORST_ROWS, page.encode("utf-8"))
+            self._show(trainer, page)
         results = {
             "finished": True,
             "command": "fit",
@@ -193,6 +204,7 @@ class RunReport(Callback):
             **found,
             **({"lost_labels": lost} if lost else {}),
             "table": table,
+            **({"judgement": judged.to_json()} if judged is not None else {}),
             "history": self.history,
             **({"retain_budget": _kept(budgets[0])} if budgets else {}),
             **({"checkpoints": saving[0].kept()} if saving else {}),
@@ -210,8 +222,10 @@ class RunReport(Callback):
         if before is not None:
             before(results)
         write_results(self.folder / "results.json", results)
-        if table:
-            print_table(table)
+        if judged is not None:
+            print_judgement(judged)
+        if page:
+            sys.stdout.write(f"worst rows, before and after: {self.folder / WORST_ROWS}\n")
         for one in budgets:
             sys.stdout.write(
                 f"retain budget: the retain loss ends {one.rise:+.2f} % from its start, "
@@ -224,13 +238,38 @@ class RunReport(Callback):
         for one in found.get("warnings", ()):
             sys.stdout.write(f"warning: {_line(one)}\n")
 
-    def _table(self, data: UnlearningDataModule) -> dict[str, Row]:
-        """Return the table, with what the other models say of this run's rows."""
+    def _others(self, data: UnlearningDataModule) -> tuple[_Sets, _Sets]:
+        """Return what the retain and a target model that was given say of this run's rows."""
         held = {role: found.records for role, found in data.results.items()}
         retain = {n: data.retain_records(n) for n in self.unlearned if n in held.get("retain", ())}
         given = set(data.beside.get("target", ())) & set(held.get("target", ()))
         target = {n: data.target_records(n) for n in self.unlearned if n in given}
+        return retain, target
+
+    def _table(self, data: UnlearningDataModule) -> dict[str, Row]:
+        """Return the table, with what the other models say of this run's rows."""
+        retain, target = self._others(data)
         return self.rows(retain, target, is_own=data.is_own, words=data.rouge_tokenizer)
+
+    def _judged(self, module: UnlearningModule, table: Mapping[str, Row]) -> Judgement:
+        """Return the judgement of the trained model, next to those of the table."""
+        data = module.datamodule
+        retain, target = self._others(data)
+        sets = {"target": target or self.target, "start": self.target}
+        sets |= {"retain": retain, self.label: self.unlearned}
+        return judge(
+            {name: sets[name] for name in table},
+            self.label,
+            table,
+            words=data.rouge_tokenizer,
+            conventions=data.conventions,
+            forgets=module.method.forget is not None,
+        )
+
+    def _show(self, trainer: Trainer, page: str) -> None:
+        """Put the worst rows where the curves are."""
+        if isinstance(trainer.logger, TensorBoardLogger) and trainer.is_global_zero:
+            trainer.logger.experiment.add_text("samples/worst rows", page, trainer.global_step)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
