@@ -130,9 +130,9 @@ def as_page(worst: Mapping[str, Sequence[WorstRow]], verdict: Sequence[str] = ()
 
     Args:
         worst: As ``worst_rows`` gives them.
-        verdict: Lines to begin with.
+        verdict: Lines of ours to begin with.
     """
-    lines = [line for text in verdict for line in (as_markdown_text(text), "")]
+    lines = [line for text in verdict for line in (text, "")]
     for name, rows in worst.items():
         lines += [f"## {_TITLES[name]}", ""]
         lines += ["| row | question | truth | before | after | ROUGE-L | |", "|" + " --- |" * 7]

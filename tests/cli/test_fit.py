@@ -61,8 +61,9 @@ def test_a_run_leaves_everything_behind_and_can_be_repeated(
     check_curves(run.folder, run.results)
     check_model(run.folder / "model", tiny_model_dir)
     check_card(run.folder / "model", run.results)
-    rows = re.findall(r"^\s*(target|unlearned|retain) ", run.out, re.MULTILINE)
-    assert rows == ["target", "unlearned", "retain"]
+    assert re.search(r"^ +target +unlearned +retain *$", run.out, re.MULTILINE)
+    assert re.search(r"^verdict: ", run.out, re.MULTILINE)
+    check_judgement(run)
     assert f"results: {run.folder / 'results.json'}" in run.out
 
     def refuse(*args):
@@ -112,6 +113,28 @@ def check_results(results):
     assert re.fullmatch("[0-9a-f]{12}", results["config_hash"])
     assert results["git_commit"] is None or re.fullmatch(r"[0-9a-f]{40}\+?", results["git_commit"])
     assert {"etw-lightning", "torch", "lightning", "transformers"} <= set(results["versions"])
+
+
+def check_judgement(run):
+    found, table = run.results["judgement"], run.results["table"]
+    assert list(found["models"]) == ["target", "unlearned", "retain"]
+    for name, row in table.items():
+        assert row.items() <= found["models"][name].items()
+    assert f"\n{found['verdict']}\n" in run.out
+    # Not in the records of before: what is scored at the end alone.
+    before, after = load_records(run.folder / "before"), load_records(run.folder)
+    for name in ("forget", "retain", "real_authors", "world_facts"):
+        assert [row.id for row in before[name]] == [row.id for row in after[name]]
+    worst = found["worst_rows"]["retain"]
+    assert {row["row"] for row in worst} == {0, 1, 2}
+    for row in worst:
+        assert row["before"] == before["retain"][row["row"]].generation
+        assert row["after"] == after["retain"][row["row"]].generation
+        assert row["truth"] == after["retain"][row["row"]].answer
+    page = (run.folder / "worst_rows.md").read_text()
+    assert page.startswith(f"{found['verdict']}\n\n")
+    _, texts = logged(run.folder)
+    assert "samples/worst rows/text_summary" in texts
 
 
 def check_records(folder):

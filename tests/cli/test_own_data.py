@@ -231,10 +231,13 @@ def test_fit_without_a_callback_shows_numbers_of_all_models(run, own, rows, reta
     assert table["retain"]["retain_probability"] == pytest.approx(wanted, rel=1e-4)
     after = [math.exp(-record.answer_loss) for record in records["retain"]]
     assert table["unlearned"]["retain_probability"] == pytest.approx(np.mean(after))
-    # No column is empty, and none is cut.
-    shown = [line for line in out.splitlines() if line.split()[:1] == ["unlearned"]]
-    assert MISSING not in shown[0]
-    assert shown[0].endswith(f"{table['unlearned']['retain_probability']:.4f}  ")
+    # No line is empty, and the scores of the retain set are among them.
+    [shown] = [line for line in out.splitlines() if "retain probability" in line]
+    numbers = [f"{table[name]['retain_probability']:.4f}" for name in table]
+    assert shown.split()[-3:] == numbers
+    assert "model utility" not in out
+    lines = out[: out.index("verdict: ")].splitlines()
+    assert not any(line.count(MISSING) == 3 for line in lines)
 
     _, results, _ = run("fit", *own, none, "--data.target_model", retain_model_dir, into="given")
     assert list(results["table"]) == ["target", "start", "unlearned"]
