@@ -18,7 +18,7 @@ from typing import Any
 
 from etw_lightning.schema import InputError
 
-__all__ = ["check_links", "check_written", "expand_home", "is_below", "require_inside"]
+__all__ = ["cache_dir", "check_links", "check_written", "expand_home", "is_below", "require_inside"]
 
 #: Settings that are texts for a model, in which a tilde is a tilde.
 _NO_PATHS = ("system_prompt", "template_kwargs")
@@ -65,6 +65,12 @@ def expand_home(settings: Any) -> None:
                 setattr(settings, str(key), "+".join(parts))
         else:
             expand_home(value)
+
+
+def cache_dir() -> Path:
+    """Return the folder of all that is kept between runs: ``$ETW_CACHE`` or the user's cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("ETW_CACHE") or Path(base) / "etw_lightning").expanduser()
 
 
 def is_below(name: str) -> bool:

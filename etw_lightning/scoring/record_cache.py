@@ -24,6 +24,7 @@ import etw_lightning
 from etw_lightning.catalogue.entries import Part
 from etw_lightning.data.encode import Encoder
 from etw_lightning.files.code_hash import code_hash
+from etw_lightning.files.places import cache_dir
 from etw_lightning.files.stored_weights import find_checkpoint, is_checkpoint
 from etw_lightning.models.loading import DType, LabelScorer, load_config, load_model
 from etw_lightning.schema import EvalSet, InputError, Record
@@ -40,7 +41,6 @@ from etw_lightning.scoring.scores import is_finite
 __all__ = [
     "Journal",
     "Known",
-    "cache_dir",
     "known_scores",
     "model_identity",
     "pending_set",
@@ -86,12 +86,6 @@ _CODE = (
 )
 #: Seconds of finished batches that a crash of the machine may cost.
 _SYNC_SECONDS = 2.0
-
-
-def cache_dir() -> Path:
-    """Return the folder of all that is kept between runs: ``$ETW_CACHE`` or the user's cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("ETW_CACHE") or Path(base) / "etw_lightning").expanduser()
 
 
 def model_identity(pretrained: str, key: str = "model.pretrained") -> str:

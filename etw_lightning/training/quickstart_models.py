@@ -14,9 +14,9 @@ from filelock import FileLock
 from lightning.pytorch import Trainer, seed_everything
 
 from etw_lightning.benchmarks import quickstart
+from etw_lightning.files.places import cache_dir
 from etw_lightning.models.export import export_model
 from etw_lightning.schema import InputError
-from etw_lightning.scoring.record_cache import cache_dir
 from etw_lightning.training.datamodule import UnlearningDataModule
 from etw_lightning.training.module import UnlearningModule
 

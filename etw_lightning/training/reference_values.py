@@ -18,10 +18,10 @@ import torch
 
 import etw_lightning
 from etw_lightning.files.code_hash import code_hash
+from etw_lightning.files.places import cache_dir
 from etw_lightning.files.reference_file import DamagedError, read_tensors, write_tensors
 from etw_lightning.notices import warn_first
 from etw_lightning.schema import EncodedRow, InputError
-from etw_lightning.scoring.record_cache import cache_dir
 from etw_lightning.training.reference_model import (
     ReferenceModel,
     ReferenceValues,
