@@ -156,7 +156,7 @@ class EncodedRow:
     @property
     def num_labels(self) -> int:
         """Number of labelled tokens."""
-        return sum(label != IGNORE_INDEX for label in self.labels)
+        return len(self.labels) - self.labels.count(IGNORE_INDEX)
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from etw_lightning.data.rendering import Rendered, Renderer, Template
 from etw_lightning.schema import IGNORE_INDEX, Conventions, EncodedRow, Example, InputError
@@ -19,6 +19,9 @@ Truncation = Literal["warn", "error"]
 
 #: What stands between raw texts that are cut into rows together.
 JOINT = "\n\n"
+
+#: What is cut into rows with a text: its tokens, or their characters.
+_Of = TypeVar("_Of")
 
 # One row of each form a text can have; what they become tells one template from another.
 _PROBES = (
@@ -35,6 +38,13 @@ def is_raw(examples: Sequence[Example]) -> bool:
     return all(example.question is None for example in examples)
 
 
+class _Tokens(NamedTuple):
+    """What a tokenizer makes of a text; no offsets of a prompt, where nothing reads them."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+
+
 class _Layout(NamedTuple):
     """A text as tokens.
 
@@ -49,6 +59,11 @@ class _Layout(NamedTuple):
     ids: list[int]
     labels: list[int]
     offsets: list[tuple[int, int]]
+
+    @property
+    def num_labels(self) -> int:
+        """Number of labelled tokens."""
+        return len(self.labels) - self.labels.count(IGNORE_INDEX)
 
     @property
     def labelled(self) -> list[tuple[int, int]]:
@@ -119,6 +134,10 @@ class Encoder:
         self.conventions = conventions
         self.truncation = truncation
         self._last_prompt: tuple[str, bool, list[int]] = ("", False, [])
+        #: What texts of the rows at hand are shown as and become, by text and whether special
+        #: tokens are added; filled by ``encode_all``.
+        self._shown: dict[tuple[int, str], Rendered] = {}
+        self._ahead: dict[tuple[str, bool], _Tokens] = {}
         self.length_key = length_key
 
     @property
@@ -199,8 +218,11 @@ class Encoder:
     def _prompt_ids(self, prompt: str, adds_special: bool) -> list[int]:
         """Return a prompt's tokens; the last prompt's are kept, for all answers of its row."""
         if self._last_prompt[:2] != (prompt, adds_special):
-            encoded = self.tokenizer(prompt, add_special_tokens=adds_special, verbose=False)
-            ids, end = list(encoded["input_ids"]), self.tokenizer.eos_token
+            found = self._ahead.get((prompt, adds_special))
+            if found is None:
+                encoded = self.tokenizer(prompt, add_special_tokens=adds_special, verbose=False)
+                found = _Tokens(list(encoded["input_ids"]), [])
+            ids, end = found.ids, self.tokenizer.eos_token
             # Some tokenizers end every text; a prompt goes on.
             ends_it = ids[-1:] == [self.tokenizer.eos_token_id] and not prompt.endswith(end)
             self._last_prompt = (prompt, adds_special, ids[:-1] if ends_it else ids)
@@ -221,11 +243,11 @@ class Encoder:
         """
         whole = self._lay_out(example, example.answer if answer is None else answer)
         layout = self._cut(whole)
-        num_lost = len(whole.labelled) - len(layout.labelled)
+        num_lost = whole.num_labels - layout.num_labels
         is_cut = num_lost > 0
         if is_cut and self.truncation == "error" and example.question is not None:
             raise InputError(
-                f"Row {example.id} loses {num_lost} of {len(whole.labelled)} labels to "
+                f"Row {example.id} loses {num_lost} of {whole.num_labels} labels to "
                 f"{self.length_key} = {self.max_length}, and data.truncation is 'error'; raise the "
                 "length, shorten the row, or set data.truncation to 'warn'."
             )
@@ -243,6 +265,58 @@ class Encoder:
                 f"tokens. Raise {self.length_key} or remove the row."
             )
         return row
+
+    def encode_all(
+        self, examples: Sequence[Example], answers: Sequence[str] | None = None
+    ) -> list[EncodedRow]:
+        """Return what ``encode`` makes of each row, with a few calls of the tokenizer for all.
+
+        All texts of the rows are in memory at once: give some hundreds at a time.
+
+        Args:
+            examples: The rows.
+            answers: Take the places of theirs.
+
+        Raises:
+            InputError: As ``encode``, of the first row that it refuses.
+        """
+        given = [one.answer for one in examples] if answers is None else answers
+        pairs = list(zip(examples, given, strict=True))
+        try:
+            self._look_ahead(pairs)
+            return [self.encode(example, answer) for example, answer in pairs]
+        finally:
+            self._shown, self._ahead = {}, {}
+
+    def _look_ahead(self, pairs: Sequence[tuple[Example, str]]) -> None:
+        """Render and tokenise some rows, and the prompts of those that have one."""
+        wholes, prompts = dict[tuple[str, bool], None](), dict[tuple[str, bool], None]()
+        for example, answer in pairs:
+            try:
+                shown = self._renderer.render(example, answer)
+            except InputError:
+                break  # told when it is this row's turn, if no row before it is refused
+            self._shown[id(example), answer] = shown
+            adds_special = self._adds_special(example)
+            wholes[shown.text, adds_special] = None
+            if example.question is not None:
+                prompts[shown.text[: shown.start], adds_special] = None
+        for texts, has_offsets in ((prompts, False), (wholes, True)):
+            for adds_special in (False, True):
+                some = [text for text, adds in texts if adds == adds_special]
+                if not some:
+                    continue
+                encoded = self.tokenizer(
+                    some,
+                    add_special_tokens=adds_special,
+                    return_offsets_mapping=has_offsets,
+                    verbose=False,
+                )
+                offsets = encoded["offset_mapping"] if has_offsets else [[]] * len(some)
+                found = map(_Tokens, encoded["input_ids"], offsets)
+                self._ahead |= {
+                    (text, adds_special): one for text, one in zip(some, found, strict=True)
+                }
 
     def answer_spans(self, example: Example) -> list[tuple[int, int]]:
         """Return where each labelled token lies in ``example.answer``, in characters.
@@ -291,12 +365,13 @@ class Encoder:
             examples: Raw texts in file order.
             name: Prefix of the row ids, ``raw/forget`` gives ``raw/forget/chunk0``.
         """
+        text = JOINT.join(example.answer for example in examples)
+        tokens = list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
         rows = []
-        for number, piece in enumerate(self._pieces(examples)):
-            ids = tuple(token for token, _ in piece)
-            if len(ids) > 1:
-                labels = (IGNORE_INDEX, *ids[1:])
-                rows.append(EncodedRow(f"{name}/chunk{number}", ids, labels))
+        for number, piece in enumerate(self._pieces(tokens, self._text_head())):
+            if len(piece) > 1:
+                labels = (IGNORE_INDEX, *piece[1:])
+                rows.append(EncodedRow(f"{name}/chunk{number}", tuple(piece), labels))
         return rows
 
     def chunk_spans(self, examples: Sequence[Example]) -> list[list[tuple[int, int]]]:
@@ -305,24 +380,24 @@ class Encoder:
         Args:
             examples: As given to ``chunk``.
         """
-        pieces = self._pieces(examples)
-        return [[span for _, span in piece[1:]] for piece in pieces if len(piece) > 1]
-
-    def _pieces(self, examples: Sequence[Example]) -> list[list[tuple[int, tuple[int, int]]]]:
-        """Return the rows of ``chunk``, each token with its characters in the joined text."""
         text = JOINT.join(example.answer for example in examples)
         encoded = self.tokenizer(
             text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )
-        tokens = list(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True))
-        head = [(token, (0, 0)) for token in self._text_head()]
+        head = [(0, 0)] * len(self._text_head())
+        pieces = self._pieces(list(encoded["offset_mapping"]), head)
+        return [list(piece[1:]) for piece in pieces if len(piece) > 1]
+
+    def _pieces(self, tokens: Sequence[_Of], head: Sequence[_Of]) -> Iterator[list[_Of]]:
+        """Cut what is known of each token of the joined text into rows, each behind a head."""
         width = self.max_length - len(head)
         if width < 1 or self.max_length < 2:
             raise InputError(
                 f"data.max_length is {self.max_length}, which leaves no label in a row of raw "
                 f"text; give at least {max(len(head) + 1, 2)}."
             )
-        return [[*head, *tokens[start : start + width]] for start in range(0, len(tokens), width)]
+        for start in range(0, len(tokens), width):
+            yield [*head, *tokens[start : start + width]]
 
     def _text_head(self) -> list[int]:
         """Return what the tokenizer puts before a text: the begin token, or nothing."""
@@ -342,21 +417,11 @@ class Encoder:
 
     def _lay_out(self, example: Example, answer: str) -> _Layout:
         """Return all tokens of an example with one of its answers."""
-        shown = self._renderer.render(example, answer)
-        encoded = self.tokenizer(
-            shown.text,
-            add_special_tokens=self._adds_special(example),
-            return_offsets_mapping=True,
-            verbose=False,
-        )
-        ids, offsets = list(encoded["input_ids"]), list(encoded["offset_mapping"])
+        shown = self._shown.get((id(example), answer)) or self._renderer.render(example, answer)
+        ids, offsets = self._tokens(shown.text, self._adds_special(example))
         if example.question is not None:
             ids, offsets = self._as_asked(example, shown, ids, offsets)
-        spans = (*shown.earlier, (shown.start, shown.stop))
-        labels = [
-            token if any(left < stop and right > start for start, stop in spans) else IGNORE_INDEX
-            for token, (left, right) in zip(ids, offsets, strict=True)
-        ]
+        labels = _labels(ids, offsets, (*shown.earlier, (shown.start, shown.stop)))
         if self._lacks_end(example, shown.text[: shown.stop], ids):
             end = self.tokenizer.eos_token_id
             body = len(ids) - 1 if ids[-1] == end else len(ids)
@@ -365,6 +430,16 @@ class Encoder:
         labels[:1] = [IGNORE_INDEX] * len(labels[:1])
         self._check_ends(example, labels)
         return _Layout(shown, ids, labels, offsets)
+
+    def _tokens(self, text: str, adds_special: bool) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return the tokens of a text, each with its characters."""
+        found = self._ahead.get((text, adds_special))
+        if found is None or len(found.offsets) < len(found.ids):
+            encoded = self.tokenizer(
+                text, add_special_tokens=adds_special, return_offsets_mapping=True, verbose=False
+            )
+            found = _Tokens(encoded["input_ids"], encoded["offset_mapping"])
+        return list(found.ids), list(found.offsets)
 
     def _as_asked(
         self, example: Example, shown: Rendered, ids: list[int], offsets: list[tuple[int, int]]
@@ -399,12 +474,7 @@ class Encoder:
             ]
             tokens = [*asked, *(token for token, _ in rest)]
             if self.tokenizer.decode(tokens, clean_up_tokenization_spaces=False) == whole:
-                before = self.tokenizer(
-                    shown.text[:border],
-                    add_special_tokens=self._adds_special(example),
-                    return_offsets_mapping=True,
-                    verbose=False,
-                )["offset_mapping"]
+                _, before = self._tokens(shown.text[:border], self._adds_special(example))
                 return tokens, [*before[: len(asked)], *(place for _, place in rest)]
         raise InputError(
             f"Row {example.id}: {shown.text[max(border - 12, 0) : border]!r}, which ends its "
@@ -417,7 +487,8 @@ class Encoder:
         """Refuse a row that a generation would not stop at the end of."""
         if example.question is None or example.verbatim or self.conventions.second_end_token:
             return
-        ends = [label for label in labels if label != IGNORE_INDEX][-1:]
+        last = next((label for label in reversed(labels) if label != IGNORE_INDEX), None)
+        ends = [] if last is None else [last]
         if not self.end_ids.issuperset(ends):
             raise InputError(
                 f"Row {example.id} ends in {self.tokenizer.decode(ends)!r}, where no generation "
@@ -432,6 +503,23 @@ class Encoder:
         if self.conventions.second_end_token and self.template == "chat":
             return ids[-1] != self.tokenizer.eos_token_id
         return not self._renderer.ends_a_turn(labelled)
+
+
+def _labels(
+    ids: Sequence[int], offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]
+) -> list[int]:
+    """Return the ids of the tokens that have characters in a span, ``IGNORE_INDEX`` elsewhere."""
+    pairs = zip(ids, offsets, strict=True)
+    if len(spans) == 1:  # nearly every row, and most of the time that is spent here
+        ((start, stop),) = spans
+        return [
+            token if left < stop and right > start else IGNORE_INDEX
+            for token, (left, right) in pairs
+        ]
+    return [
+        token if any(left < stop and right > start for start, stop in spans) else IGNORE_INDEX
+        for token, (left, right) in pairs
+    ]
 
 
 def _short_hash(state: Any) -> str:
