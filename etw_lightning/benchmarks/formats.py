@@ -7,14 +7,15 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from etw_lightning.schema import InputError
 
-__all__ = ["FORMATS", "SUFFIXES", "is_saved", "read_file", "read_json", "suffix_of"]
+__all__ = ["FORMATS", "SUFFIXES", "is_saved", "iter_file", "read_file", "read_json", "suffix_of"]
 
 Rows = list[dict[str, Any]]
 
@@ -55,6 +56,18 @@ def read_file(path: Path) -> Rows:
     """Return the rows of a file, or of a folder that ``save_to_disk`` has written.
 
     Args:
+        path: As of ``iter_file``.
+
+    Raises:
+        InputError: As ``iter_file``.
+    """
+    return list(iter_file(path))
+
+
+def iter_file(path: Path) -> Iterator[dict[str, Any]]:
+    """Give the rows of a file one by one; of lines and cells, few are in memory at a time.
+
+    Args:
         path: What ends in one of ``SUFFIXES``, or such a folder. ``.json`` holds a list of objects
             or one object a line. A cell of ``.csv`` is a text, whatever it looks like; an empty
             one counts as missing.
@@ -63,19 +76,43 @@ def read_file(path: Path) -> Rows:
         InputError: If it can't be read or has no rows; names the file and, if it is one row's
             fault, the line.
     """
-    if path.is_dir():
-        rows = _read_saved(path)
-    else:
-        rows = _READERS[suffix_of(path.name).removesuffix(".gz")](path)
-    if not rows:
+    read = _read_saved if path.is_dir() else _READERS[suffix_of(path.name).removesuffix(".gz")]
+    is_empty = True
+    for row in read(path):
+        is_empty = False
+        yield row
+    if is_empty:
         raise InputError(f"{path} has no rows; give at least one.")
-    return rows
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file, unpacked; what can't be read of it is one line."""
+    try:
+        with path.open("rb") as stream:
+            yield cast(BinaryIO, gzip.GzipFile(fileobj=stream)) if _is_packed(path) else stream
+    except UnicodeDecodeError:
+        _text(path)  # says where
+        raise
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path} can't be read: {error}.") from error
+
+
+def _is_packed(path: Path) -> bool:
+    return path.suffix == ".gz"
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Give the lines of a file; only a line feed ends one."""
+    with _opened(path) as stream:
+        for number, line in enumerate(stream):
+            yield line.decode("utf-8" if number else "utf-8-sig")
 
 
 def _content(path: Path) -> bytes:
     try:
         data = path.read_bytes()
-        return gzip.decompress(data) if path.suffix == ".gz" else data
+        return gzip.decompress(data) if _is_packed(path) else data
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} can't be read: {error}.") from error
 
@@ -89,18 +126,18 @@ def _text(path: Path) -> str:
         raise InputError(f"{path} line {line} is not UTF-8: {error.reason}.") from error
 
 
-def _read_lines(path: Path) -> Rows:
+def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Read one JSON object a line; blank lines don't count."""
-    rows: Rows = []
-    for number, line in enumerate(_text(path).split("\n"), start=1):
+    for number, line in enumerate(_lines(path), start=1):
         if line.strip():
-            rows.append(_object(_parse(line, f"{path} line {number}"), f"{path} line {number}"))
-    return rows
+            where = f"{path} line {number}"
+            yield _object(_parse(line, where), where)
 
 
-def _read_json(path: Path) -> Rows:
+def _read_json(path: Path) -> Iterable[dict[str, Any]]:
     """Read a list of objects, or one object a line."""
-    if not _text(path).lstrip().startswith("["):
+    first = next((line.lstrip() for line in _lines(path) if line.strip()), "")
+    if not first.startswith("["):
         return _read_lines(path)
     return [_object(row, f"{path} row {n}") for n, row in enumerate(read_json(path))]
 
@@ -127,29 +164,32 @@ def _object(row: Any, where: str) -> dict[str, Any]:
     return row
 
 
-def _read_cells(path: Path) -> Rows:
+def _read_cells(path: Path) -> Iterator[dict[str, Any]]:
     """Read a table with a line of names above; every row must have as many cells as there are."""
-    # Not by pandas, which reads the text "NA" as nothing and moves the cells of rows too long.
     delimiter = "\t" if ".tsv" in path.suffixes else ","
-    reader = csv.reader(io.StringIO(_text(path), newline=""), delimiter=delimiter, strict=True)
-    rows: Rows = []
     names: list[str] = []
-    try:
-        for cells in reader:
-            if not cells:
-                continue
-            if not names:
-                names = _names(cells, path)
-            elif len(cells) != len(names):
-                raise InputError(
-                    f"{path} line {reader.line_num} has {len(cells)} cells, the first line names "
-                    f"{len(names)} columns; quote texts that hold {delimiter!r} or a line's end."
-                )
-            else:
-                rows.append({n: cell or None for n, cell in zip(names, cells, strict=True)})
-    except csv.Error as error:
-        raise InputError(f"{path} line {reader.line_num} is no line of cells: {error}.") from error
-    return rows
+    with _opened(path) as stream:
+        text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+        # Not by pandas, which reads the text "NA" as nothing and moves the cells of rows too long.
+        reader = csv.reader(text, delimiter=delimiter, strict=True)
+        try:
+            for cells in reader:
+                if not cells:
+                    continue
+                if not names:
+                    names = _names(cells, path)
+                elif len(cells) != len(names):
+                    raise InputError(
+                        f"{path} line {reader.line_num} has {len(cells)} cells, the first line "
+                        f"names {len(names)} columns; quote texts that hold {delimiter!r} or a "
+                        "line's end."
+                    )
+                else:
+                    yield {n: cell or None for n, cell in zip(names, cells, strict=True)}
+        except csv.Error as error:
+            raise InputError(
+                f"{path} line {reader.line_num} is no line of cells: {error}."
+            ) from error
 
 
 def _names(cells: list[str], path: Path) -> list[str]:
@@ -222,7 +262,7 @@ def _loaded(path: Path, load: Callable[[str], Any]) -> Rows:
     return rows
 
 
-_READERS: Mapping[str, Callable[[Path], Rows]] = {
+_READERS: Mapping[str, Callable[[Path], Iterable[dict[str, Any]]]] = {
     ".jsonl": _read_lines,
     ".json": _read_json,
     ".csv": _read_cells,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any, cast
@@ -27,8 +27,8 @@ class GivenSource(Source):
 
     given: Mapping[str, list[dict[str, Any]] | None] = field(default_factory=dict)
 
-    def rows(self, name: str, key: str = "data.root") -> list[dict[str, Any]]:
-        """Return the rows of a split.
+    def stream(self, name: str, key: str = "data.root") -> Iterator[dict[str, Any]]:
+        """Give the rows of a split.
 
         Raises:
             MissingRowsError: If it was left out.
@@ -38,7 +38,7 @@ class GivenSource(Source):
             if rows is None:
                 raise MissingRowsError(f"{name} must be given: rows, or the path of a file.")
             return self.cut(name, rows)
-        return super().rows(name, key)
+        return super().stream(name, key)
 
     def holds(self, name: str) -> bool:
         """Tell whether a split of this name is there."""

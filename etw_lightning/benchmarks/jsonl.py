@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -75,11 +75,21 @@ class JSONL:
         Raises:
             InputError: If the file can't be read, or a row has neither kind of columns.
         """
-        return [
-            self._read(row, f"{file}/{i}")
-            for file in self._files(split)
-            for i, row in enumerate(self.source.rows(file, key=key))
-        ]
+        return list(self.stream(split, key))
+
+    def stream(self, split: str, key: str = "data.forget_split") -> Iterator[Example]:
+        """Give the rows of ``examples`` one by one, as they are read.
+
+        Args:
+            split: As of ``examples``.
+            key: As of ``examples``.
+
+        Raises:
+            InputError: As ``examples``, once it comes to the row.
+        """
+        for file in self._files(split):
+            for i, row in enumerate(self.source.stream(file, key=key)):
+                yield self._read(row, f"{file}/{i}")
 
     def eval_sets(self, names: Collection[str] | None = None) -> dict[str, EvalSet]:
         """Return the evaluation sets: losses, and greedy answers where there are questions.

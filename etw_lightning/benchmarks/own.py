@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -89,6 +89,10 @@ class OwnBenchmark(ABC):
         """Return the rows of a split; ``key`` is the configuration key that errors name."""
         return self._files.examples(split, key)
 
+    def stream(self, split: str, key: str = "data.forget_split") -> Iterator[Example]:
+        """Give the rows of ``examples`` one by one."""
+        return self._files.stream(split, key)
+
     def eval_sets(self, names: Collection[str] | None = None) -> dict[str, EvalSet]:
         """Return the evaluation sets of these names, or all of them."""
         return self._files.eval_sets(names)
@@ -104,8 +108,8 @@ class _Asked(Source):
 
     reader: Any = None
 
-    def rows(self, name: str, key: str = "data.root") -> list[dict[str, Any]]:
-        """Return what the reader has, the first of them if there is a limit."""
+    def stream(self, name: str, key: str = "data.root") -> Iterator[dict[str, Any]]:
+        """Give what the reader has, the first of them if there is a limit."""
         kept = self.reader._kept
         if name not in kept:
             kept[name] = self._read(name, key)

@@ -37,7 +37,7 @@ class Quickstart(TOFU):
         if self.source.root is not None:
             rows = super()._rows(split)
         else:
-            rows = self.source.cut(split, build_corpus()[split])
+            rows = list(self.source.cut(split, build_corpus()[split]))
         if split != self.forget_split:
             return rows
         second = alternative_answers(build_corpus())

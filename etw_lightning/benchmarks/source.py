@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from etw_lightning.benchmarks.formats import FORMATS, SUFFIXES, is_saved, read_file, suffix_of
+from etw_lightning.benchmarks.formats import FORMATS, SUFFIXES, is_saved, iter_file, suffix_of
 from etw_lightning.benchmarks.hub_rows import HUB, hub_name, read_hub
 from etw_lightning.files.places import is_below
 from etw_lightning.schema import InputError, MissingRowsError
@@ -71,34 +71,51 @@ class Source:
         Raises:
             InputError: If the split can't be found or read, or has fewer rows than its limit.
         """
+        return list(self.stream(name, key))
+
+    def stream(self, name: str, key: str = "data.root") -> Iterator[dict[str, Any]]:
+        """Give the rows of ``rows`` one by one, as they are read.
+
+        Args:
+            name: As of ``rows``.
+            key: As of ``rows``.
+
+        Raises:
+            InputError: As ``rows``, once it comes to the row.
+        """
+        return self.cut(name, self._whole(name, key))
+
+    def _whole(self, name: str, key: str) -> Iterable[dict[str, Any]]:
+        """Give all rows of a split."""
         if name.startswith(HUB):
-            rows = read_hub(*hub_name(name))
-        elif self.root is None and self.hub is not None:
-            rows = read_hub(self.hub, name)
-        else:
-            root = Path(self.root or "").expanduser()
-            rows = read_file(_find(root, name, key))
-        return self.cut(name, rows)
+            return read_hub(*hub_name(name))
+        if self.root is None and self.hub is not None:
+            return read_hub(self.hub, name)
+        return iter_file(_find(Path(self.root or "").expanduser(), name, key))
 
     def holds(self, name: str) -> bool:
         """Tell whether there is a file of this name; the hub is not asked."""
         root = Path(self.root or "").expanduser()
         return bool(_found(root, name))
 
-    def cut(self, name: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return the rows of a split that its limit keeps.
+    def cut(self, name: str, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Give the rows of a split that its limit keeps.
 
         Raises:
             InputError: If it has fewer.
         """
         key = name if name in self.limits else self.alike.get(name, name)
-        limit = self.limits.get(key, len(rows))
-        if limit > len(rows):
+        limit, count = self.limits.get(key), 0
+        for row in rows:
+            if count == limit:
+                return
+            count += 1
+            yield row
+        if limit is not None and limit > count:
             raise InputError(
-                f"data.rows.{key} is {limit}, but {name} has {len(rows)} rows; "
-                f"give at most {len(rows)} or leave it out."
+                f"data.rows.{key} is {limit}, but {name} has {count} rows; "
+                f"give at most {count} or leave it out."
             )
-        return rows[:limit]
 
 
 def check_limits(limits: Mapping[str, int], known: Collection[str]) -> None:
