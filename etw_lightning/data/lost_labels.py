@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from etw_lightning.data.stored_rows import sizes
 from etw_lightning.notices import warn_first
 from etw_lightning.schema import EncodedRow, Example
 
@@ -42,12 +43,13 @@ class LostLabels:
             >>> LostLabels.of([EncodedRow("a/0", *row, num_lost=3), EncodedRow("a/1", *row)])
             LostLabels(labels=3, share=0.6, rows=1, of_rows=2, first=('a/0',))
         """
-        cut = [row for row in rows if row.is_cut]
-        lost = sum(row.num_lost for row in cut)
+        found = sizes(rows)
+        cut = found.num_lost.nonzero()[0].tolist()
+        lost = int(found.num_lost.sum())
         if not lost:
             return None
-        whole = lost + sum(row.num_labels for row in rows)
-        named = tuple(row.id for row in cut[:_NAMED])
+        whole = lost + int(found.num_labels.sum())
+        named = tuple(rows[place].id for place in cut[:_NAMED])
         return cls(lost, lost / whole, len(cut), len(rows), named)
 
     def to_json(self) -> dict[str, Any]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from itertools import groupby
 from typing import Any, Literal
 
 from etw_lightning.benchmarks import Benchmark
-from etw_lightning.data.encode import Encoder, is_raw
+from etw_lightning.benchmarks.jsonl import JSONL
+from etw_lightning.benchmarks.own import OwnBenchmark
+from etw_lightning.data.encode import Encoder
+from etw_lightning.data.encode_many import encode_each
+from etw_lightning.data.kept_rows import encode_split
 from etw_lightning.data.lost_labels import LostLabels, said_by, tell_lost, warn_of_repeats
 from etw_lightning.data.marks import Marker, mark_rows
 from etw_lightning.data.refusals import REFUSALS, pick_refusal, read_refusals
@@ -41,7 +45,7 @@ class Streams:
         lost: What groups have lost to ``max_length``, by group.
     """
 
-    rows: dict[str, list[EncodedRow]] = field(default_factory=dict)
+    rows: dict[str, Sequence[EncodedRow]] = field(default_factory=dict)
     marks: list[tuple[bool, ...]] = field(default_factory=list)
     retain_weights: list[float] = field(default_factory=list)
     lost: dict[str, LostLabels] = field(default_factory=dict)
@@ -126,13 +130,14 @@ def read_streams(benchmark: Benchmark, encoder: Encoder, settings: StreamSetting
 
 def _read(benchmark: Benchmark, encoder: Encoder, settings: StreamSettings) -> Streams:
     if settings.split is not None:
-        rows = benchmark.examples(settings.split, "data.split")
-        return Streams({"retain": _encode(rows, encoder, "data.split", settings.split)})
+        read = _reader(benchmark, settings.split, "data.split")
+        split = encode_split(read, encoder, "data.split", whole=settings.split)
+        return Streams({"retain": split.rows})
     streams, forget = Streams(), list[Example]()
     if settings.uses_forget:
-        key, split = "data.forget_split", benchmark.forget_split
-        forget = benchmark.examples(split, key)
-        streams.rows["forget"] = _encode(forget, encoder, key, split)
+        key, name = "data.forget_split", benchmark.forget_split
+        forget = benchmark.examples(name, key)
+        streams.rows["forget"] = encode_split(lambda: forget, encoder, key, whole=name).rows
         warn_of_repeats(forget)
         if settings.uses_alternative:
             streams.rows["alternative"] = second_answers(forget, encoder, settings)
@@ -141,16 +146,30 @@ def _read(benchmark: Benchmark, encoder: Encoder, settings: StreamSettings) -> S
                 forget, streams.rows["forget"], encoder, settings.marker, settings.annotations
             )
     if settings.uses_retain:
-        key, split = "data.retain_split", benchmark.retain_split
-        kept = benchmark.examples(split, key)
-        sets = [(name, list(rows)) for name, rows in groupby(kept, _set_name)]
-        encoded = [(name, _encode(rows, encoder, key, name)) for name, rows in sets]
-        streams.rows["retain"] = [row for _, rows in encoded for row in rows]
+        key = "data.retain_split"
+        read = _reader(benchmark, benchmark.retain_split, key)
+        pushed = {said_by(example) for example in forget}
+        held = set[tuple[object, ...]]()
+
+        def look(example: Example) -> None:
+            said = said_by(example)
+            if said in pushed:
+                held.add(said)
+
+        split = encode_split(read, encoder, key, look=look)
+        streams.rows["retain"] = split.rows
         if settings.retain_weights:
-            weights = _checked_weights(settings.retain_weights, [name for name, _ in sets])
-            streams.retain_weights = [weights[name] for name, rows in encoded for _ in rows]
-        _warn_of_overlap(forget, kept)
+            weights = _checked_weights(settings.retain_weights, [name for name, _ in split.sets])
+            streams.retain_weights = [weights[name] for name, num in split.sets for _ in range(num)]
+        _warn_of_overlap(sum(said_by(example) in held for example in forget), len(forget))
     return streams
+
+
+def _reader(benchmark: Benchmark, split: str, key: str) -> Callable[[], Iterable[Example]]:
+    """Return what gives the rows of a split, one by one where the benchmark can."""
+    if isinstance(benchmark, JSONL | OwnBenchmark):
+        return functools.partial(benchmark.stream, split, key)
+    return functools.partial(benchmark.examples, split, key)
 
 
 def second_answers(
@@ -183,9 +202,7 @@ def second_answers(
         answers = [pick_refusal(given, settings.seed or 0, place) for place in range(len(examples))]
     else:
         answers = [_column(example) for example in examples]
-    return [
-        encoder.encode(example, answer) for example, answer in zip(examples, answers, strict=True)
-    ]
+    return encode_each(examples, encoder, answers)
 
 
 def _column(example: Example) -> str:
@@ -218,27 +235,10 @@ def _checked_weights(given: Mapping[str, float], names: list[str]) -> dict[str, 
     return weights
 
 
-def _set_name(example: Example) -> str:
-    """Return the set a row was read from, as the user names it."""
-    return example.id.rpartition("/")[0]
-
-
-def _encode(examples: list[Example], encoder: Encoder, key: str, split: str) -> list[EncodedRow]:
-    if is_raw(examples):
-        rows = encoder.chunk(examples, split)
-    else:
-        rows = [encoder.encode(example) for example in examples]
-    if not rows:
-        raise InputError(f"{key} is {split!r}, which has no rows to train on.")
-    return rows
-
-
-def _warn_of_overlap(forget: Sequence[Example], retain: Sequence[Example]) -> None:
+def _warn_of_overlap(shared: int, num_forget: int) -> None:
     """Say so if the same text is to be forgotten and to be kept."""
-    kept = {said_by(example) for example in retain}
-    shared = sum(said_by(example) in kept for example in forget)
     if shared:
         warn_first(
-            f"{shared} of {len(forget)} forget rows also stand in data.retain_split: "
+            f"{shared} of {num_forget} forget rows also stand in data.retain_split: "
             "they are pushed down and held at once."
         )

@@ -18,6 +18,7 @@ from lightning.pytorch.strategies import (
     ModelParallelStrategy,
 )
 
+from etw_lightning.data.stored_rows import longest
 from etw_lightning.memory.outline import TraceError
 from etw_lightning.memory.prediction import GIB, Strategy, choose_strategy, predict_footprint
 from etw_lightning.memory.run_needs import RunShape, Sizes, find_sizes, needs_by_strategy
@@ -50,7 +51,7 @@ def run_shape(module: UnlearningModule, data: UnlearningDataModule, trainer: Tra
     method = module.method
     reads = method.needs | {name for names in method.reference_needs.values() for name in names}
     in_step = module.reference if method.reference_needs else None
-    lengths = [len(row.input_ids) for rows in data.streams.values() for row in rows]
+    lengths = [len(row.input_ids) for row in longest(data.streams.values())]
     largest = max((len(one.examples) for one in data.eval_sets.values()), default=0)
     return RunShape(
         rows=data.batch_size * max(len(data.streams), 1),

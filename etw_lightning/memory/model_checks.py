@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.strategies import DeepSpeedStrategy
 
 from etw_lightning.catalogue.entries import Part
+from etw_lightning.data.stored_rows import longest
 from etw_lightning.memory.check_memory import asked_layout
 from etw_lightning.memory.outline import TraceError
 from etw_lightning.memory.run_needs import RunShape, Sizes, run_outline
@@ -131,7 +131,7 @@ def check_layers(module: UnlearningModule, config: Any) -> None:
 
 
 def check_training(
-    module: UnlearningModule, config: Any, shape: RunShape, streams: Iterable[Iterable[EncodedRow]]
+    module: UnlearningModule, config: Any, shape: RunShape, streams: Iterable[Sequence[EncodedRow]]
 ) -> None:
     """Refuse what training would refuse of rows, of the weights that train and of the optimiser.
 
@@ -149,7 +149,7 @@ def check_training(
     except TraceError:
         # An adapter that is made from numbers: ``fit`` will see.
         return
-    rows = row_extents(itertools.chain.from_iterable(streams))
+    rows = row_extents(longest(streams))
     check_extents(limits_of(outline.lm), type(outline.lm).__name__, rows)
     if module.method.layers:
         module.check_reach(LabelScorer(outline.lm))
@@ -171,14 +171,12 @@ def describe_input(data: UnlearningDataModule, config: Any) -> list[str]:
         data: Loaded.
         config: The model's ``transformers`` configuration.
     """
-    lengths = {
-        name: [len(row.input_ids) for row in rows] for name, rows in data.streams.items() if rows
-    }
-    trained = [f"{name} {len(found)} rows" for name, found in lengths.items()]
-    longest = max(itertools.chain.from_iterable(lengths.values()), default=0)
+    streams = {name: rows for name, rows in data.streams.items() if rows}
+    trained = [f"{name} {len(rows)} rows" for name, rows in streams.items()]
+    most = max((len(row.input_ids) for row in longest(streams.values())), default=0)
     scored = [f"{name} {len(one.examples)} rows" for name, one in data.eval_sets.items()]
     size = vocabulary_size(config)
-    lines = [f"data: {', '.join(trained)}; the longest has {longest} tokens"] if trained else []
+    lines = [f"data: {', '.join(trained)}; the longest has {most} tokens"] if trained else []
     lines += [f"scored: {', '.join(scored)}"] if scored else []
     return [
         *lines,

@@ -24,6 +24,7 @@ from etw_lightning.catalogue.entries import FAMILIES, Ability, Extra, Family, Pa
 from etw_lightning.data.encode import Encoder, Template, Truncation
 from etw_lightning.data.marks import Marker
 from etw_lightning.data.pairing import Anchor, Pairing
+from etw_lightning.data.stored_rows import sizes
 from etw_lightning.data.streams import Alternative, Streams, StreamSettings, read_streams
 from etw_lightning.files.class_paths import path_of
 from etw_lightning.method import Method
@@ -246,7 +247,7 @@ class UnlearningDataModule(LightningDataModule):
         return self._train_encoder
 
     @property
-    def streams(self) -> dict[str, list[EncodedRow]]:
+    def streams(self) -> dict[str, Sequence[EncodedRow]]:
         """Rows of each group that is trained on: ``forget``, ``retain``, ``alternative``."""
         return self._streams.rows
 
@@ -455,7 +456,7 @@ class UnlearningDataModule(LightningDataModule):
     def _check_something_is_left(self) -> None:
         """Refuse a method that leaves no forget token to push down."""
         rows = self.streams.get("forget", ())
-        if rows and max(row.num_labels for row in rows) <= self.skipped_tokens:
+        if rows and sizes(rows).num_labels.max() <= self.skipped_tokens:
             raise InputError(
                 f"model.forget.skip_first is {self.skipped_tokens}, but no answer of "
                 "data.forget_split has more tokens; give less."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import Any, cast
 import torch
 from lightning.pytorch import Trainer
 
+from etw_lightning.data.stored_rows import longest
 from etw_lightning.kernels.signals import TokenSignals
 from etw_lightning.method import Method, Reference
 from etw_lightning.models.loading import DType, LabelScorer, load_model
@@ -190,8 +190,8 @@ class PreparedModule(ScoringModule):
         """
         scorer = self.scorer or (self._loaded[0] if self._loaded else None)
         if scorer is not None:
-            rows = itertools.chain.from_iterable(data.streams.values())
-            check_extents(scorer.limits, type(scorer.lm).__name__, row_extents(rows))
+            rows = row_extents(longest(data.streams.values()))
+            check_extents(scorer.limits, type(scorer.lm).__name__, rows)
 
     def make_references(self, data: UnlearningDataModule, trainer: Any) -> None:
         """Read the target model's values of the training rows, or compute and keep them.

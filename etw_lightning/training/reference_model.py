@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from etw_lightning.data.stored_rows import sizes
 from etw_lightning.kernels.distributions import Distributions
 from etw_lightning.kernels.signals import Signal
 from etw_lightning.models.loading import DType, LabelScorer, load_model
@@ -185,10 +186,11 @@ def compute_values(
     """Run the model over all rows, longest first."""
     from rich.progress import track
 
+    lengths = sizes(rows).num_tokens.tolist()
     # As the model counts: nothing predicts the first token of a row.
     counts = [sum(label != IGNORE_INDEX for label in row.labels[1:]) for row in rows]
     offsets = torch.tensor([0, *itertools.accumulate(counts)])
-    order = sorted(filter(counts.__getitem__, range(len(rows))), key=lambda n: -len(rows[n].labels))
+    order = sorted(filter(counts.__getitem__, range(len(rows))), key=lambda n: -lengths[n])
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     values = {} if order else _nothing(wanted)
     words = f"Reference values: {group}"

@@ -118,7 +118,7 @@ def _made_for(rows: Sequence[EncodedRow], wanted: Wanted, model: ReferenceModel)
         "pretrained": model.pretrained,
         "model": model.identity,
         "template": model.template,
-        "rows": _hash([(row.input_ids, row.labels) for row in rows]),
+        "rows": _hash_of_rows(rows),
         **wanted.key_fields(),
         "precision": model.computed_in,
         "versions": [etw_lightning.__version__, torch.__version__, transformers.__version__],
@@ -128,6 +128,16 @@ def _made_for(rows: Sequence[EncodedRow], wanted: Wanted, model: ReferenceModel)
 
 def _hash(state: Any) -> str:
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _hash_of_rows(rows: Sequence[EncodedRow]) -> str:
+    """Return ``_hash`` of the ids and labels of all rows, which are read one by one."""
+    digest, before = hashlib.sha256(), "["
+    for row in rows:
+        digest.update(f"{before}{json.dumps([row.input_ids, row.labels])}".encode())
+        before = ", "
+    digest.update(b"]" if rows else b"[]")
+    return digest.hexdigest()[:24]
 
 
 def _stored(

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from etw_lightning.data.pairing import Pairing, StepRows
+from etw_lightning.data.stored_rows import representatives, sizes
 from etw_lightning.data.streams import Streams
 from etw_lightning.kernels.signals import Counts
 from etw_lightning.models.step_layout import StepLayout, plan_layout, shared_beginning
@@ -108,11 +109,13 @@ class PairedRows(Dataset[Batch]):
         self.streams, self.scale, self.pad_id = streams, scale, pad_id
         self.references = dict(references or {})
         #: Tokens that the rows of all groups begin with.
-        self.shared = shared_beginning(chain.from_iterable(streams.rows.values()))
+        self.shared = shared_beginning(
+            chain.from_iterable(map(representatives, streams.rows.values()))
+        )
         skipped = {"forget": skipped_tokens}
         #: Labelled tokens of each row that have a term.
         self.num_terms = {
-            name: [max(0, row.num_labels - skipped.get(name, 0)) for row in rows]
+            name: (sizes(rows).num_labels - skipped.get(name, 0)).clip(0).tolist()
             for name, rows in streams.rows.items()
         }
 
@@ -164,7 +167,7 @@ class PairedRows(Dataset[Batch]):
         return torch.tensor(weights, dtype=torch.float32)
 
 
-def _row_or_filler(rows: list[EncodedRow], index: int, shared: int) -> EncodedRow:
+def _row_or_filler(rows: Sequence[EncodedRow], index: int, shared: int) -> EncodedRow:
     """Return a row; for the index that stands for none, a row without labels."""
     if index >= 0:
         return rows[index]

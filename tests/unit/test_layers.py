@@ -17,6 +17,7 @@ LATE = {
     "lm_eval",
     "pandas",
     "peft",
+    "pyarrow",
     "rouge_score",
     "scipy",
     "sklearn",

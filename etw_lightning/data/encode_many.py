@@ -1,0 +1,168 @@
+"""Many rows encoded: in batches, by several processes where there are enough, and with a word."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from itertools import islice
+
+from etw_lightning.data.encode import Encoder
+from etw_lightning.schema import EncodedRow, Example, InputError
+
+__all__ = ["TOGETHER", "encode_each", "encode_many"]
+
+#: Rows that are encoded in one call.
+TOGETHER = 512
+#: Rows of a process below which starting it costs more than it saves.
+_WORTH_A_PROCESS = 4 * TOGETHER
+_MOST_PROCESSES = 8
+#: Seconds between lines where there is no terminal to draw a bar on.
+_BETWEEN_LINES = 60.0
+#: What encodes, in a process that was started to.
+_ENCODER: list[Encoder] = []
+
+
+def encode_each(
+    examples: Sequence[Example], encoder: Encoder, answers: Sequence[str] | None = None
+) -> list[EncodedRow]:
+    """Encode some rows, batch by batch, in this process.
+
+    Args:
+        examples: The rows.
+        encoder: What encodes them.
+        answers: Take the places of theirs.
+
+    Raises:
+        InputError: As ``Encoder.encode``, of the first row that it refuses.
+    """
+    rows: list[EncodedRow] = []
+    for start in range(0, len(examples), TOGETHER):
+        part = slice(start, start + TOGETHER)
+        rows += encoder.encode_all(examples[part], None if answers is None else answers[part])
+    return rows
+
+
+def encode_many(
+    examples: Iterable[Example], encoder: Encoder, total: int, words: str
+) -> Iterator[EncodedRow]:
+    """Encode rows as they come, in their order; few of them are in memory at a time.
+
+    How far it is is shown: by a bar on a terminal, else by a line now and again.
+
+    Args:
+        examples: The rows.
+        encoder: What encodes them.
+        total: Number of rows.
+        words: What is shown with the progress.
+
+    Raises:
+        InputError: As ``Encoder.encode``; or if a process was ended from outside.
+    """
+    count = _num_processes(total)
+    given = iter(examples)
+    parts = iter(lambda: list(islice(given, TOGETHER)), [])
+    batches = map(encoder.encode_all, parts)
+    with _shown(words, total, count) as advance:
+        for batch in batches if count < 2 else _by_processes(parts, encoder, count):
+            yield from batch
+            advance(len(batch))
+
+
+def _num_processes(total: int) -> int:
+    """Return how many processes pay for so many rows."""
+    torch = sys.modules.get("torch")
+    # A process that has begun with a GPU can't be copied.
+    if sys.platform != "linux" or (torch is not None and torch.cuda.is_initialized()):
+        return 1
+    return min(len(os.sched_getaffinity(0)), _MOST_PROCESSES, total // _WORTH_A_PROCESS)
+
+
+def _by_processes(
+    parts: Iterator[list[Example]], encoder: Encoder, count: int
+) -> Iterator[list[EncodedRow]]:
+    """Encode parts in copies of this process, some ahead of what is asked for."""
+    # Copies, not new processes: a script of the user's that starts this one is not run again.
+    context = multiprocessing.get_context("fork")
+    _ENCODER[:] = [encoder]
+    pool = ProcessPoolExecutor(count, context, _begin, (os.getpid(),))
+    try:
+        coming: deque[Future[list[EncodedRow]]] = deque()
+        for part in parts:
+            coming.append(pool.submit(_encode, part))
+            if len(coming) > 2 * count:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
+    except BrokenProcessPool as error:
+        raise InputError(
+            "a process that encodes rows was ended from outside, perhaps for want of memory; give "
+            "the same command again where there is more."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+        _ENCODER.clear()
+
+
+def _begin(parent: int) -> None:
+    """Make ready a process that encodes: signals are its parent's affair, and it ends with it."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    # Threads of the tokenizer are not copied with the process.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _encode(examples: list[Example]) -> list[EncodedRow]:
+    return _ENCODER[0].encode_all(examples)
+
+
+class _Lines:
+    """Says how far something is, where there is no terminal: at once, then every minute."""
+
+    def __init__(self, words: str, total: int) -> None:
+        self.words, self.total, self.done = words, total, 0
+        self.began = self.said = time.monotonic()
+
+    def advance(self, count: int) -> None:
+        """Count some more, and say so if it is time."""
+        self.done += count
+        now = time.monotonic()
+        if now - self.said >= _BETWEEN_LINES:
+            self.said = now
+            share = 100 * self.done // self.total
+            sys.stderr.write(
+                f"{self.words}: {self.done} of {self.total} ({share} %), {now - self.began:.0f} s\n"
+            )
+            sys.stderr.flush()
+
+
+@contextmanager
+def _shown(words: str, total: int, count: int) -> Iterator[Callable[[int], None]]:
+    """Show progress; of the processes of a run only one comes here. Gives what is told of it."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True)) as bar:
+            task = bar.add_task(words, total=total)
+            yield lambda num: bar.advance(task, num)
+    else:
+        by = f" by {count} processes" if count > 1 else ""
+        sys.stderr.write(f"{words}: {total} rows{by}; the next start finds them\n")
+        sys.stderr.flush()
+        yield _Lines(words, total).advance

@@ -1,0 +1,161 @@
+"""What many retain rows of one's own cost before the first step, at a first and at a second start.
+
+A random Llama of a few thousand weights makes one step on 40 forget rows beside many retain rows of
+questions and answers, with one thread; the package chooses how many processes encode. The first
+start finds an empty cache.
+
+    python tests/benchmarks/large_data.py
+
+prints a line for each number of rows and start:
+
+* ``cpu_seconds``: of the process and of those it has started;
+* ``wall_seconds``: from the start of the command to its end, which is one step later;
+* ``peak_mb``: highest resident set of the largest process.
+
+``--json`` writes them as JSON instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}<|end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+_STEMS = (
+    "mill",
+    "river",
+    "road",
+    "salt",
+    "tower",
+    "garden",
+    "winter",
+    "letter",
+    "harbour",
+    "stone",
+)
+_SAID = """
+import resource, runpy, sys
+sys.argv = ["etw_lightning", *sys.argv[1:]]
+try:
+    runpy.run_module("etw_lightning", run_name="__main__")
+finally:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    cpu = sum(one.ru_utime + one.ru_stime for one in used)
+    print("used", cpu, max(one.ru_maxrss for one in used) / 1024)
+"""
+
+
+def main() -> None:
+    """Measure, and print what was found."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--template", choices=("chat", "plain"), default="chat")
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    found = []
+    for size in given.rows:
+        with tempfile.TemporaryDirectory() as folder:
+            for one in _starts(Path(folder), size, given.template):
+                found.append(one)
+                if not given.json:
+                    line = "  ".join(f"{name} {value}" for name, value in one.items())
+                    sys.stdout.write(f"{line}\n")
+                    sys.stdout.flush()
+    if given.json:
+        sys.stdout.write(f"{json.dumps(found)}\n")
+
+
+def _starts(folder: Path, size: int, template: str) -> Iterator[dict[str, Any]]:
+    """Start a run twice on rows of one's own, the second time with the cache of the first."""
+    _make_model(folder / "model")
+    for name, count in (("forget", 40), ("retain", size)):
+        with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as stream:
+            for row in made_up(name, count):
+                stream.write(json.dumps(row) + "\n")
+    words = ["fit", "--config", "quickstart", "--data.benchmark", "jsonl", "--data.root", folder]
+    words += ["--model.pretrained", folder / "model", "--data.retain_model", "null"]
+    words += ["--data.forget_split", "forget", "--data.retain_split", "retain"]
+    words += ["--data.template", template, "--trainer.max_steps", "1", "--no_save_model"]
+    scores = {"class_path": "etw_lightning.callbacks.SetScores", "init_args": {"sets": ["forget"]}}
+    words += ["--trainer.callbacks", json.dumps([scores]), "--trainer.num_sanity_val_steps", "0"]
+    words += ["--trainer.limit_val_batches", "0", "--trainer.enable_progress_bar", "false"]
+    others = {"ETW_CACHE": str(folder / "cache")}
+    for start in ("first", "second"):
+        out = folder / f"{template}_{start}"
+        command = [sys.executable, "-c", _SAID, *map(str, words), "--output_dir", str(out)]
+        began = time.monotonic()
+        done = subprocess.run(command, env={**os.environ, **others}, text=True, capture_output=True)
+        seconds = time.monotonic() - began
+        if done.returncode:
+            raise SystemExit(done.stdout + done.stderr)
+        used = next(line for line in done.stdout.splitlines() if line.startswith("used "))
+        cpu, peak = map(float, used.split()[1:])
+        yield {
+            "rows": size,
+            "start": start,
+            "cpu_seconds": round(cpu, 1),
+            "wall_seconds": round(seconds, 1),
+            "peak_mb": round(peak),
+        }
+
+
+def made_up(name: str, count: int) -> Iterator[dict[str, str]]:
+    """Return questions with answers of about thirty words, no two alike."""
+    draw = random.Random(name)
+    for number in range(count):
+        words = [f"{draw.choice(_STEMS)}{draw.randrange(100)}" for _ in range(30)]
+        yield {
+            "question": f"What did {name} {number} write about the {draw.choice(_STEMS)}?",
+            "answer": f"In {1900 + number % 100} it was {' '.join(words)}.",
+        }
+
+
+def _make_model(folder: Path) -> None:
+    """Save a Llama without training, with a tokenizer of the words that rows are made of."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    special = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    backend.train_from_iterator((row["answer"] for row in made_up("words", 500)), trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<|end|>", pad_token="<|pad|>"
+    )
+    tokenizer.chat_template = _TEMPLATE
+    tokenizer.save_pretrained(folder)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    main()
