@@ -70,7 +70,8 @@ def main(args: list[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; what was scored is kept\n")
+        kept = "; the same command goes on with what is not done" if command == "sweep" else ""
+        sys.stderr.write(f"interrupted{kept}\n")
         return 128 + signal.SIGINT
 
 

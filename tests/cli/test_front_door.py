@@ -213,6 +213,33 @@ def test_ctrl_c_writes_a_checkpoint_and_the_same_command_goes_on(words, tmp_path
     assert f"going on from {saved.folder}" in log.read_text()
 
 
+#: Runs the program, and interrupts it as soon as it imports a module.
+_INTERRUPTED = """
+import os, runpy, signal, sys
+
+class Interrupts:
+    def find_spec(self, name, *_):
+        if name == sys.argv[1]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupts())
+runpy.run_module("etw_lightning", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize("module", ["etw_lightning.commands.entry", "yaml"])
+def test_ctrl_c_before_anything_is_imported_is_one_line(home, module):
+    result = subprocess.run(
+        [sys.executable, "-c", _INTERRUPTED, module, "--version"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert (result.returncode, result.stdout) == (130, "")
+    assert result.stderr == "interrupted; nothing was written\n"
+
+
 @pytest.mark.parametrize("command_name", ["fit", "evaluate"])
 def test_ctrl_c_in_the_first_second_is_one_line(home, command_name):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
