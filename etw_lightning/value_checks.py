@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from numbers import Real
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from etw_lightning.schema import InputError
 
-__all__ = ["check_name", "check_number", "check_whole"]
+__all__ = ["RANGES", "check_arguments", "check_name", "check_number", "check_whole"]
+
+#: What a restricted number must be.
+RANGES = {
+    "PositiveFloat": "a number > 0",
+    "NonNegativeFloat": "a number >= 0",
+    "ClosedUnitInterval": "a number from 0 to 1",
+    "TopShare": "a number in (0, 1]",
+    "PositiveInt": "a whole number > 0",
+    "NonNegativeInt": "a whole number >= 0",
+}
 
 
 def check_name(key: str, name: Any, known: Collection[Any]) -> None:
@@ -86,3 +98,42 @@ def check_whole(key: str, value: Any, most: int | None = None) -> None:
     if not is_whole or value < 0 or (most is not None and value > most):
         allowed = ">= 0" if most is None else f"from 0 to {most}"
         raise InputError(f"{key} must be a whole number {allowed}; got {value!r}.")
+
+
+def check_arguments(prefix: str, function: Callable[..., Any], given: Mapping[str, Any]) -> None:
+    """Refuse values that are none of an argument's closed choices, or no number in its range.
+
+    The command line has checked them; from Python they come as they are.
+
+    Args:
+        prefix: What keys begin with in messages.
+        function: Annotates its arguments.
+        given: Its arguments by name; others are passed over.
+
+    Raises:
+        InputError: Names the key, what it was and what is allowed.
+    """
+    for name, hint in get_type_hints(function).items():
+        kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        kind = next((one for one in kinds if one is not NoneType), None)
+        is_null = given.get(name) is None and (NoneType in kinds or name not in given)
+        if is_null or kind is None or len({*kinds} - {NoneType}) > 1:
+            continue
+        key, value = f"{prefix}.{name}", given[name]
+        nullable = NoneType in kinds
+        if get_origin(kind) is Literal:
+            check_name(key, value, [*get_args(kind), *["null"] * nullable])
+        elif getattr(kind, "__name__", "") in RANGES and not _is_of(kind, value):
+            allowed = RANGES[kind.__name__] + " or null" * nullable
+            raise InputError(f"{key} must be {allowed}; got {value!r}.")
+
+
+def _is_of(kind: Any, value: Any) -> bool:
+    """Tell whether a value is a number of a restricted kind."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    try:
+        kind(value)
+    except (ValueError, TypeError):
+        return False
+    return True

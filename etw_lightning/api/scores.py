@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any, cast
 
+from etw_lightning.api.arguments import check_keywords, in_own_words, said_in_words_of
 from etw_lightning.api.loaded import (
     interruptible,
     make_trainer,
@@ -27,7 +29,7 @@ from etw_lightning.training.module import UnlearningModule
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Scores", "evaluate", "metrics_frame", "metrics_html"]
+__all__ = ["Scores", "evaluate", "metrics_frame", "metrics_html", "metrics_text"]
 
 _ARROWS = {"up": "↑", "down": "↓", "zero": "→ 0", "retain": "→ retain", "none": ""}
 
@@ -52,8 +54,19 @@ class Scores(dict[str, Metric]):
         self.left_out = dict(left_out or {})
 
     def frame(self) -> DataFrame:
-        """Return one row a number: value, direction, n, and the interval's ends."""
+        """Return one row a number: value, direction, n, and the interval's ends.
+
+        ``low`` and ``high`` are the ends of a confidence interval of 95 %; NaN for a number of
+        which none is computed, as of most.
+        """
         return metrics_frame(self)
+
+    def __repr__(self) -> str:
+        lines = [metrics_text({"value": self})]
+        if self.left_out:
+            line = f"left out (.left_out says why): {', '.join(self.left_out)}"
+            lines.append(textwrap.fill(line, 88, subsequent_indent="  "))
+        return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         return metrics_html({"value": self})
@@ -72,6 +85,32 @@ def metrics_frame(found: Mapping[str, Metric]) -> DataFrame:
     return cast("DataFrame", frame.rename_axis("metric").astype({"low": float, "high": float}))
 
 
+def metrics_text(models: Mapping[str, Mapping[str, Metric]]) -> str:
+    """Return a plain table with a column for each model, and the intervals that there are.
+
+    Example:
+        >>> print(metrics_text({"value": {"forget_probability": Metric(0.25, "down", 4)}}))
+        metric                value  n
+        forget_probability ↓  0.25   4
+    """
+    names = list(dict.fromkeys(name for found in models.values() for name in found))
+    rows = [["metric", *models, "n", "interval of 95 %"]]
+    for name in names:
+        there = [found[name] for found in models.values() if name in found]
+        cells = [f"{found[name].value:.4g}" if name in found else "-" for found in models.values()]
+        between = there[-1].interval
+        shown = "" if between is None else f"{between[0]:.4g} to {between[1]:.4g}"
+        label = f"{name} {_ARROWS[there[0].direction]}".rstrip()
+        rows.append([label, *cells, str(there[0].n), shown])
+    if not any(row[-1] for row in rows[1:]):
+        rows = [row[:-1] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
 def metrics_html(models: Mapping[str, Mapping[str, Metric]]) -> str:
     """Return a table with a column for each model; names are text, never markup."""
     names = list(dict.fromkeys(name for found in models.values() for name in found))
@@ -88,6 +127,7 @@ def metrics_html(models: Mapping[str, Mapping[str, Metric]]) -> str:
     return f"<table><tr><th>metric</th>{head}<th>n</th></tr>{''.join(lines)}</table>"
 
 
+@in_own_words
 def evaluate(
     model: Any,
     tokenizer: Any = None,
@@ -129,7 +169,9 @@ def evaluate(
 
     Raises:
         InputError: Names the argument.
+        TypeError: If there is no argument of a name.
     """
+    check_keywords(evaluate, data, "data")
     has_rows = any(rows is not None for rows in (forget, retain, holdout))
     if has_rows == (benchmark is not None):
         raise InputError("evaluate must be given rows (forget, retain), or else a benchmark.")
@@ -152,4 +194,7 @@ def evaluate(
     with quietly(), interruptible(), restored(given.lm):
         trainer = make_trainer(given.lm, [suite], progress=progress, precision=precision)
         trainer.validate(module, datamodule=rows, verbose=False)
-        return Scores(suite.latest, module.gather_records(), suite.left_out)
+        left_out = {
+            name: said_in_words_of(evaluate, reason) for name, reason in suite.left_out.items()
+        }
+        return Scores(suite.latest, module.gather_records(), left_out)

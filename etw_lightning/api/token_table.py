@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from etw_lightning.api.arguments import in_own_words
 from etw_lightning.api.loaded import restored, take_model, template_of
 from etw_lightning.data.encode import Encoder, Template
 from etw_lightning.notices import visible
 from etw_lightning.runs.shades import LARGEST, hex_shade, shares
-from etw_lightning.schema import Example, InputError
+from etw_lightning.schema import IGNORE_INDEX, EncodedRow, Example, InputError
 from etw_lightning.scoring.row_weights import token_texts, weigh
 from etw_lightning.training.named_methods import weighting_named
 from etw_lightning.weighting import TokenWeighting
@@ -36,6 +37,8 @@ class TokenWeights:
         entropies: Entropy of the model's prediction of each at the weighting's temperature, nats.
         probabilities: Probability of each under the model.
         weighting: What made them.
+        first: The text's first token where it has none of these, as nothing stands before it that
+            it could be predicted from; else empty.
     """
 
     tokens: list[str]
@@ -43,12 +46,13 @@ class TokenWeights:
     entropies: list[float]
     probabilities: list[float]
     weighting: str = ""
+    first: str = ""
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def frame(self) -> DataFrame:
-        """Return one row a token."""
+        """Return one row a token that has a weight."""
         from pandas import DataFrame
 
         columns = {"token": self.tokens, "weight": self.weights, "entropy": self.entropies}
@@ -68,14 +72,21 @@ class TokenWeights:
             shown = f'<td style="background-color:{colour}"><code>{escape(token)}</code></td>'
             lines.append(f"<tr>{shown}{cells}</tr>")
         head = "<tr><th>token</th><th>weight</th><th>entropy</th><th>probability</th></tr>"
-        return f"<table><caption>{escape(self.weighting)}</caption>{head}{''.join(lines)}</table>"
+        caption = "<br>".join(escape(line) for line in (self.weighting, self._note()) if line)
+        return f"<table><caption>{caption}</caption>{head}{''.join(lines)}</table>"
+
+    def _note(self) -> str:
+        if not self.first:
+            return ""
+        return f"{visible(self.first)!r} stands first: nothing predicts it, so it has no weight"
 
     def __rich__(self) -> Table:
         from rich.box import SIMPLE_HEAD
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=SIMPLE_HEAD, title=Text(self.weighting))
+        note = Text(self._note())
+        table = Table(box=SIMPLE_HEAD, title=Text(self.weighting), caption=note if note else None)
         table.add_column("token")
         for name in ("weight", "entropy", "probability"):
             table.add_column(name, justify="right")
@@ -93,6 +104,7 @@ class TokenWeights:
         return page.getvalue().rstrip("\n")
 
 
+@in_own_words
 def weights(
     model: Any,
     tokenizer: Any = None,
@@ -104,6 +116,9 @@ def weights(
     max_length: int = 2048,
 ) -> TokenWeights:
     """Return the weight that each token of a text would have as a forget row.
+
+    A raw text's first token has none, unless the tokenizer puts a token before it: a model
+    predicts a token from those before.
 
     Args:
         model: A loaded causal language model, which stays as it is; or a name or folder.
@@ -142,7 +157,15 @@ def weights(
         found.entropies,
         found.probabilities,
         str(chosen),
+        _unpredicted(encoder.tokenizer, row),
     )
+
+
+def _unpredicted(tokenizer: Any, row: EncodedRow) -> str:
+    """Return the first token of a row that is its text; empty if it was put there."""
+    first = row.input_ids[0]
+    is_text = row.labels[1] != IGNORE_INDEX and first not in tokenizer.all_special_ids
+    return str(tokenizer.decode([first])) if is_text else ""
 
 
 def _example(text: str | Mapping[str, str]) -> Example:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from etw_lightning.api.arguments import check_inner, check_keywords, in_own_words
 from etw_lightning.api.loaded import (
     interruptible,
     make_trainer,
@@ -20,7 +21,7 @@ from etw_lightning.api.loaded import (
     take_model,
     template_of,
 )
-from etw_lightning.api.scores import metrics_frame, metrics_html
+from etw_lightning.api.scores import metrics_frame, metrics_html, metrics_text
 from etw_lightning.benchmarks.given_rows import Rows
 from etw_lightning.callbacks.collapse import Collapse
 from etw_lightning.callbacks.evaluation import EvaluationCallback, SetScores, Suite
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["Unlearned", "UnlearningResults", "unlearn"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class UnlearningResults:
     """What a run of ``unlearn`` came to; shows itself as a table in a notebook.
 
@@ -57,13 +58,23 @@ class UnlearningResults:
     warnings: list[str] = field(default_factory=list)
 
     def frame(self) -> DataFrame:
-        """Return one row a number: before, after, direction and n."""
+        """Return one row a number: before, after, direction, n, and the later interval's ends.
+
+        ``low`` and ``high`` are NaN for a number of which no interval is computed, as of most.
+        """
         frame = metrics_frame(self.after).rename(columns={"value": "after"})
         frame.insert(0, "before", metrics_frame(self.before)["value"])
         return frame
 
     def _repr_html_(self) -> str:
         return metrics_html({"before": self.before, "after": self.after})
+
+    def __repr__(self) -> str:
+        lines = [f"{len(self.losses)} step{'s' * (len(self.losses) != 1)}"]
+        lines += [f"warning: {one}" for one in self.warnings]
+        if self.after:
+            lines.append(metrics_text({"before": self.before, "after": self.after}))
+        return "\n".join(lines)
 
 
 class Unlearned(NamedTuple):
@@ -78,12 +89,13 @@ class Unlearned(NamedTuple):
     results: UnlearningResults
 
     def __repr__(self) -> str:
-        return f"Unlearned({type(self.model).__name__}, {self.results!r})"
+        return f"{type(self.model).__name__}, unlearned in {self.results!r}"
 
     def _repr_html_(self) -> str:
         return self.results._repr_html_()
 
 
+@in_own_words
 def unlearn(
     model: Any,
     tokenizer: Any = None,
@@ -137,9 +149,12 @@ def unlearn(
 
     Raises:
         InputError: Names the argument.
+        TypeError: If there is no argument of a name.
         TrainingStoppedError: If a loss or a gradient is not finite; the model is then what it was
             before that step.
     """
+    check_keywords(unlearn, settings, "model")
+    check_inner(unlearn, data=data, trainer=trainer)
     if forget is None:
         raise InputError("forget must be given: the rows that are to be forgotten.")
     for name, number in (("epochs", epochs), ("batch_size", batch_size)):

@@ -8,9 +8,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from etw_lightning.value_checks import RANGES
+
 __all__ = [
     "KINDS",
-    "RANGES",
     "Choices",
     "choices_at",
     "either",
@@ -23,15 +24,6 @@ __all__ = [
 #: Classes that stand for a key, by name.
 Choices = Mapping[str, Mapping[str, type]]
 
-#: What a restricted number must be.
-RANGES = {
-    "PositiveFloat": "a number > 0",
-    "NonNegativeFloat": "a number >= 0",
-    "ClosedUnitInterval": "a number from 0 to 1",
-    "TopShare": "a number in (0, 1]",
-    "PositiveInt": "a whole number > 0",
-    "NonNegativeInt": "a whole number >= 0",
-}
 #: What a plain type must be.
 KINDS = {
     "NoneType": "null",

@@ -45,6 +45,7 @@ from etw_lightning.training.training_batches import (
     RowValues,
     trained_batches,
 )
+from etw_lightning.value_checks import check_arguments
 
 __all__ = ["Role", "Spans", "UnlearningDataModule"]
 
@@ -143,6 +144,7 @@ class UnlearningDataModule(LightningDataModule):
         tokenizer: str | None = None,
         rouge_tokenizer: WordRule = "published",
     ) -> None:
+        check_arguments("data", UnlearningDataModule.__init__, locals())
         super().__init__()
         check_name("data.rouge_tokenizer", rouge_tokenizer, get_args(WordRule))
         self.rouge_tokenizer = rouge_tokenizer

@@ -28,6 +28,7 @@ from etw_lightning.training.prepared_module import PreparedModule
 from etw_lightning.training.step_log import StepLog
 from etw_lightning.training.training_batches import Batch
 from etw_lightning.tuning.optimizers import Rounding, Schedule, make_optimizer, scale_of
+from etw_lightning.value_checks import check_arguments
 from etw_lightning.weighting import ETW, TokenWeighting
 
 __all__ = ["UnlearningModule"]
@@ -128,6 +129,7 @@ class UnlearningModule(PreparedModule):
         chunk_size: PositiveInt = 256,
         share_beginnings: bool = False,
     ) -> None:
+        check_arguments("model", UnlearningModule.__init__, locals())
         super().__init__()
         for key, value in (
             ("forget_weight", forget_weight),

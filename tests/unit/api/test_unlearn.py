@@ -15,6 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import etw_lightning
 from etw_lightning import Method, evaluate, unlearn
+from etw_lightning.api.scores import Scores
+from etw_lightning.api.unlearning import UnlearningResults
 from etw_lightning.forget import GA
 from etw_lightning.metrics import Metric, probabilities
 from etw_lightning.schema import InputError
@@ -199,8 +201,7 @@ def test_no_numbers_where_none_are_wanted(loaded):
     run = quick(*loaded, FORGET, RETAIN, metrics=[])
     assert (run.results.before, run.results.after) == ({}, {})
     assert len(run.results.losses) == 2
-    assert repr(run).startswith("Unlearned(LlamaForCausalLM, UnlearningResults(")
-    assert len(repr(run)) < 200
+    assert repr(run) == "LlamaForCausalLM, unlearned in 2 steps"
 
 
 def test_every_method_file_can_be_named():
@@ -232,9 +233,15 @@ def test_second_answers_of_a_method_reach_the_data(loaded):
         ({"retain": None}, "retain must be given: method etw"),
         ({"method": "etv"}, "method must be .*Did you mean 'etw'"),
         ({"method": GA()}, "name of a method or a Method"),
-        ({"lr": float("inf")}, "model.lr"),
-        ({"lr": 0.0}, "model.lr must be a number > 0"),
-        ({"forget_weight": -1.0}, "model.forget_weight must be a number > 0"),
+        ({"lr": float("inf")}, "^lr must be a finite number"),
+        ({"lr": 0.0}, "^lr must be a number > 0"),
+        ({"lr": "fast"}, "^lr must be a number > 0; got 'fast'"),
+        ({"forget_weight": -1.0}, "^forget_weight must be a number > 0"),
+        ({"schedule": "steep"}, "^schedule must be constant, linear or cosine; got 'steep'"),
+        ({"reference": "lve"}, "^reference must be cache, live, adapter or None; .*'live'"),
+        ({"data": {"max_length": 0}}, r"^data\['max_length'\] must be a whole number > 0; got 0"),
+        ({"data": {"max_lenght": 9}}, "^unlearn: data takes no 'max_lenght'.* 'max_length'"),
+        ({"trainer": {"max_epoch": 9}}, "^unlearn: trainer takes no 'max_epoch'.* 'max_epochs'"),
         ({"epochs": 0}, "epochs must be a whole number >= 1; got 0"),
         ({"batch_size": 2.5}, "batch_size must be"),
         ({"tokenizer": None}, "tokenizer must be given"),
@@ -246,6 +253,49 @@ def test_what_is_refused_is_refused_by_name(arguments, message, loaded):
     given = {"tokenizer": tokenizer, "forget": FORGET, "retain": RETAIN, **arguments}
     with pytest.raises(InputError, match=message):
         quick(model, **given)
+
+
+def test_a_mistyped_argument_is_told_what_is_near(loaded):
+    with pytest.raises(TypeError) as caught:
+        quick(*loaded, FORGET, RETAIN, epoch=2)
+    said = "got an unexpected keyword argument"
+    assert str(caught.value) == f"unlearn() {said} 'epoch'. Did you mean 'epochs'?"
+    with pytest.raises(TypeError) as caught:
+        evaluate(*loaded, FORGET, retain_modle="x")
+    assert str(caught.value) == f"evaluate() {said} 'retain_modle'. Did you mean 'retain_model'?"
+    with pytest.raises(InputError, match=r"^batch_size must be a whole number > 0; got 0"):
+        evaluate(*loaded, FORGET, batch_size=0)
+
+
+def test_reasons_are_said_in_words_of_python(loaded):
+    scores = evaluate(*loaded, [text(1, 9)], progress=False)
+    assert scores.left_out["mia_loss"] == "needs holdout"
+    assert scores.left_out["token_auc"] == "needs annotations"
+    reasons = " ".join(scores.left_out.values())
+    assert not any(word in reasons for word in ("data.", "model.", "--", "null"))
+    with pytest.raises(InputError, match="leave mia_loss out of metrics"):
+        evaluate(*loaded, FORGET, metrics="mia_loss", progress=False)
+
+
+def test_numbers_print_themselves_as_a_table():
+    found = {
+        "accuracy": Metric(0.5, "up", 8, (0.2152, 0.7848)),
+        "repetition": Metric(0.123456, "none", 4),
+    }
+    assert repr(Scores(found, {}, {"mia_loss": "needs holdout"})).splitlines() == [
+        "metric      value   n  interval of 95 %",
+        "accuracy ↑  0.5     8  0.2152 to 0.7848",
+        "repetition  0.1235  4",
+        "left out (.left_out says why): mia_loss",
+    ]
+    before = {"accuracy": Metric(0.75, "up", 8)}
+    results = UnlearningResults(before, {"accuracy": Metric(0.5, "up", 8)}, [{}], ["it drops"])
+    assert repr(results).splitlines() == [
+        "1 step",
+        "warning: it drops",
+        "metric      before  after  n",
+        "accuracy ↑  0.75    0.5    8",
+    ]
 
 
 def test_a_tokenizer_of_another_model_is_refused(loaded):

@@ -2,6 +2,7 @@
 
 import io
 import math
+from html import escape
 
 import pytest
 import torch
@@ -113,6 +114,18 @@ def test_weights_of_a_text(loaded):
     assert found.probabilities == pytest.approx(expected.tolist(), abs=1e-6)
     assert "".join(found.tokens) == TEXT[-len("".join(found.tokens)) :]
     assert list(found.frame().columns) == ["token", "weight", "entropy", "probability"]
+
+
+def test_the_first_token_of_a_text_is_told_as_one_without_a_weight(loaded):
+    model, tokenizer = loaded
+    found = weights(model, tokenizer, TEXT)
+    assert found.first
+    assert found.first + "".join(found.tokens) == TEXT
+    said = f"{found.first!r} stands first: nothing predicts it, so it has no weight"
+    assert said in " ".join(repr(found).split())
+    assert escape(said) in found._repr_html_()
+    row = {"question": "Where is Quillmere?", "answer": "By a river."}
+    assert weights(model, tokenizer, row).first == ""
 
 
 def test_weights_of_an_answer_leave_out_the_question(loaded):

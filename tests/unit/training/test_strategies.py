@@ -61,7 +61,7 @@ def test_an_adapter_is_not_trained_in_shards(name):
 
 def test_deepspeed_needs_cuda():
     trainer = trainer_with(DeepSpeedStrategy(stage=2))
-    with pytest.raises(InputError, match=r"DeepSpeedStrategy runs on CUDA devices only.*fsdp.yaml"):
+    with pytest.raises(InputError, match=r"DeepSpeedStrategy runs on CUDA devices only.*strategy/fsdp"):
         check_layout(trainer, has_adapter=False)
 
 
@@ -70,7 +70,7 @@ def test_the_old_fsdp_is_refused_with_the_new_one(monkeypatch):
 
     trainer = trainer_with("auto")
     monkeypatch.setattr(Trainer, "strategy", property(lambda self: FSDPStrategy()))
-    with pytest.raises(InputError, match=r"got FSDPStrategy: give --config .*fsdp.yaml"):
+    with pytest.raises(InputError, match=r"got FSDPStrategy: give --config strategy/fsdp,"):
         check_layout(trainer, has_adapter=False)
 
 
