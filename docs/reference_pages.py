@@ -196,9 +196,10 @@ def module_table() -> str:
     """
     lines = []
     package = _HERE.parent / "etw_lightning"
-    rooms = sorted(path for path in package.iterdir() if (path / "__init__.py").exists())
+    rooms = sorted({path.parent for path in package.rglob("__init__.py")} - {package})
     for room in [*rooms, package]:
-        name = "the top folder" if room == package else f"`{room.name}/`"
+        place = room.relative_to(package).as_posix()
+        name = "the top folder" if room == package else f"`{place}/`"
         first, *modules = sorted(room.glob("*.py"), key=lambda path: path.name != "__init__.py")
         lines += [f"### {name}", "", _cell(_first_line(first)), "", "| module | what |"]
         lines += ["| --- | --- |"]

@@ -26,9 +26,9 @@ from etw_lightning.callbacks.guards import FiniteGuard
 from etw_lightning.commands.check import CheckCommand
 from etw_lightning.commands.evaluate import EvaluateCommand
 from etw_lightning.commands.fit import FitCommand
-from etw_lightning.commands.messages import one_line
 from etw_lightning.commands.parser import Parser
 from etw_lightning.commands.quiet import be_quiet
+from etw_lightning.commands.refusals.messages import one_line
 from etw_lightning.commands.run_checks import say
 from etw_lightning.commands.weights import WeightsCommand
 from etw_lightning.files.checkpoint_folder import Saved, remove_checkpoints

@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 from lightning.pytorch.cli import LightningArgumentParser
 
 from etw_lightning import callbacks, forget, retain, weighting
-from etw_lightning.commands.class_changes import check_order, forget_arguments
-from etw_lightning.commands.messages import LAMBDA, one_line, with_lambda
-from etw_lightning.commands.own_classes import check_classes
+from etw_lightning.commands.refusals.class_changes import check_order, forget_arguments
+from etw_lightning.commands.refusals.messages import LAMBDA, one_line, with_lambda
+from etw_lightning.commands.refusals.own_classes import check_classes
 from etw_lightning.files.config_files import resolve_words
 from etw_lightning.files.moved_classes import check_current
 from etw_lightning.files.yaml_checks import scalars

@@ -5,7 +5,7 @@ import shlex
 import pytest
 
 from etw_lightning.commands import parser
-from etw_lightning.commands.own_classes import check_classes
+from etw_lightning.commands.refusals.own_classes import check_classes
 from etw_lightning.schema import InputError
 
 PARTS = """

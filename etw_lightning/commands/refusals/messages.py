@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from etw_lightning.commands.refused_values import (
+from etw_lightning.commands.refusals.refused_values import (
     Choices,
     choices_at,
     either,

@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 from lightning.pytorch.callbacks import Callback
 
-from etw_lightning.commands.refused_values import Choices
+from etw_lightning.commands.refusals.refused_values import Choices
 from etw_lightning.files.class_paths import check_class, is_class_path
 from etw_lightning.files.yaml_checks import composed, keyed
 from etw_lightning.forget import ForgetObjective

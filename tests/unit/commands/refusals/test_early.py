@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 
-from etw_lightning.commands.early import check_early, refused
+from etw_lightning.commands.refusals.early import check_early, refused
 from etw_lightning.commands.stored_help import load
 from etw_lightning.files.config_files import resolve_words
 from etw_lightning.schema import InputError

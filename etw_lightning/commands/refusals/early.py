@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from etw_lightning.benchmarks.readers import find_reader
-from etw_lightning.commands.messages import LAMBDA, lacking, one_line, with_lambda
-from etw_lightning.commands.refused_values import KINDS, either, no_choice, no_class
+from etw_lightning.commands.refusals.messages import LAMBDA, lacking, one_line, with_lambda
+from etw_lightning.commands.refusals.refused_values import KINDS, either, no_choice, no_class
 from etw_lightning.commands.stored_help import unknown_option
 from etw_lightning.files.class_paths import is_class_path
 from etw_lightning.files.config_files import Found
