@@ -13,7 +13,7 @@ import ast
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,7 +30,6 @@ __all__ = [
     "load",
     "made",
     "state",
-    "unknown_option",
 ]
 
 _FILE = Path(__file__).with_name("stored_help.json")
@@ -206,35 +205,6 @@ def add_options(parser: argparse.ArgumentParser, held: Mapping[str, Any]) -> dic
             place._add_action(option)
             shown[one["flags"][-1]] = option
     return shown
-
-
-def unknown_option(held: Mapping[str, Any], words: Sequence[str]) -> str | None:
-    """Return the first word that is an option of no kind; None if there is none.
-
-    A name below a known one may be an argument of a class, which only the parser knows.
-
-    Args:
-        held: What ``describe_parser`` gave.
-        words: Words after the command.
-    """
-    options = [one for group in held["groups"] for one in group["options"]]
-    known = {flag.rstrip("+") for one in options for flag in one["flags"]} | {"--model.lambda"}
-    for word in words:
-        name = word.partition("=")[0].rstrip("+")
-        if not name.startswith("--") or name == "--" or name in known:
-            continue
-        parts = name.split(".")
-        if not any(".".join(parts[:count]) in known - _GROUPS for count in _counts(parts)):
-            return name
-    return None
-
-
-#: Options that take a whole group of settings; what stands below them is known by name.
-_GROUPS = {"--trainer", "--model", "--data", "--checkpoints", "--collapse"}
-
-
-def _counts(parts: Sequence[str]) -> range:
-    return range(1, len(parts) + 1)
 
 
 def described() -> dict[str, Any]:

@@ -13,14 +13,13 @@ from typing import Any
 from etw_lightning.benchmarks.readers import find_reader
 from etw_lightning.commands.refusals.messages import LAMBDA, lacking, one_line, with_lambda
 from etw_lightning.commands.refusals.refused_values import KINDS, either, no_choice, no_class
-from etw_lightning.commands.stored_help import unknown_option
 from etw_lightning.files.class_paths import is_class_path
 from etw_lightning.files.config_files import Found
 from etw_lightning.files.yaml_checks import composed, keyed
 from etw_lightning.schema import InputError
 from etw_lightning.value_checks import RANGES
 
-__all__ = ["check_early"]
+__all__ = ["check_early", "refused", "unknown_option"]
 
 #: A word that is text to YAML and Python, and no number.
 _WORD = re.compile(r"[A-Za-z][\w-]*")
@@ -116,6 +115,35 @@ def _check_required(options: Mapping[str, Any], given: Iterable[str]) -> None:
 
 def _are_nested(one: str, other: str) -> bool:
     return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
+
+
+def unknown_option(held: Mapping[str, Any], words: Sequence[str]) -> str | None:
+    """Return the first word that is an option of no kind; None if there is none.
+
+    A name below a known one may be an argument of a class, which only the parser knows.
+
+    Args:
+        held: What ``describe_parser`` gave.
+        words: Words after the command.
+    """
+    options = [one for group in held["groups"] for one in group["options"]]
+    known = {flag.rstrip("+") for one in options for flag in one["flags"]} | {"--model.lambda"}
+    for word in words:
+        name = word.partition("=")[0].rstrip("+")
+        if not name.startswith("--") or name == "--" or name in known:
+            continue
+        parts = name.split(".")
+        if not any(".".join(parts[:count]) in known - _GROUPS for count in _counts(parts)):
+            return name
+    return None
+
+
+#: Options that take a whole group of settings; what stands below them is known by name.
+_GROUPS = {"--trainer", "--model", "--data", "--checkpoints", "--collapse"}
+
+
+def _counts(parts: Sequence[str]) -> range:
+    return range(1, len(parts) + 1)
 
 
 def _unknown(commands: Mapping[str, Any], command: str, name: str, words: Sequence[str]) -> str:

@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from etw_lightning.commands import entry, stored_help
-from etw_lightning.commands.stored_help import laid_out, load, unknown_option
+from etw_lightning.commands.refusals.early import unknown_option
+from etw_lightning.commands.stored_help import laid_out, load
 
 #: Prints what the file should hold, and the real help for some widths; in a process of its own, as
 #: a parser lists the subclasses that happen to be imported.
