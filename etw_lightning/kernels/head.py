@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from etw_lightning.kernels.logits import LogitTransform
 
@@ -15,6 +16,12 @@ __all__ = [
     "linear_scores",
     "linear_statistics",
 ]
+
+
+#: Bytes of probabilities that a forward pass keeps at most for its backward pass.
+_ROOM = 1 << 28
+#: Bytes of logits that a processor's core has at hand while it goes over them several times.
+_CACHED = 1 << 19
 
 
 class LinearScores(NamedTuple):
@@ -59,10 +66,12 @@ def linear_scores(
 ) -> LinearScores:
     """Score labels under ``softmax(hidden @ weight.T + bias)`` in chunks of positions.
 
-    At most ``chunk_size`` rows of logits exist at a time, in the forward and in the backward
-    pass; the backward pass computes them again. Logits, log-probabilities and entropies are
-    float32 whatever the dtype of the inputs (float64 for float64 inputs). The products of the
-    backward pass use the dtype of the run: that of ``hidden``, or the autocast dtype.
+    At most ``chunk_size`` rows of logits are worked on at a time. The backward pass takes the
+    probabilities of the first rows, as far as 256 MiB hold them, from the forward pass, and
+    computes the others again, as it does all where logits are capped: memory does not grow with
+    ``N``. Logits, log-probabilities and entropies are float32 whatever the dtype of the inputs
+    (float64 for float64 inputs). The products of the backward pass use the dtype of the run: that
+    of ``hidden``, or the autocast dtype.
 
     Args:
         hidden: Hidden states at the positions that predict the labels, ``(N, D)``.
@@ -92,8 +101,16 @@ def linear_scores(
     """
     if transform is not None:
         weight, bias = transform.cut(weight, bias)
+    keeps = torch.is_grad_enabled() and (transform is None or transform.cap is None)
     logps, entropies = _LinearScores.apply(
-        hidden, weight, bias, labels, temperature, chunk_size, entropy, transform
+        hidden,
+        weight,
+        bias,
+        labels,
+        temperature if entropy else None,
+        chunk_size,
+        transform,
+        _ROOM if keeps else 0,
     )
     return LinearScores(logps, entropies if entropy else None)
 
@@ -150,8 +167,8 @@ def linear_statistics(
 def _describe_in_place(logits: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
     """Return the fields of ``LinearStatistics``; overwrites ``logits``.
 
-    As in ``_entropy_in_place`` the largest share is kept out of the sums: of a near-certain
-    prediction all there is to say is what the others sum to.
+    The largest share is kept out of the sums: of a near-certain prediction all there is to say is
+    what the others sum to, and rounding ``1 + x`` would cost 5 % of an entropy of 1e-6 nats.
     """
     largest, place = logits.max(-1, keepdim=True)
     logits.sub_(largest)
@@ -186,18 +203,20 @@ class _LinearScores(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         labels: Tensor,
-        temperature: float,
+        temperature: float | None,
         chunk_size: int,
-        entropy: bool,
         transform: LogitTransform | None,
+        room: int,
     ) -> tuple[Tensor, Tensor]:
         device = hidden.device.type
         dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         autocast = torch.is_autocast_enabled(device)
         ctx.product_dtype = torch.get_autocast_dtype(device) if autocast else hidden.dtype
         ctx.chunk_size, ctx.dtype, ctx.transform = chunk_size, dtype, transform
-        logps = hidden.new_empty(len(labels), dtype=dtype)
-        normalizers, entropies = torch.empty_like(logps), torch.empty_like(logps)
+        room = room if any(ctx.needs_input_grad[:3]) else 0
+        found: list[_Scored] = []
+        #: Shares of the first chunks, by where they begin; the backward pass takes them.
+        ctx.kept = {}
         with torch.autocast(device, enabled=False):
             wide = weight if hidden.is_cuda and hidden.dtype == weight.dtype else weight.to(dtype)
             for start in range(0, len(labels), chunk_size):
@@ -205,18 +224,28 @@ class _LinearScores(torch.autograd.Function):
                 logits = _float_logits(hidden[part], wide, bias, dtype)
                 if transform is not None:
                     transform.change_(logits)
-                normalizers[part] = logits.logsumexp(-1)
-                picked = logits.gather(-1, labels[part, None])[:, 0]
-                logps[part] = picked - normalizers[part]
-                if entropy:
-                    entropies[part] = _entropy_in_place(logits, temperature)
-        ctx.save_for_backward(hidden, weight, bias, labels, normalizers)
+                room -= logits.nbytes
+                scored = [
+                    _score_in_place(rows, names, temperature, keeps=room >= 0)
+                    for rows, names in zip(
+                        _cached_rows(logits), _cached_rows(labels[part], logits), strict=True
+                    )
+                ]
+                found += scored
+                if room >= 0:
+                    ctx.kept[start] = logits
+        if not found:
+            logps, entropies, largest, shares = hidden.new_empty(4, 0, dtype=dtype)
+            found = [_Scored(logps, entropies, largest, shares, labels[:0])]
+        logps, entropies, *saved = (torch.cat(column) for column in zip(*found, strict=True))
+        ctx.save_for_backward(hidden, weight, bias, labels, *saved)
         ctx.mark_non_differentiable(entropies)
         return logps, entropies
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, labels, normalizers = ctx.saved_tensors
+        hidden, weight, bias, labels, largest, largest_shares, places = ctx.saved_tensors
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         dtype, low = ctx.dtype, ctx.product_dtype
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
@@ -228,22 +257,31 @@ class _LinearScores(torch.autograd.Function):
             narrow = weight.to(low)
             for start in range(0, len(labels), ctx.chunk_size):
                 part = slice(start, start + ctx.chunk_size)
-                logits = _float_logits(hidden[part], wide, bias, dtype)
-                own_slope = None
-                if ctx.transform is not None:
-                    own_slope = ctx.transform.slope(ctx.transform.change_(logits))
+                incoming = grad[part, None].to(dtype)
+                own_slope = None if ctx.transform is None else ctx.transform.scale
+                # What is kept is used up here; a second backward pass computes it again.
+                exps = ctx.kept.pop(start, None)
+                if exps is None:
+                    exps = _float_logits(hidden[part], wide, bias, dtype)
+                    if ctx.transform is not None:
+                        own_slope = ctx.transform.slope(ctx.transform.change_(exps))
+                    exps.sub_(largest[part, None]).exp_()
                 # d logp / d logits = onehot(label) - softmax, times the incoming gradient.
-                slope = logits.sub_(normalizers[part, None]).exp_().mul_(-grad[part, None])
-                slope.scatter_add_(-1, labels[part, None], grad[part, None].to(dtype))
+                shares = -incoming * largest_shares[part, None]
+                slope = exps.mul_(shares).scatter_(-1, places[part, None], shares)
+                slope.scatter_add_(-1, labels[part, None], incoming)
                 if own_slope is not None:
                     slope.mul_(own_slope)
                 product = slope.to(low)
                 if grad_hidden is not None:
                     grad_hidden[part] = (product @ narrow).to(hidden.dtype)
-                if grad_weight is not None:
+                if grad_weight is not None and low == dtype:
+                    grad_weight.addmm_(product.T, hidden[part])
+                elif grad_weight is not None:
                     grad_weight += (product.T @ hidden[part].to(low)).to(dtype)
                 if grad_bias is not None:
                     grad_bias += slope.sum(0)
+                del exps, slope, product
         return (
             grad_hidden,
             None if grad_weight is None else grad_weight.to(weight.dtype),
@@ -256,16 +294,60 @@ class _LinearScores(torch.autograd.Function):
         )
 
 
-def _entropy_in_place(logits: Tensor, temperature: float) -> Tensor:
-    """Entropy of ``softmax(logits / temperature)``; overwrites ``logits``.
+class _Scored(NamedTuple):
+    """What one pass over N rows of logits finds, each ``(N,)``.
 
-    The maximum is taken off and its own share kept out of the sum, so that the entropy of a
-    near-certain prediction keeps its digits: rounding ``1 + x`` would cost 5 % at 1e-6 nats.
+    Args:
+        logps: Of the labels.
+        entropies: Of the tempered predictions; empty if not asked for.
+        largest: Largest logit.
+        largest_shares: Probability of the likeliest token.
+        places: Which token that is.
     """
-    logits.div_(temperature)
+
+    logps: Tensor
+    entropies: Tensor
+    largest: Tensor
+    largest_shares: Tensor
+    places: Tensor
+
+
+def _cached_rows(rows: Tensor, sized: Tensor | None = None) -> tuple[Tensor, ...]:
+    """Split rows, or what belongs to those of ``sized``, for several passes to find them cached."""
+    sized = rows if sized is None else sized
+    if sized.device.type != "cpu":
+        return (rows,)
+    return rows.split(max(1, _CACHED // max(1, sized[:1].nbytes)))
+
+
+def _score_in_place(
+    logits: Tensor, labels: Tensor, temperature: float | None, *, keeps: bool
+) -> _Scored:
+    """Score rows in one pass; leaves the exponentials of the others by the likeliest in ``logits``.
+
+    As in ``_describe_in_place`` the largest share is kept out of the sums.
+
+    Args:
+        logits: Overwritten, ``(N, V)``.
+        labels: ``(N,)``.
+        temperature: Of the entropies; None for none.
+        keeps: Whether the exponentials are wanted.
+    """
     largest, place = logits.max(-1, keepdim=True)
     logits.sub_(largest)
+    picked = logits.gather(-1, labels[:, None])[:, 0]
     exps = logits.exp().scatter_(-1, place, 0.0)
     rest = exps.sum(-1)
-    expected = exps.mul_(logits).sum(-1) / (1 + rest)
-    return (rest.log1p() - expected).clamp_(min=0)
+    normalizer = rest.log1p()
+    entropies = picked.new_empty(0)
+    if temperature == 1:
+        entropies = (normalizer - torch.linalg.vecdot(exps, logits) / (1 + rest)).clamp_(min=0)
+    elif temperature is not None:
+        tempered = logits.div_(temperature)
+        others = tempered.exp().scatter_(-1, place, 0.0)
+        sums = others.sum(-1)
+        expected = torch.linalg.vecdot(others, tempered) / (1 + sums)
+        entropies = (sums.log1p() - expected).clamp_(min=0)
+    if keeps:
+        logits.copy_(exps)
+    return _Scored(picked - normalizer, entropies, largest[:, 0], 1 / (1 + rest), place[:, 0])

@@ -5,6 +5,7 @@ import torch
 
 from etw_lightning.kernels import head as kernels
 from etw_lightning.kernels.head import linear_scores, linear_statistics
+from etw_lightning.kernels.logits import LogitTransform
 
 NUM, WIDTH, VOCABULARY = 10, 4, 31
 
@@ -17,8 +18,15 @@ def inputs():
     return hidden, weight, torch.arange(NUM)
 
 
+#: Bytes of a row of logits.
+ROW = 4 * VOCABULARY
+
+
 @pytest.mark.parametrize("chunk_size", [1, 4, 10, 100])
-def test_no_more_than_a_chunk_of_logits_at_a_time(inputs, monkeypatch, chunk_size):
+@pytest.mark.parametrize("num_kept", [0, 3, 4, 9, 10])
+def test_a_chunk_at_a_time_and_nothing_twice_that_there_is_room_for(
+    inputs, monkeypatch, chunk_size, num_kept
+):
     made, saved = [], []
     original = kernels._float_logits
 
@@ -27,15 +35,76 @@ def test_no_more_than_a_chunk_of_logits_at_a_time(inputs, monkeypatch, chunk_siz
         return original(hidden, *rest)
 
     monkeypatch.setattr(kernels, "_float_logits", spy)
+    monkeypatch.setattr(kernels, "_ROOM", num_kept * ROW)
     hooks = torch.autograd.graph.saved_tensors_hooks(
         lambda tensor: saved.append(tuple(tensor.shape)) or tensor, lambda tensor: tensor
     )
     with hooks:
         scores = linear_scores(*inputs, chunk_size=chunk_size)
-    scores.logps.sum().backward()
+    ctx = scores.logps.grad_fn
+    held = sum(len(logits) for logits in ctx.kept.values())
+    ends = [min(start + chunk_size, NUM) for start in range(0, NUM, chunk_size)]
+    assert held == max([end for end in ends if end <= num_kept], default=0)
+    assert sum(made) == NUM
+    scores.logps.sum().backward(retain_graph=True)
     assert max(made) == min(chunk_size, NUM)
-    assert sum(made) == 2 * NUM  # once forward, once backward
+    assert sum(made) == 2 * NUM - held
     assert (NUM, VOCABULARY) not in saved
+    assert not ctx.kept
+    first = inputs[0].grad.clone()
+    scores.logps.sum().backward()
+    assert sum(made) == 3 * NUM - held
+    torch.testing.assert_close(inputs[0].grad, 2 * first)
+
+
+@pytest.mark.parametrize("room", [0, 1 << 28])
+@pytest.mark.parametrize("cached", [1, 1 << 19])
+@pytest.mark.parametrize("transform", [None, LogitTransform(scale=0.3, size=20)])
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_kept_or_computed_again_gradients_are_those_of_all_logits(
+    inputs, monkeypatch, room, cached, transform, temperature
+):
+    """In float64, by autograd through the full logits; a near-certain row among them."""
+    monkeypatch.setattr(kernels, "_ROOM", room)
+    monkeypatch.setattr(kernels, "_CACHED", cached)
+    hidden, weight = (tensor.detach().double() for tensor in inputs[:2])
+    hidden[0] = 60 * weight[0] / weight[0].norm()
+    bias = torch.linspace(-1, 1, VOCABULARY, dtype=torch.float64)
+    incoming = torch.linspace(-2, 3, NUM, dtype=torch.float64)
+    leaves = [tensor.clone().requires_grad_() for tensor in (hidden, weight, bias)]
+    settings = {"chunk_size": 3, "temperature": temperature, "transform": transform}
+    scores = linear_scores(leaves[0], leaves[1], inputs[2], leaves[2], **settings)
+    logits = leaves[0] @ leaves[1].T + leaves[2]
+    if transform is not None:
+        logits = transform.scale * logits[:, : transform.size]
+    logps = logits.log_softmax(-1).gather(-1, inputs[2][:, None])[:, 0]
+    tempered = (logits.detach() / temperature).log_softmax(-1)
+    found = [
+        [one.detach(), entropies, *torch.autograd.grad((one * incoming).sum(), leaves)]
+        for one, entropies in (scores, (logps, -(tempered.exp() * tempered).sum(-1)))
+    ]
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_nothing_is_kept_where_nothing_learns(inputs):
+    hidden, weight, labels = inputs
+    kept = []
+    original = kernels._score_in_place
+
+    def spy(*given, keeps):
+        kept.append(keeps)
+        return original(*given, keeps=keeps)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "_score_in_place", spy)
+        with torch.no_grad():
+            linear_scores(hidden, weight, labels)
+        linear_scores(hidden.detach(), weight.detach(), labels)
+        linear_scores(hidden, weight, labels, transform=LogitTransform(cap=3.0))
+        assert not any(kept)
+        linear_scores(hidden, weight.detach(), labels)
+        assert kept[-1]
 
 
 def test_entropies_only_when_asked_for_and_never_with_a_gradient(inputs):
@@ -85,10 +154,10 @@ def test_inputs_need_not_be_contiguous(inputs):
 
 
 def test_a_second_derivative_is_refused(inputs):
-    """It would treat the normalizers as constants, so an error is right."""
+    """It would treat the normalizers as constants."""
     hidden, *_ = inputs
     (first,) = torch.autograd.grad(linear_scores(*inputs).logps.sum(), hidden, create_graph=True)
-    with pytest.raises(RuntimeError, match="inplace"):
+    with pytest.raises(RuntimeError, match="does not require grad"):
         first.sum().backward()
 
 

@@ -8,6 +8,7 @@ from small_models import llama_config
 from torch import nn
 from transformers import Gemma2Config, InklingTextConfig, LlamaConfig, LlamaForCausalLM
 
+from etw_lightning.kernels import head
 from etw_lightning.memory.outline import TraceError, build_outline
 from etw_lightning.memory.step_trace import StepShape, trace_evaluation, trace_step
 
@@ -52,10 +53,25 @@ def test_frozen_weights_have_no_gradients():
     assert forward < peaks()[0]
 
 
-def test_two_chunks_of_logits_are_alive_in_the_forward_pass():
+@pytest.fixture
+def nothing_kept(monkeypatch):
+    """No probabilities are kept for the backward pass."""
+    monkeypatch.setattr(head, "_ROOM", 0)
+
+
+@pytest.mark.usefixtures("nothing_kept")
+def test_a_chunk_of_logits_is_alive_in_the_forward_pass():
     more = peaks(replace(SHAPE, chunk_size=124))[0] - peaks(replace(SHAPE, chunk_size=64))[0]
-    # Logits and their exponentials, float32; and a few numbers a position.
-    assert more == pytest.approx(2 * 4 * 3000 * 60, rel=0.02)
+    # Logits, float32, of which the exponentials are taken row by row.
+    assert more == pytest.approx(4 * 3000 * 60, rel=0.02)
+
+
+def test_what_is_kept_for_the_backward_pass_is_counted(monkeypatch):
+    """A last chunk of logits is there in either case."""
+    few = replace(SHAPE, chunk_size=4)
+    kept = peaks(few)[0]
+    monkeypatch.setattr(head, "_ROOM", 0)
+    assert kept - peaks(few)[0] == pytest.approx(4 * 3000 * (SHAPE.labels - 4), rel=0.03)
 
 
 def gemma(cap):
@@ -66,6 +82,7 @@ def gemma(cap):
     )
 
 
+@pytest.mark.usefixtures("nothing_kept")
 def test_a_soft_cap_takes_a_chunk_more_in_the_backward_pass():
     plain, capped = (peaks(config=gemma(cap)) for cap in (None, 30.0))
     assert capped[0] == plain[0]
@@ -75,6 +92,7 @@ def test_a_soft_cap_takes_a_chunk_more_in_the_backward_pass():
     )
 
 
+@pytest.mark.usefixtures("nothing_kept")
 def test_a_soft_cap_is_counted_in_distributions_too():
     wide = replace(SHAPE, reads_distributions=True)
     plain, capped = (peaks(wide, config=gemma(cap))[1] for cap in (None, 30.0))
