@@ -12,6 +12,7 @@ from faults import Fault, left_behind, run_forked, run_until
 from filelock import FileLock
 
 from etw_lightning.files.checkpoint_folder import saved_checkpoints, what_is_wrong
+from etw_lightning.models.loading import load_model, load_tokenizer
 from etw_lightning.runs import resume
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
@@ -20,6 +21,8 @@ CALLBACKS = [{"class_path": "ForgetQuality"}, {"class_path": "ModelUtility"}]
 STEP = "etw_lightning.training.module:UnlearningModule.training_step"
 SCORING = "etw_lightning.training.scoring_module:score_batch"
 
+#: What another test does at another place of the same code.
+SLOW = pytest.mark.slow
 #: Where SIGKILL ends a run; of 12 micro-batches, 6 steps and as many checkpoints.
 KILLED = {
     "before the first checkpoint": (STEP, 2),
@@ -56,11 +59,13 @@ STOPPED = {
 
 @pytest.fixture(scope="module")
 def dropout_dir(tmp_path_factory, tiny_model_dir):
-    """The tiny model with attention dropout, so that random states matter."""
+    """A layer of the tiny model with attention dropout, so that random states matter."""
     folder = tmp_path_factory.mktemp("dropout") / "model"
-    shutil.copytree(tiny_model_dir, folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "attention_dropout": 0.3}))
+    lm = load_model(str(tiny_model_dir))
+    lm.model.layers = lm.model.layers[:1]
+    lm.config.update({"num_hidden_layers": 1, "attention_dropout": 0.3})
+    lm.save_pretrained(folder)
+    load_tokenizer(str(tiny_model_dir)).save_pretrained(folder)
     return folder
 
 
@@ -131,7 +136,13 @@ def names(folder):
     return sorted(one.name for one in place.iterdir()) if place.is_dir() else []
 
 
-@pytest.mark.parametrize(("place", "count"), KILLED.values(), ids=KILLED)
+@pytest.mark.parametrize(
+    ("place", "count"),
+    [
+        pytest.param(*case, id=name, marks=SLOW if name == "in the last step of an epoch" else ())
+        for name, case in KILLED.items()
+    ],
+)
 def test_a_killed_run_ends_bit_equal(run, expected, place, count):
     every = "--checkpoints.every_n_steps=1"
     assert run(every, fault=Fault(place, count)) == (-9, "")
@@ -155,7 +166,7 @@ def test_a_killed_run_ends_bit_equal(run, expected, place, count):
     "counts",
     [
         [1, 3, 2, 3],
-        pytest.param([3, 1, 2, 2, 3, 1, 3, 3, 2, 1], marks=pytest.mark.slow),
+        pytest.param([3, 1, 2, 2, 3, 1, 3, 3, 2, 1], marks=SLOW),
     ],
     ids=len,
 )
@@ -169,7 +180,14 @@ def test_kills_in_a_row(run, expected, counts):
     assert left_behind(run.folder) == expected
 
 
-@pytest.mark.parametrize(("place", "count", "number", "step"), STOPPED.values(), ids=STOPPED)
+@pytest.mark.parametrize(
+    ("place", "count", "number", "step"),
+    [
+        # Slurm's own test sends the same signal.
+        pytest.param(*case, id=name, marks=SLOW if name == "by Slurm's signal" else ())
+        for name, case in STOPPED.items()
+    ],
+)
 def test_a_run_that_is_asked_to_stop_does_so_where_it_can_go_on(
     run, expected, place, count, number, step
 ):
@@ -245,7 +263,12 @@ def test_an_evaluation_within_an_epoch_is_not_lost(run, whole_within, flag, faul
 
 
 @pytest.mark.parametrize(
-    ("place", "count"), [(STEP, 5), (SCORING, 1), ("etw_lightning.models.export:text_logits", 1)]
+    ("place", "count"),
+    [
+        pytest.param(STEP, 5, marks=SLOW),
+        (SCORING, 1),
+        pytest.param("etw_lightning.models.export:text_logits", 1, marks=SLOW),
+    ],
 )
 def test_an_interrupted_run_says_so_and_goes_on(run, expected, place, count):
     every = "--checkpoints.every_n_steps=1"

@@ -4,14 +4,18 @@ import json
 import os
 import shlex
 import signal
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
-from faults import run_until
+from faults import ForkedProgram, run_until
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted((ROOT / "configs" / "sweep").glob("*.yaml"))
+#: A sweep of each method over a grid of its own.
+MANY = ROOT / "configs" / "sweep" / "quickstart_methods.yaml"
 SWEEP = {
     "config": ["configs/tofu_forget10.yaml", "small.yaml"],
     "output_dir": "out",
@@ -59,9 +63,22 @@ def place(tmp_path_factory, tofu_dir, tiny_model_dir, retain_model_dir):
 
 
 @pytest.fixture(scope="module")
-def swept(place, command):
+def run_sweep(command):
+    """Run a sweep whose runs are forked; what stops them starts them as a user's sweep does."""
+
+    def call(*words):
+        forking = SimpleNamespace(**{**vars(subprocess), "Popen": ForkedProgram})
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("etw_lightning.commands.sweep.subprocess", forking)
+            return command("sweep", "run", *words)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def swept(place, run_sweep):
     """What ``sweep run`` gives back, before anything is finished."""
-    return command("sweep", "run", "--config", "sweep.yaml", "--jobs", "2")
+    return run_sweep("--config", "sweep.yaml", "--jobs", "2")
 
 
 @pytest.fixture(scope="module")
@@ -122,8 +139,34 @@ def test_other_runs_have_other_keys(read, words):
     assert key_of(read, *words) != key_of(read)
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_shipped_sweep_of_many_methods_can_be_planned(command, monkeypatch, tmp_path):
+    """Of those that set more than a weight, each at the first value of its grid."""
+    sweep = yaml.safe_load(MANY.read_text())
+    assert {f"{name}.yaml" for name in sweep["methods"]} <= set(os.listdir(ROOT / "configs/method"))
+    sweep["methods"] = {
+        name: {key: values[:1] for key, values in grid.items()}
+        for name, grid in sweep["methods"].items()
+        if set(grid) != {"model.forget_weight"} and name != "sce"
+    }
+    assert {"rmu", "scn", "tpo", "undial", "annotated"} <= set(sweep["methods"])
+    path = tmp_path / "sweep.yaml"
+    path.write_text(yaml.safe_dump(sweep, sort_keys=False))
+    check_plan(command, monkeypatch, tmp_path, path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(one, marks=pytest.mark.slow if one == MANY else (), id=one.stem)
+        for one in SHIPPED
+    ],
+)
 def test_every_shipped_sweep_can_be_planned(command, monkeypatch, tmp_path, path):
+    check_plan(command, monkeypatch, tmp_path, path)
+
+
+def check_plan(command, monkeypatch, tmp_path, path):
+    """Plan a sweep; its last run, the command that is printed, is a run."""
     monkeypatch.chdir(ROOT)
     # One seed: of others every run is read alike.
     words = ("--set", "seed_everything=0", "--output_dir", tmp_path)
@@ -162,9 +205,9 @@ def test_the_report_is_printed_and_written(swept, command, place):
     assert "| broken | missing | " in text
 
 
-def test_a_finished_run_is_skipped_and_named(swept, command, place):
+def test_a_finished_run_is_skipped_and_named(swept, run_sweep, place):
     before = (place / "out/etw_seed0/results.json").stat().st_mtime_ns
-    again = command("sweep", "run", "--config", "sweep.yaml")
+    again = run_sweep("--config", "sweep.yaml")
     assert again.status == 1
     assert "skipped etw_seed0: finished, out/etw_seed0\n" in again.out
     assert "failed broken_seed0: " in again.out
