@@ -1,5 +1,6 @@
 """Two processes that were broken off end, under each strategy, as if they never had been."""
 
+import functools
 import os
 import signal
 from pathlib import Path
@@ -25,25 +26,28 @@ def on_cpu(stage):
     ]
 
 
-KILLED = (Fault(STEP, 7), -9)
-STOPPED = (Fault(STEP, 5, signal.SIGTERM), 143)
-STOPPED_IN_EVALUATION = (Fault(SCORING, 5, signal.SIGTERM), 143)
-#: Strategy -> options; whether its checkpoints are folders of shards; what happens to the second
-#: process, and the exit status it has then.
-STRATEGIES = {
-    "ddp": (
-        [f"--config={ROOT / 'configs/strategy/ddp.yaml'}"],
-        False,
-        (KILLED, STOPPED, STOPPED_IN_EVALUATION),
-    ),
-    "fsdp": (
-        [f"--config={ROOT / 'configs/strategy/fsdp.yaml'}"],
-        True,
-        (KILLED, STOPPED_IN_EVALUATION),
-    ),
-    "zero2": (on_cpu(2), True, (STOPPED,)),
-    "zero3": (on_cpu(3), True, (KILLED,)),
+#: What happens to the second process, and the exit status it has then.
+FAULTS = {
+    "killed": (Fault(STEP, 7), -9),
+    "stopped": (Fault(STEP, 5, signal.SIGTERM), 143),
+    "stopped in evaluation": (Fault(SCORING, 5, signal.SIGTERM), 143),
 }
+#: Strategy -> options, and whether its checkpoints are folders of shards.
+STRATEGIES = {
+    "ddp": ([f"--config={ROOT / 'configs/strategy/ddp.yaml'}"], False),
+    "fsdp": ([f"--config={ROOT / 'configs/strategy/fsdp.yaml'}"], True),
+    "zero2": (on_cpu(2), True),
+    "zero3": (on_cpu(3), True),
+}
+#: Each fault, and each kind of checkpoint, once; what is left is slow.
+TRIED = [("ddp", "killed"), ("fsdp", "stopped in evaluation"), ("zero3", "stopped")]
+MORE = [
+    ("ddp", "stopped"),
+    ("ddp", "stopped in evaluation"),
+    ("fsdp", "killed"),
+    ("zero2", "stopped"),
+    ("zero3", "killed"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -70,27 +74,51 @@ def words(tmp_path_factory, tiny_model_dir):
     ]
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_two_processes_go_on_bit_for_bit(words, name, tmp_path):
-    options, is_sharded, faults = STRATEGIES[name]
-    words = ["fit", *options, *words[1:], "--trainer.accelerator=cpu", "--trainer.devices=2"]
-    log = tmp_path / "log"
-    whole = run_processes([*words, f"--output_dir={tmp_path / 'whole'}"], 2, log=log)
-    assert whole == [0, 0], log.read_text()
-    expected = left_behind(tmp_path / "whole")
-    for number, (fault, status) in enumerate(faults):
-        folder = tmp_path / str(number)
-        command = [*words, f"--output_dir={folder}"]
-        statuses = run_processes(command, 2, fault, log)
-        assert statuses[1] == status, log.read_text()
-        assert statuses[0] == (143 if status == 143 else 1), log.read_text()
-        if status == -9:
-            said = log.read_text()
-            assert said.count("error: another process of this run has ended") == 1, said
-            assert "Traceback" not in said
-        states = sorted((folder / "checkpoints").glob("step-*/state.ckpt"))
-        assert states
-        assert all(state.is_dir() == is_sharded for state in states)
-        assert run_processes(command, 2, log=log) == [0, 0], log.read_text()
-        assert f"going on from {states[-1].parent}" in log.read_text()
-        assert left_behind(folder) == expected, number
+@pytest.fixture(scope="module")
+def whole(words, tmp_path_factory):
+    """What a run leaves behind that nothing breaks off."""
+
+    @functools.cache
+    def run_whole(name):
+        folder = tmp_path_factory.mktemp("whole")
+        log = folder / "log"
+        statuses = run_processes(
+            [*command_of(words, name), f"--output_dir={folder / 'run'}"], 2, log=log
+        )
+        assert statuses == [0, 0], log.read_text()
+        return left_behind(folder / "run")
+
+    return run_whole
+
+
+def command_of(words, name):
+    return [
+        "fit",
+        *STRATEGIES[name][0],
+        *words[1:],
+        "--trainer.accelerator=cpu",
+        "--trainer.devices=2",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "what"), [*TRIED, *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE)]
+)
+def test_two_processes_go_on_bit_for_bit(words, whole, name, what, tmp_path):
+    expected = whole(name)
+    fault, status = FAULTS[what]
+    folder, log = tmp_path / "run", tmp_path / "log"
+    command = [*command_of(words, name), f"--output_dir={folder}"]
+    statuses = run_processes(command, 2, fault, log)
+    assert statuses[1] == status, log.read_text()
+    assert statuses[0] == (143 if status == 143 else 1), log.read_text()
+    if status == -9:
+        said = log.read_text()
+        assert said.count("error: another process of this run has ended") == 1, said
+        assert "Traceback" not in said
+    states = sorted((folder / "checkpoints").glob("step-*/state.ckpt"))
+    assert states
+    assert all(state.is_dir() == STRATEGIES[name][1] for state in states)
+    assert run_processes(command, 2, log=log) == [0, 0], log.read_text()
+    assert f"going on from {states[-1].parent}" in log.read_text()
+    assert left_behind(folder) == expected
