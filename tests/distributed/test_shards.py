@@ -100,14 +100,11 @@ def measure_both(name, models, root):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
-@pytest.mark.parametrize("name", SHARDS)
-def test_only_the_first_process_holds_a_whole_model(
-    name, tiny_model_dir, large_model_dir, tmp_path
-):
+def test_only_the_first_process_holds_a_whole_model(request, tmp_path):
     """The other one holds its half and a layer's worth; the first shows that this is measured."""
     if _ALONE not in os.environ:
         # By a process of its own: what other tests have left in this one's heap would be counted.
-        test = f"{Path(__file__)}::test_only_the_first_process_holds_a_whole_model[{name}]"
+        test = f"{Path(__file__)}::{request.node.name}"
         command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", test]
         environment = {**os.environ, _ALONE: "1"}
         done = subprocess.run(
@@ -116,11 +113,12 @@ def test_only_the_first_process_holds_a_whole_model(
         assert done.returncode == 0, done.stdout
         return
     root = write_texts(tmp_path / "rows")
-    models = (tiny_model_dir, large_model_dir)
-    first, second = run_forked(measure_both, 2, tmp_path / "out", name, models, root)
-    assert first > LARGE
-    # Its half, a layer of six, and pages shared with the process it was forked from.
-    assert second < 0.75 * LARGE
+    models = [request.getfixturevalue(name) for name in ("tiny_model_dir", "large_model_dir")]
+    for name in SHARDS:
+        first, second = run_forked(measure_both, 2, tmp_path / name, name, models, root)
+        assert first > LARGE
+        # Its half, a layer of six, and pages shared with the process it was forked from.
+        assert second < 0.75 * LARGE
 
 
 def run_command(arguments, cache):

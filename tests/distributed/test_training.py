@@ -105,7 +105,7 @@ def test_the_gradient_is_what_one_step_changes(expected, tiny_model_dir):
     assert moved.norm() > 1, "else a share of 1e-5 would not show"
 
 
-@pytest.mark.parametrize("name", SHARDED)
+@pytest.mark.parametrize("name", ["fsdp", "zero3", pytest.param("zero2", marks=pytest.mark.slow)])
 def test_losses_and_weights_are_those_of_ddp(expected, name, tiny_model_dir, root, tmp_path):
     for found in run_forked(train_cases, 2, tmp_path, name, tiny_model_dir, root):
         for case, (losses, weights) in expected.items():
@@ -203,7 +203,17 @@ def alone(tiny_model_dir, root, tmp_path_factory):
     return found
 
 
-@pytest.mark.parametrize("split", sorted(set(SPLITS) - {"ddp alone"}))
+@pytest.mark.parametrize(
+    "split",
+    [
+        "ddp accumulated",
+        "fsdp accumulated",
+        "zero2 accumulated",
+        "zero3 accumulated",
+        pytest.param("accumulated", marks=pytest.mark.slow),
+        pytest.param("ddp", marks=pytest.mark.slow),
+    ],
+)
 def test_the_split_changes_no_loss_and_shares_no_row(alone, split, tiny_model_dir, root, tmp_path):
     losses, steps = alone
     assert len(losses) == len(steps) == 9
