@@ -303,7 +303,7 @@ def test_the_guard_sees_who_calls(guarded):
     assert tried == ["look up huggingface.co"]
 
 
-@pytest.mark.parametrize("offline", ["1", "0"])
+@pytest.mark.parametrize("offline", ["0", pytest.param("1", marks=pytest.mark.slow)])
 def test_a_run_on_what_is_here_calls_nobody(guarded, fit, home, offline):
     folder = home.parent / "run"
     words = ["-m", "etw_lightning", *fit, "--trainer.max_epochs=1", f"--output_dir={folder}"]

@@ -44,7 +44,17 @@ MUSE_SETS = {
 }
 ROUGE = ("rouge1_recall", "rougeL_f1", "rougeL_recall")
 ATTACKS = ("loss", "zlib", "min_k", "min_k_plus_plus")
-TOFU_MODELS = ("model_a_pad", "model_a", "model_retain")
+#: The weights of ``model_a_pad`` are those of ``model_a``, whose padding token is its end token.
+PADDED = pytest.param("model_a_pad", marks=pytest.mark.slow)
+TOFU_MODELS = (PADDED, "model_a", "model_retain")
+#: Models of each benchmark.
+MODELS = [
+    pytest.param("tofu", "model_a_pad", marks=pytest.mark.slow),
+    ("tofu", "model_a"),
+    ("tofu", "model_retain"),
+    ("muse", "model_a"),
+    ("muse", "model_retain"),
+]
 MUSE_MODELS = ("model_a", "model_retain")
 
 
@@ -217,14 +227,9 @@ def check_generations(oracle, benchmark, model, metric, name):
     check(mean, oracle.stored(benchmark, model)[metric]["agg_value"], atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("benchmark", "model", "name"),
-    [
-        *(("tofu", model, "forget") for model in TOFU_MODELS),
-        *(("muse", model, "verbmem") for model in MUSE_MODELS),
-    ],
-)
-def test_extraction_strength_and_exact_memorisation(oracle, benchmark, model, name):
+@pytest.mark.parametrize(("benchmark", "model"), MODELS)
+def test_extraction_strength_and_exact_memorisation(oracle, benchmark, model):
+    name = {"tofu": "forget", "muse": "verbmem"}[benchmark]
     records, stored = oracle.records(benchmark, model)[name], oracle.stored(benchmark, model)
     for metric, ours in [
         ("exact_memorization", exact_memorisation_values(records, PEER)),
@@ -235,10 +240,7 @@ def test_extraction_strength_and_exact_memorisation(oracle, benchmark, model, na
         check(ours.mean(), stored[metric]["agg_value"], atol=1e-7)
 
 
-@pytest.mark.parametrize(
-    ("benchmark", "model"),
-    [*(("tofu", model) for model in TOFU_MODELS), *(("muse", model) for model in MUSE_MODELS)],
-)
+@pytest.mark.parametrize(("benchmark", "model"), MODELS)
 def test_membership_scores_and_their_auc(oracle, benchmark, model):
     stored = oracle.stored(benchmark, model)
     attacks = [*ATTACKS, *(["reference", "gradient_norm"] if "mia_gradnorm" in stored else [])]
@@ -263,7 +265,10 @@ def pair_of(oracle, benchmark, model):
     return records[f"{prefix}forget"], records[f"{prefix}holdout"]
 
 
-@pytest.mark.parametrize(("benchmark", "model"), [("tofu", "model_a_pad"), ("muse", "model_a")])
+@pytest.mark.parametrize(
+    ("benchmark", "model"),
+    [pytest.param("tofu", "model_a_pad", marks=pytest.mark.slow), ("muse", "model_a")],
+)
 def test_privleak(oracle, benchmark, model):
     ours = attack_auc(*pair_of(oracle, benchmark, model), "min_k", conventions=PEER)
     retain = attack_auc(*pair_of(oracle, benchmark, "model_retain"), "min_k", conventions=PEER)

@@ -244,7 +244,7 @@ def test_real_rows_whatever_is_batched_padded_and_shared(data_dir, tiny_model_di
     """TOFU's seven answers a question: float32, prefixes shared or not, in any order."""
     benchmark = TOFU(Source(root=data_dir / "tofu"), forget_split="forget01")
     eval_set = benchmark.eval_sets(["forget"])["forget"]
-    eval_set = replace(eval_set, examples=eval_set.examples[:12], max_new_tokens=0)
+    eval_set = replace(eval_set, examples=eval_set.examples[:6], max_new_tokens=0)
     assert {len(example.perturbed_answers) for example in eval_set.examples} == {5}
     scorer = LabelScorer(load_model(str(tiny_model_dir), attention=attention)).eval()
     assert scorer.takes_trees

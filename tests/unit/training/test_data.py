@@ -207,10 +207,18 @@ def check_resumed(resumed, whole, trained):
     assert all(torch.equal(one, other) for one, other in zip(resumed[1], whole[1], strict=True))
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize(
-    ("step", "hook"),
-    [(1, "after a step"), (4, "after a step"), (6, "after a step"), (3, "in a step")],
+    ("step", "hook", "num_workers"),
+    [
+        (4, "after a step", 0),
+        (6, "after a step", 2),
+        (3, "in a step", 0),
+        pytest.param(1, "after a step", 0, marks=pytest.mark.slow),
+        pytest.param(1, "after a step", 2, marks=pytest.mark.slow),
+        pytest.param(4, "after a step", 2, marks=pytest.mark.slow),
+        pytest.param(6, "after a step", 0, marks=pytest.mark.slow),
+        pytest.param(3, "in a step", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     make_data, tiny_model_dir, tmp_path, uninterrupted, num_workers, step, hook
@@ -225,8 +233,17 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     check_resumed(resumed, uninterrupted[3], step - (hook == "in a step"))
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("when", ["step", "epoch", "validation"])
+@pytest.mark.parametrize(
+    ("when", "num_workers"),
+    [
+        ("step", 2),
+        ("epoch", 0),
+        ("validation", 0),
+        pytest.param("step", 0, marks=pytest.mark.slow),
+        pytest.param("epoch", 2, marks=pytest.mark.slow),
+        pytest.param("validation", 2, marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_resumes_from_any_checkpoint(
     make_data, tiny_model_dir, tmp_path, uninterrupted, num_workers, when
 ):
