@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from etw_lightning.api.arguments import in_own_words
 from etw_lightning.api.loaded import restored, take_model, template_of
+from etw_lightning.boards.shades import LARGEST, hex_shade, shares
 from etw_lightning.data.encode import Encoder, Template
 from etw_lightning.notices import visible
-from etw_lightning.runs.shades import LARGEST, hex_shade, shares
 from etw_lightning.schema import IGNORE_INDEX, EncodedRow, Example, InputError
 from etw_lightning.scoring.row_weights import token_texts, weigh
 from etw_lightning.training.named_methods import weighting_named

@@ -7,6 +7,7 @@ that no metric reads.
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -318,6 +319,12 @@ _COLUMNS: Mapping[str, str] = {
     "forget_truth_ratio": "truth_ratio",
     "retain_rouge": "rouge",
 }
+
+
+@functools.cache
+def is_known_number(name: str) -> bool:
+    """Tell whether a number of this name is one of the catalogue's."""
+    return _emitter(name) is not None
 
 
 def _emitter(name: str) -> str | None:

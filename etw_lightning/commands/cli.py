@@ -15,10 +15,14 @@ from typing import Any, Literal, cast
 from jsonargparse import ActionYesNo, Namespace
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from etw_lightning.boards.grouped import GroupedTensorBoard
+from etw_lightning.boards.loggers import give_defaults, place_loggers
+from etw_lightning.boards.pictures import WeightPictures
+from etw_lightning.boards.progress import LineProgress
 from etw_lightning.callbacks.collapse import Collapse
 from etw_lightning.callbacks.evaluation import EvaluationCallback, SetScores, Suite
 from etw_lightning.callbacks.findings import TrainingStoppedError
@@ -46,6 +50,7 @@ from etw_lightning.runs.folder import (
     is_of_fit,
     is_result_of,
     run_folder,
+    run_label,
 )
 from etw_lightning.runs.launched import is_lost_peer, launched_settings
 from etw_lightning.runs.preemption import Preempted, StopSignals
@@ -68,6 +73,7 @@ class UnlearningCLI(FitCommand, EvaluateCommand, CheckCommand, WeightsCommand):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Make a parser that takes no abbreviated options: a typo could be one."""
+        give_defaults()
         return super().init_parser(**{**kwargs, "allow_abbrev": False})
 
     @staticmethod
@@ -172,7 +178,12 @@ class UnlearningCLI(FitCommand, EvaluateCommand, CheckCommand, WeightsCommand):
             # What was logged behind the checkpoint is logged again.
             step = 0 if self.resumed is None else self.resumed.step
             where = (self.folder.parent, self.folder.name, "")
-            settings["logger"] = TensorBoardLogger(*where, purge_step=step)
+            settings["logger"] = GroupedTensorBoard(
+                *where, purge_step=step, default_hp_metric=False
+            )
+        has_lines = _has_lines(config.trainer)
+        if has_lines:
+            settings["enable_progress_bar"] = False
         self.seed = int(config.seed_everything or 0)
         try:
             trainer = super().instantiate_trainer(**{**kwargs, **settings})
@@ -190,6 +201,8 @@ class UnlearningCLI(FitCommand, EvaluateCommand, CheckCommand, WeightsCommand):
             raise InputError(reason if is_named else f"trainer: {reason}") from error
         start_companions(trainer)
         callbacks = cast(Any, trainer).callbacks
+        if has_lines:
+            callbacks.append(LineProgress())
         if evaluates:
             # The file's own choice is for training.
             self.suite = Suite(config.metrics)
@@ -205,6 +218,8 @@ class UnlearningCLI(FitCommand, EvaluateCommand, CheckCommand, WeightsCommand):
             callbacks.remove(self.checkpoints)
             if not any(isinstance(c, EvaluationCallback) for c in callbacks):
                 callbacks += _scores_of_own(self.datamodule)
+            if trainer.loggers:
+                callbacks += [LearningRateMonitor("step"), WeightPictures()]
             callbacks += [self.report, self.checkpoints]
             if self.resumed is not None:
                 check_processes(self.resumed, trainer.world_size)
@@ -247,7 +262,12 @@ class UnlearningCLI(FitCommand, EvaluateCommand, CheckCommand, WeightsCommand):
         for key, change in self.changed.items():
             say(f"{key}: {change.used}, not {change.asked}: {change.why}; --{key} keeps it")
         prefix = "evaluate-" * (self.subcommand == "evaluate")
-        self.folder = run_folder(config.output_dir, config.config, prefix, self._unfinished)
+        label = "" if prefix else run_label(self.plain, config.config)
+        self.folder = run_folder(
+            config.output_dir, config.config, prefix, self._unfinished, label=label
+        )
+        if config.trainer is not None:
+            place_loggers(config.trainer.logger, self.folder)
         # Loggers make their folders as soon as they are built.
         check_written((config.trainer or Namespace()).as_dict(), self.folder)
         try:
@@ -256,6 +276,12 @@ class UnlearningCLI(FitCommand, EvaluateCommand, CheckCommand, WeightsCommand):
             raise
         except ValueError as error:
             raise InputError(one_line(str(_root_cause(error)))) from error
+
+
+def _has_lines(trainer: Namespace) -> bool:
+    """Whether progress is told in lines: there is no terminal, and no bar was asked for."""
+    is_asked = any("enable_progress_bar" in word for word in Parser.typed)
+    return trainer.enable_progress_bar in (None, True) and not is_asked and not sys.stdout.isatty()
 
 
 def _scores_of_own(data: UnlearningDataModule) -> list[EvaluationCallback]:

@@ -17,7 +17,15 @@ from etw_lightning.runs.launched import agreed_name
 from etw_lightning.runs.place import check_place
 from etw_lightning.schema import InputError
 
-__all__ = ["UNREADABLE", "check_run", "finished_command", "is_of_fit", "remove_run", "run_folder"]
+__all__ = [
+    "UNREADABLE",
+    "check_run",
+    "finished_command",
+    "is_of_fit",
+    "remove_run",
+    "run_folder",
+    "run_label",
+]
 
 #: What ``finished_command`` returns for a ``results.json`` that was cut.
 UNREADABLE = "unreadable"
@@ -28,6 +36,8 @@ def run_folder(
     config_files: Any,
     prefix: str = "",
     unfinished: Callable[[Path], Path | None] | None = None,
+    *,
+    label: str = "",
 ) -> Path:
     """Return the run's folder: the one asked for, one to go on with, or a new one.
 
@@ -39,6 +49,7 @@ def run_folder(
         config_files: Files the run is configured by.
         prefix: What a new folder's name begins with.
         unfinished: Finds a folder to go on with among those of a parent; None for a new one.
+        label: What tells runs from each other, before the time in a new folder's name.
 
     Raises:
         InputError: If the folder asked for is none, or each process would name its own.
@@ -51,7 +62,7 @@ def run_folder(
     parent = Path("runs") / Path(first).stem
     if _STAMP not in os.environ:
         found = unfinished(parent) if unfinished is not None else None
-        name = found.name if found else _new_name(parent, prefix)
+        name = found.name if found else _new_name(parent, f"{prefix}{label}")
         if _are_strangers():
             name = agreed_name(name) or ""
         if not name:
@@ -62,6 +73,34 @@ def run_folder(
         os.environ[_STAMP] = name
         return parent / os.environ[_STAMP]
     return parent / f"{prefix}{os.environ[_STAMP].removeprefix(prefix)}"
+
+
+def run_label(config: Mapping[str, Any], files: Any = ()) -> str:
+    """Return what a new folder's name begins with: the method, and the numbers runs differ in.
+
+    Args:
+        config: All settings of a run, as plain values.
+        files: Files it is configured by; one of a folder ``method`` names the method.
+
+    Example:
+        >>> config = {"model": {"forget_weight": 0.1, "lr": 2e-4}, "seed_everything": 3}
+        >>> run_label(config, ["configs/quickstart.yaml", "configs/method/npo.yaml"])
+        'npo-lambda0.1-lr0.0002-seed3-'
+    """
+    model = config.get("model") or {}
+    stems = [Path(str(one)).stem for one in files or () if Path(str(one)).parent.name == "method"]
+    parts = [
+        str((model.get(key) or {}).get("class_path", "")).rpartition(".")[2].lower()
+        for key in ("weighting", "forget")
+        if isinstance(model.get(key), Mapping)
+    ]
+    method = stems[-1] if stems else "-".join(filter(None, parts))
+    if not model.get("forget") and not stems:
+        method = "finetune" if "forget" in model else method
+    numbers = {"lambda": model.get("forget_weight"), "lr": model.get("lr")}
+    words = [method, *(f"{key}{one:g}" for key, one in numbers.items() if one is not None)]
+    words.append(f"seed{int(config.get('seed_everything') or 0)}")
+    return "".join(f"{word}-" for word in words if word)
 
 
 def _new_name(parent: Path, prefix: str) -> str:
@@ -247,6 +286,7 @@ _OF_FIT = (
     "model",
     "model.part",
     "before",
+    "retain_model",
     "checkpoints/step-*",
     "checkpoints/.step-*",
     "hparams.yaml",

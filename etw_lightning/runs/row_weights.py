@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Trainer
 
+from etw_lightning.boards.shades import hex_shade, shares
 from etw_lightning.data.encode import JOINT, is_raw
 from etw_lightning.data.marks import mark_rows
 from etw_lightning.metrics.tokens import Marks, token_auc
 from etw_lightning.models.loading import LabelScorer
 from etw_lightning.notices import visible
-from etw_lightning.runs.shades import hex_shade, shares
 from etw_lightning.schema import IGNORE_INDEX, EncodedRow, Example, InputError
 from etw_lightning.scoring.row_weights import token_names, token_texts, weigh
 from etw_lightning.training.datamodule import UnlearningDataModule

@@ -14,6 +14,7 @@ from typing import Any, cast
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from etw_lightning.boards.grouped import GroupedTensorBoard, hyperparameters
 from etw_lightning.callbacks.collapse import Collapse
 from etw_lightning.callbacks.evaluation import EvaluationCallback, Suite
 from etw_lightning.callbacks.findings import Finding, TrainingStoppedError
@@ -42,10 +43,12 @@ from etw_lightning.scoring.retain_results import (
 from etw_lightning.training.datamodule import UnlearningDataModule
 from etw_lightning.training.module import UnlearningModule
 
-__all__ = ["BEFORE", "RunReport"]
+__all__ = ["BEFORE", "RETAIN", "RunReport"]
 
 #: Folder of a run, laid out as the run's own, that holds the records of before training.
 BEFORE = "before"
+#: The same with the records of the retain model, as far as they are in the table.
+RETAIN = "retain_model"
 _Sets = Mapping[str, Sequence[Record]]
 
 _SAMPLES = 3
@@ -190,12 +193,13 @@ class RunReport(Callback):
         save_records(self.folder, self.unlearned)
         save_provenance(self.folder, provenance)
         judged = self._judged(module, table) if self.unlearned else None
-        if self.target:
-            save_records(self.folder / BEFORE, self.target)
+        for place, others in ((BEFORE, self.target), (RETAIN, self._others(module.datamodule)[0])):
+            if others:
+                save_records(self.folder / place, others)
         page = judged.page() if judged is not None else ""
         if page:
             write_atomically(self.folder / WORST_ROWS, page.encode("utf-8"))
-            self._show(trainer, page)
+        self._show(trainer, page)
         results = {
             "finished": True,
             "command": "fit",
@@ -267,9 +271,16 @@ class RunReport(Callback):
         )
 
     def _show(self, trainer: Trainer, page: str) -> None:
-        """Put the worst rows where the curves are."""
-        if isinstance(trainer.logger, TensorBoardLogger) and trainer.is_global_zero:
-            trainer.logger.experiment.add_text("samples/worst rows", page, trainer.global_step)
+        """Put the worst rows where the curves are, and all numbers beside the settings."""
+        logger = trainer.logger
+        if not isinstance(logger, TensorBoardLogger) or not trainer.is_global_zero:
+            return
+        if page:
+            logger.experiment.add_text("samples/worst rows", page, trainer.global_step)
+        if isinstance(logger, GroupedTensorBoard):
+            numbers = {name: metric.value for name, metric in self.metrics.items()}
+            settings = hyperparameters(self.config, self.seed)
+            logger.show_end(settings, numbers, trainer.global_step)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException

@@ -170,6 +170,8 @@ class UnlearningModule(PreparedModule):
         #: Share of the last micro-batch in the effective batch's losses, by term.
         self.losses: dict[str, float] = {}
         self._log = StepLog()
+        #: Label, row and weight of each forget token of the last micro-batch, for pictures.
+        self.last_weights: tuple[Tensor, Tensor, Tensor] | None = None
         self._weighs_any = False
         #: Whether no step has been made yet: what the parts return is looked at.
         self._is_first = True
@@ -303,6 +305,8 @@ class UnlearningModule(PreparedModule):
             loss = loss + self.forget_weight * share.value
             if share.weights is not None:
                 self._log.note_weights(groups["forget"], share.weights)
+                signals = groups["forget"]
+                self.last_weights = (signals.labels, signals.rows, share.weights.detach())
                 self._weighs_any = self._weighs_any or bool(share.weights.any())
         self.losses = {name: value.item() for name, value in shares.items()}
         self.losses["total"] = loss.item()

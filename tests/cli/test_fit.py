@@ -12,6 +12,7 @@ import yaml
 from curves import curves, shown_at
 from huggingface_hub import ModelCard
 
+from etw_lightning.boards.groups import card
 from etw_lightning.metrics import Direction
 from etw_lightning.scoring import record_cache
 from etw_lightning.scoring.retain_results import load_records
@@ -150,24 +151,31 @@ def check_records(folder):
 
 def check_curves(folder, results):
     scalars, texts = logged(folder)
-    losses = {"loss/forget", "loss/retain", "loss/total"}
+    losses = {"losses/forget", "losses/retain", "losses/total"}
     weights = {"weights/mean_entropy", "weights/top_decile_share", "weights/max"}
-    assert losses | weights | {f"eval/{name}" for name in NUMBERS} <= set(scalars)
+    shown = {card(f"eval/{name}") for name in NUMBERS}
+    assert {tag.split("/")[0] for tag in shown} == {"forgetting", "keeping"}
+    assert losses | weights | shown <= set(scalars)
+    groups = {"forgetting", "keeping", "losses", "weights", "learning rate", "sanity", "privacy"}
+    assert {tag.split("/")[0] for tag in scalars} <= groups
+    assert "numbers/all/text_summary" in texts
     assert all(len(scalars[tag]) == 4 for tag in losses)
-    parts = (scalars[f"loss/{name}"] for name in ("total", "retain", "forget"))
+    parts = (scalars[f"losses/{name}"] for name in ("total", "retain", "forget"))
     for total, keep, push in zip(*parts, strict=True):
         assert total == pytest.approx(keep + 0.3 * push, rel=1e-5)
-    assert len(scalars["eval/forget_probability"]) == 3
-    for value, entry in zip(scalars["eval/forget_probability"], results["history"], strict=True):
+    assert len(scalars["forgetting/forget_probability"]) == 3
+    for value, entry in zip(
+        scalars["forgetting/forget_probability"], results["history"], strict=True
+    ):
         assert value == pytest.approx(entry["metrics"]["forget_probability"]["value"], rel=1e-6)
     assert "samples/forget/text_summary" in texts
     # The target model's numbers and answers stand before the first step, the last behind all.
     evaluated = [entry["step"] for entry in results["history"]]
     assert evaluated == [0, 2, 4]
     scalars, texts = curves(folder)
-    for tag in ("eval/forget_probability", "eval/forget_quality"):
+    for tag in ("forgetting/forget_probability", "forgetting/forget_quality"):
         assert [step for step, _ in scalars[tag]] == shown_at(evaluated)
-    assert [step for step, _ in scalars["eval/model_utility"]] == shown_at([0, 4])
+    assert [step for step, _ in scalars["keeping/model_utility"]] == shown_at([0, 4])
     assert texts["samples/forget/text_summary"] == evaluated
     assert texts["samples/retain/text_summary"] == [0, 4]
     for tag in losses | weights:

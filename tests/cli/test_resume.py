@@ -155,9 +155,9 @@ def test_a_killed_run_ends_bit_equal(run, expected, place, count):
     # Nor is a step told of twice, or left out, where curves are looked at.
     scalars, texts = curves(run.folder)
     history = [one["step"] for one in left_behind(run.folder)[1]["history"]]
-    for tag in ("loss/total", "loss/forget", "loss/retain", "weights/max"):
+    for tag in ("losses/total", "losses/forget", "losses/retain", "weights/max"):
         assert [step for step, _ in scalars[tag]] == list(range(6)), tag
-    assert [step for step, _ in scalars["eval/forget_quality"]][:4] == shown_at(history)
+    assert [step for step, _ in scalars["forgetting/forget_quality"]][:4] == shown_at(history)
     # A sample is shown again where the evaluation behind a checkpoint is made again.
     assert sorted(set(texts["samples/forget/text_summary"])) == history
 
