@@ -1,5 +1,6 @@
 """Greedy continuation: what a row becomes depends on that row alone."""
 
+import functools
 import random
 import warnings
 from weakref import WeakKeyDictionary
@@ -183,6 +184,29 @@ def test_a_model_that_minds_padding_gets_prompts_of_one_length(
         # It is asked once.
         warnings.simplefilter("error")
         assert batched(lm, several, tiny_tokenizer) == found
+
+
+def test_a_model_that_ignores_the_mask_gets_prompts_of_one_length(
+    tiny_model_dir, tiny_tokenizer, prompts
+):
+    """What stands before its prompts would be read as text."""
+    lm = load_model(str(tiny_model_dir))
+    forward = lm.forward
+    deaf = {"attention_mask": None, "position_ids": None}
+    lm.forward = functools.wraps(forward)(lambda **given: forward(**(given | deaf)))
+    rows = texts_of(
+        [one_by_one(lm, prompt, {tiny_tokenizer.eos_token_id}) for prompt in prompts],
+        tiny_tokenizer,
+    )
+    says = r"LlamaForCausalLM does not continue a prompt that is padded as it does the prompt alone"
+    with pytest.warns(UserWarning, match=says) as said:
+        assert batched(lm, prompts, tiny_tokenizer) == rows
+        assert batched(lm, prompts[:2], tiny_tokenizer) == rows[:2]
+    assert len([one for one in said if "does not continue" in str(one.message)]) == 1
+    assert generation.way_of(lm) == "one length"
+    # Else padding would not have shown.
+    generation._WAYS[lm] = "padded"
+    assert batched(lm, prompts, tiny_tokenizer) != rows
 
 
 def test_a_model_whose_cache_is_wrong_goes_without(tiny_tokenizer, prompts, monkeypatch):
