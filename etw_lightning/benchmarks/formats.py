@@ -10,9 +10,9 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, cast
 
+from etw_lightning.files.places import is_below
 from etw_lightning.schema import InputError
 
 __all__ = ["FORMATS", "SUFFIXES", "is_saved", "iter_file", "read_file", "read_json", "suffix_of"]
@@ -207,33 +207,52 @@ def _names(cells: list[str], path: Path) -> list[str]:
 
 
 def _read_parquet(path: Path) -> Rows:
-    def load(folder: str) -> Any:
-        from datasets import Dataset
+    def load() -> Any:
+        import pyarrow.parquet
 
-        return Dataset.from_parquet(str(path), cache_dir=folder, keep_in_memory=True)
+        # Not by datasets, which takes the name of a file for a pattern.
+        return pyarrow.parquet.read_table(path)
 
     return _loaded(path, load)
 
 
 def _read_saved(path: Path) -> Rows:
-    def load(_: str) -> Any:
+    def load() -> Any:
         from datasets import DatasetDict, load_from_disk
 
+        _check_names(path)
         found = load_from_disk(str(path))
         if not isinstance(found, DatasetDict):
-            return found
+            return found.with_format("arrow")[:]
         if len(found) != 1:
             raise InputError(
                 f"{path} holds {', '.join(found) or 'no split'}; name one of them behind the "
                 f"folder, as in {path.name}/{next(iter(found), 'train')}."
             )
-        return next(iter(found.values()))
+        return next(iter(found.values())).with_format("arrow")[:]
 
     return _loaded(path, load)
 
 
-def _loaded(path: Path, load: Callable[[str], Any]) -> Rows:
-    """Return the rows of what ``load`` gives, which may use the folder it is called with."""
+def _check_names(folder: Path) -> None:
+    """Refuse a saved folder whose lists name what lies outside of it."""
+    if (folder / _DICT).is_file():
+        names = [*read_json(folder / _DICT)["splits"]]
+    else:
+        names = [one["filename"] for one in read_json(folder / _STATE)["_data_files"]]
+    for name in names:
+        place = folder / str(name)
+        if not is_below(name) or not place.resolve().is_relative_to(folder.resolve()):
+            raise InputError(
+                f"{folder} names {name!r:.60}, which is not in it; give a folder that save_to_disk "
+                "has written, with its own files."
+            )
+        if (place / _STATE).is_file():
+            _check_names(place)
+
+
+def _loaded(path: Path, load: Callable[[], Any]) -> Rows:
+    """Return the rows of the Arrow table that ``load`` gives."""
     from datasets.exceptions import DatasetsError
     from datasets.utils import logging
 
@@ -241,8 +260,7 @@ def _loaded(path: Path, load: Callable[[str], Any]) -> Rows:
     logging.disable_progress_bar()
     logging.set_verbosity(logging.CRITICAL)
     try:
-        with TemporaryDirectory() as folder:
-            rows: Rows = load(folder).to_list()
+        rows: Rows = load().to_pylist()
     except InputError:
         raise
     except (

@@ -124,6 +124,38 @@ def test_a_data_set_with_a_script(refused, marker, fit):
 # Names that leave their folder.
 
 
+@pytest.mark.parametrize("subcommand", ["fit", "check"])
+@pytest.mark.parametrize("key", ["annotations", "forget_split"])
+def test_marked_rows_that_name_a_file_elsewhere(refused, marker, fit, subcommand, key):
+    """A folder of ``save_to_disk`` lists its files; this one lists another's."""
+    from datasets import Dataset
+
+    folder, other = marker.parent / "saved", marker.parent / "other"
+    for place in (folder, other):
+        Dataset.from_list([{"question": "q", "answer": "a"}]).save_to_disk(place)
+    state = json.loads((folder / "state.json").read_text())
+    state["_data_files"] = [{"filename": f"../other/{state['_data_files'][0]['filename']}"}]
+    (folder / "state.json").write_text(json.dumps(state))
+    more = []
+    if key == "forget_split":
+        more = ["--data.benchmark=jsonl", "--data.retain_split=retain90"]
+        more += ["--trainer.callbacks=null", "--data.retain_model=null"]
+        shutil.copytree(folder, marker.parent / "root" / "saved")
+        shutil.copytree(other, marker.parent / "root" / "other")
+        more += [f"--data.root={marker.parent / 'root'}"]
+    given = "saved" if key == "forget_split" else folder
+    text = refused(subcommand, *fit[1:], *more, f"--data.{key}={given}")
+    assert "names '../other/data-00000-of-00001.arrow', which is not in it; give a folder" in text
+
+
+@pytest.mark.parametrize("subcommand", ["fit", "check"])
+@pytest.mark.parametrize("write", [hostile.pickled, hostile.saved])
+def test_marked_rows_in_a_pickle(refused, marker, fit, subcommand, write):
+    path = write(marker, marker.parent / "marks.pth")
+    text = refused(subcommand, *fit[1:], f"--data.annotations={path}")
+    assert text.startswith(f"data.annotations: {str(path)!r} can't be read (")
+
+
 @pytest.mark.parametrize("key", ["forget_split", "retain_split"])
 @pytest.mark.parametrize("benchmark", ["tofu", "jsonl"])
 def test_a_split_outside_of_the_data(refused, fit, tofu_dir, key, benchmark):

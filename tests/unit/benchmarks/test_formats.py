@@ -3,14 +3,18 @@
 import csv
 import gzip
 import json
+import shutil
 
 import pytest
 from refusals import message
 
+from etw_lightning.benchmarks.annotations import read_annotations
+from etw_lightning.benchmarks.formats import read_file
 from etw_lightning.benchmarks.hub_rows import hub_name
 from etw_lightning.benchmarks.jsonl import JSONL
 from etw_lightning.benchmarks.source import Source
 from etw_lightning.benchmarks.tofu import Columns
+from etw_lightning.schema import InputError
 
 #: What a table, a column type or a parser could change: "NA", a number, quotes, lines, spaces.
 ROWS = [
@@ -161,3 +165,83 @@ def test_lists_stand_in_cells_as_json(tmp_path):
     write_table(tmp_path / "a.csv", [row])
     (found,) = JSONL(Source(root=tmp_path), "a", "x").examples("a")
     assert found.perturbed_answers == ("no", "never")
+
+
+# Names in files.
+
+
+def saved_rows(folder, name, answer):
+    from datasets import Dataset
+
+    Dataset.from_list([{"answer": answer, "spans": [[0, 2]]}]).save_to_disk(folder / name)
+    return folder / name
+
+
+def names_a_file(folder, name):
+    path = folder / "state.json"
+    state = json.loads(path.read_text()) | {"_data_files": [{"filename": name}]}
+    path.write_text(json.dumps(state))
+    return folder
+
+
+def names_a_split(folder, name):
+    (folder / "dataset_dict.json").write_text(json.dumps({"splits": [name]}))
+    return folder
+
+
+def names_a_file_of_a_split(folder, name):
+    shutil.copytree(folder, folder / "train")
+    names_a_file(folder / "train", f"../{name}")
+    return names_a_split(folder, "train")
+
+
+def links_a_file(folder, name):
+    (folder / "linked.arrow").symlink_to((folder / name).resolve())
+    return names_a_file(folder, "linked.arrow")
+
+
+@pytest.mark.parametrize(
+    "make", [names_a_file, names_a_split, names_a_file_of_a_split, links_a_file]
+)
+@pytest.mark.parametrize("is_absolute", [False, True])
+def test_a_saved_folder_names_no_file_elsewhere(tmp_path, make, is_absolute):
+    """One that somebody gives away would have whoever reads it read files of theirs."""
+    other = saved_rows(tmp_path, "other", "of somebody else")
+    file = "" if make is names_a_split else "/data-00000-of-00001.arrow"
+    name = f"{other}{file}" if is_absolute else f"../other{file}"
+    folder = make(saved_rows(tmp_path, "mine", "own"), name)
+    for read in (read_file, read_annotations):
+        with pytest.raises(InputError, match="which is not in it; give a folder that save_to_d"):
+            read(folder)
+
+
+@pytest.mark.parametrize("name", ["kept.png", "http://127.0.0.1:9/image.png"])
+def test_a_file_or_an_address_in_a_column_is_not_opened(tmp_path, name):
+    """A column of images names files, which whoever decodes it opens, wherever they are."""
+    import pyarrow.parquet
+    from datasets import Dataset, Features, Image, Value
+
+    (tmp_path / "kept.png").write_bytes(b"no image")
+    place = name if ":" in name else str(tmp_path / name)
+    plain = Features(
+        answer=Value("string"), image={"bytes": Value("binary"), "path": Value("string")}
+    )
+    rows = {"answer": ["own"], "image": [{"path": place, "bytes": None}]}
+    made = Dataset.from_dict(rows, features=plain)
+    # What a writer would read and put in the place of the name.
+    said = Features(answer=Value("string"), image=Image()).to_dict()
+    made.save_to_disk(tmp_path / "saved")
+    info = tmp_path / "saved" / "dataset_info.json"
+    info.write_text(json.dumps(json.loads(info.read_text()) | {"features": said}))
+    notes = {"huggingface": json.dumps({"info": {"features": said}})}
+    table = made.data.table.replace_schema_metadata(notes)
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    for path in (tmp_path / "saved", tmp_path / "rows.parquet"):
+        assert read_file(path) == [{"answer": "own", "image": {"bytes": None, "path": place}}]
+
+
+def test_a_name_is_no_pattern(tmp_path):
+    from datasets import Dataset
+
+    Dataset.from_list([{"answer": "own"}]).to_parquet(tmp_path / "rows[1].parquet")
+    assert read_file(tmp_path / "rows[1].parquet") == [{"answer": "own"}]
