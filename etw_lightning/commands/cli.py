@@ -53,7 +53,7 @@ from etw_lightning.runs.folder import (
     run_label,
 )
 from etw_lightning.runs.launched import is_lost_peer, launched_settings
-from etw_lightning.runs.preemption import Preempted, StopSignals
+from etw_lightning.runs.preemption import Preempted, StopSignals, take_for_termination
 from etw_lightning.runs.resume import (
     check_processes,
     has_lock,
@@ -372,6 +372,8 @@ def main(args: list[str] | None = None) -> int:
         if typed[:1] == ["fit"]:
             UnlearningCLI.signals = StopSignals()
             UnlearningCLI.signals.install()
+        elif typed[:1] == ["evaluate"]:
+            take_for_termination()
         UnlearningCLI(args=args, **_SETTINGS)
     except InputError as error:
         sys.stderr.write(f"error: {printable(str(error))}\n")

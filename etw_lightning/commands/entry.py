@@ -124,7 +124,8 @@ def _end_at_once(command: str) -> dict[int, Any]:
         # Slurm's request to end is one like any other; the job scripts requeue on its status.
         os._exit(128 + (signal.SIGINT if number == signal.SIGINT else signal.SIGTERM))
 
-    numbers = [signal.SIGINT, signal.SIGTERM, *[signal.SIGUSR1] * (command == "fit")]
+    is_job = command in ("fit", "evaluate")
+    numbers = [signal.SIGINT, signal.SIGTERM, *[signal.SIGUSR1] * is_job]
     usual = (signal.SIG_DFL, signal.default_int_handler)
     before: dict[int, Any] = {number: signal.getsignal(number) for number in numbers}
     for number, handler in before.items():

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType
 
-__all__ = ["EXIT_STATUS", "INTERRUPTED", "SIGNALS", "Preempted", "StopSignals"]
+__all__ = [
+    "EXIT_STATUS",
+    "INTERRUPTED",
+    "SIGNALS",
+    "Preempted",
+    "StopSignals",
+    "take_for_termination",
+]
 
 #: What ends a run: a scheduler's and the operating system's request, Slurm's before a time limit
 #: or a preemption (``--signal=USR1``), and the user's (Ctrl-C).
@@ -56,3 +64,17 @@ class StopSignals:
         self.received = self.received or signal.Signals(number).name
         if not self.is_watched:
             raise Preempted(self.received)
+
+
+def take_for_termination() -> None:
+    """Let ``SIGUSR1``, Slurm's before a time limit, do what ``SIGTERM`` does at that moment.
+
+    For commands without checkpoints, which by itself it would end with a status that no job script
+    requeues on.
+    """
+
+    def hand_on(_number: int, _frame: FrameType | None) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGUSR1, hand_on)

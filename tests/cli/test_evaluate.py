@@ -258,16 +258,23 @@ def test_a_number_that_is_none_names_its_row_and_keeps_what_is_done(
 
 @pytest.mark.parametrize(
     ("happen", "status"),
-    [(interrupt, 130), (lambda: os.kill(os.getpid(), signal.SIGTERM), 143)],
-    ids=["SIGINT", "SIGTERM"],
+    [
+        (interrupt, 130),
+        (lambda: os.kill(os.getpid(), signal.SIGTERM), 143),
+        # Slurm's before a time limit; the job scripts requeue on 143 alone.
+        (lambda: os.kill(os.getpid(), signal.SIGUSR1), 143),
+    ],
+    ids=["SIGINT", "SIGTERM", "SIGUSR1"],
 )
 def test_an_end_before_the_end_is_no_success(command, args, home, stop_after, happen, status):
+    before = signal.getsignal(signal.SIGUSR1)
     stop_after(1, happen)
     folder = home.parent / "out"
     result = command(*args, "--metrics=model_utility", f"--output_dir={folder}")
     assert result.status == status
     assert "the same command goes on from there" in result.out
     assert not (folder / "results.json").exists()
+    signal.signal(signal.SIGUSR1, before)
 
 
 def test_an_interruption_before_the_pass_is_one_line(command, args, home, monkeypatch):

@@ -4,6 +4,7 @@ Needs ``sbatch`` and a cluster with a partition ``low``, preempted by requeue, a
 which one node pretends to have GPUs; ``SLURM_CONF`` says where. Without them all is skipped.
 """
 
+import json
 import os
 import re
 import shlex
@@ -30,7 +31,7 @@ pytestmark = [
 @pytest.fixture(autouse=True)
 def _cache(monkeypatch, tmp_path):
     monkeypatch.setenv("ETW_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{Path(__file__).parent}")
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +129,43 @@ def test_a_job_goes_on_through_signals_and_preemption(words, tmp_path):
     other.wait("COMPLETED")
     assert "going on" not in other.said()
     assert left_behind(folder) == left_behind(plain)
+
+
+def in_scoring(mark):
+    """Return the flag that makes evaluations last, and touches a file in each."""
+    callback = {"class_path": "slow_scoring.SlowScoring", "init_args": {"mark": str(mark)}}
+    return f"--trainer.callbacks+={json.dumps(callback)}"
+
+
+@pytest.mark.parametrize("subcommand", ["fit", "evaluate"])
+def test_a_signal_in_an_evaluation_ends_it_and_the_job_goes_on(words, tmp_path, subcommand):
+    folder, plain, mark = tmp_path / "run", tmp_path / "plain", tmp_path / "scoring"
+    every = '--trainer.callbacks=[{"class_path": "SetScores", "init_args": {"every_n_epochs": 1}}]'
+    some = [subcommand, *words[1:], every, "--trainer.max_epochs=2", "--data.eval_batch_size=1"]
+    if subcommand == "evaluate":
+        some = [word for word in some if not word.startswith(("--checkpoints", "--trainer.max"))]
+        some.append("--metrics=probability,rouge")
+    job = Job("single.sh", [*some, in_scoring(mark), "--output_dir", folder], tmp_path / "log")
+    wait_until(mark.exists, job.said)
+    before = checkpoints(folder)
+    job.signal()
+    mark.unlink()
+    job.next_life()
+    assert "143" in job.said()
+    assert not (folder / "results.json").exists()
+    wait_until(mark.exists, job.said)
+    job.wait("COMPLETED")
+    if subcommand == "fit":
+        assert "going on from" in job.said()
+        assert checkpoints(folder) != before
+    assert not Path(f"{folder}.requeues").exists()
+    other = Job("single.sh", [*some, in_scoring(mark), "--output_dir", plain], tmp_path / "other")
+    other.wait("COMPLETED")
+    assert "143" not in other.said()
+    found, wanted = (json.loads((one / "results.json").read_text()) for one in (folder, plain))
+    assert found["metrics"] == wanted["metrics"]
+    if subcommand == "fit":
+        assert left_behind(folder) == left_behind(plain)
 
 
 def test_a_job_without_progress_is_not_put_back_for_ever(words, tmp_path):

@@ -199,10 +199,12 @@ def test_a_model_that_ignores_the_mask_gets_prompts_of_one_length(
         tiny_tokenizer,
     )
     says = r"LlamaForCausalLM does not continue a prompt that is padded as it does the prompt alone"
-    with pytest.warns(UserWarning, match=says) as said:
-        assert batched(lm, prompts, tiny_tokenizer) == rows
+    with pytest.warns(UserWarning, match=says):
+        found = batched(lm, prompts, tiny_tokenizer)
+    assert found == rows
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         assert batched(lm, prompts[:2], tiny_tokenizer) == rows[:2]
-    assert len([one for one in said if "does not continue" in str(one.message)]) == 1
     assert generation.way_of(lm) == "one length"
     # Else padding would not have shown.
     generation._WAYS[lm] = "padded"
