@@ -130,6 +130,8 @@ def build(model_dir, root, *, callbacks=(), trainer=None, data=None, **model):
         "forget_weight": 0.5,
         "schedule": "linear",
         "weight_decay": 0.1,
+        # As in shards: Adam would show the rounding of another layout.
+        "share_beginnings": False,
         **model,
     }
     module = UnlearningModule(str(model_dir), **given)

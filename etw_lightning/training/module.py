@@ -95,8 +95,11 @@ class UnlearningModule(PreparedModule):
         chunk_size: Positions that go through the output head at a time.
         share_beginnings: Feed the tokens that all training rows begin with (a chat template's
             system prompt) once a step, and the rest of the rows in parts by length. Losses and
-            gradients are the same but for rounding, which Adam makes visible where a gradient is
-            nearly 0. Not in shards (fsdp, ZeRO-3), which feed whole rows.
+            gradients are those of whole rows but for rounding, which Adam makes visible where a
+            gradient is nearly 0. Whole rows are fed all the same in shards (fsdp, ZeRO-3) and
+            where something is asked for at all positions; beginnings are not shared where
+            attention is not that of all tokens before, with dropout, or with gradient
+            checkpointing.
     """
 
     def __init__(
@@ -127,7 +130,7 @@ class UnlearningModule(PreparedModule):
         gradient_checkpointing: bool = False,
         dropout: Dropout | None = None,
         chunk_size: PositiveInt = 256,
-        share_beginnings: bool = False,
+        share_beginnings: bool = True,
     ) -> None:
         check_arguments("model", UnlearningModule.__init__, locals())
         super().__init__()

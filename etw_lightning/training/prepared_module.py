@@ -259,10 +259,10 @@ class PreparedModule(ScoringModule):
 
         In shards always: gradients that come back through keys and values find weights let go.
         """
-        if not self.share_beginnings or self.layout != "whole":
+        layout = batch.get("layout")
+        if layout is None or not self.share_beginnings or self.layout != "whole":
             return None
         assert self.scorer is not None
-        layout = batch["layout"]
         # The reference model is fed as the trained one is, or they would differ from the start.
         return layout if self.scorer.shares_beginnings else layout._replace(shared=0)
 

@@ -182,6 +182,7 @@ def test_fit_in_shards_leaves_what_ddp_leaves(name, tiny_model_dir, tmp_path):
         f"--model.pretrained={tiny_model_dir}",
         f"--config={ROOT / 'configs/method/npo.yaml'}",
         "--model.lr=1e-3",
+        "--model.share_beginnings=false",
         "--trainer.callbacks+=SetScores",
         "--trainer.callbacks.every_n_epochs=2",
         "--trainer.max_epochs=2",

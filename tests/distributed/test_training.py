@@ -40,6 +40,7 @@ GRADIENT = {
 CASES = {
     "etw": dict,
     "gradient": lambda: dict(GRADIENT),
+    "laid out": lambda: {**GRADIENT, "share_beginnings": True},
     "gradient of kl": lambda: {**GRADIENT, "retain": KL(), "reference": "live"},
     "npo": lambda: {"forget": NPO()},
     "kl": lambda: {"retain": KL(), "reference": "live", "gradient_checkpointing": True},
@@ -103,6 +104,13 @@ def test_the_gradient_is_what_one_step_changes(expected, tiny_model_dir):
     moved = torch.stack([(after[f"lm.{name}"] - weight).norm() for name, weight in before.items()])
     assert moved.min() > 1e-3
     assert moved.norm() > 1, "else a share of 1e-5 would not show"
+
+
+def test_rows_that_are_laid_out_change_as_much(expected):
+    (losses, weights), (whole, other) = expected["laid out"], expected["gradient"]
+    assert_near(losses, whole)
+    assert_same_weights(weights, other)
+    assert any(not torch.equal(weights[name], one) for name, one in other.items())
 
 
 @pytest.mark.parametrize("name", ["fsdp", "zero3", pytest.param("zero2", marks=pytest.mark.slow)])

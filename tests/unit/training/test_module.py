@@ -54,7 +54,7 @@ class Watch(Callback):
 
 @pytest.fixture
 def fit(root, tiny_model_dir):
-    """Trains an epoch, two steps of four rows of each stream; returns the module and a watch."""
+    """Trains an epoch, two steps of four whole rows of each stream; returns module and watch."""
 
     def run(*, batch_size=4, trainer=None, kind=UnlearningModule, **settings):
         data = jsonl_data(
@@ -62,7 +62,7 @@ def fit(root, tiny_model_dir):
             batch_size=batch_size,
             columns=Columns(),
         )
-        module = kind(str(tiny_model_dir), **{"lr": 1e-3, **settings})
+        module = kind(str(tiny_model_dir), **{"lr": 1e-3, "share_beginnings": False, **settings})
         watch = Watch()
         make_trainer(watch, **(trainer or {})).fit(module, datamodule=data)
         return module, watch
@@ -135,7 +135,7 @@ def test_sharing_beginnings_changes_what_is_fed_and_nothing_else(fit, parts, mon
     monkeypatch.setattr(LabelScorer, "forward", forward)
     still = {"lr": 1e-15, "weight_decay": 0.0, "kind": ExactModule}
     _, whole = fit(**parts, **still)
-    assert set(layouts) == {None}, "off by default"
+    assert set(layouts) == {None}
     layouts.clear()
     _, shared = fit(**parts, **still, share_beginnings=True)
     assert all(layout.shared > 0 for layout in layouts)
