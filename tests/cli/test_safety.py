@@ -346,6 +346,7 @@ def test_a_run_on_what_is_here_calls_nobody(guarded, fit, home, offline):
     assert json.loads((folder / "results.json").read_text())["finished"] is True
 
 
+@pytest.mark.slow
 def test_a_name_that_is_not_stored_is_one_line_offline(guarded, fit):
     words = ["-m", "etw_lightning", *fit, "--model.pretrained=nobody/nothing"]
     result, tried = guarded(*words, HF_HUB_OFFLINE="1")

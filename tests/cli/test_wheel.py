@@ -120,6 +120,7 @@ def test_a_run_is_configured_by_names(etw):
     assert held["model"]["forget"]["class_path"] == "etw_lightning.forget.NPO"
 
 
+@pytest.mark.slow
 def test_a_sweep_is_planned_by_name(etw, tmp_path):
     result = etw("sweep", "plan", "--config", "sweep/quickstart_lambda", "--output_dir", "out")
     assert (result.returncode, result.stderr) == (0, "")
