@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
+from etw_lightning.commands.refusals.early import choices_of
 from etw_lightning.commands.stored_help import add_options, described, load
+from etw_lightning.files.config_files import shipped
 from etw_lightning.schema import InputError
 
 __all__ = ["completion_script"]
@@ -20,7 +22,9 @@ __all__ = ["completion_script"]
 #: Commands that have a parser of their own.
 _OTHERS = ("sweep", "export", "configs")
 #: Options that name a file or a folder.
-_FILES, _FOLDERS = ("--config", "--checkpoint", "--ckpt_path"), ("--output_dir", "--copy")
+_FILES, _FOLDERS = ("--checkpoint", "--ckpt_path"), ("--output_dir", "--copy")
+#: Completes the names of the shipped configurations, and files.
+_CONFIGS = {"bash": "_etw_configs", "zsh": "_etw_configs", "tcsh": "f"}
 
 
 def completion_script(shell: str, lines: Mapping[str, str]) -> str:
@@ -44,21 +48,39 @@ def completion_script(shell: str, lines: Mapping[str, str]) -> str:
     whole.add_argument("--version", action="store_true")
     commands = whole.add_subparsers()
     for name, held in (load() or described()).items():
-        add_options(commands.add_parser(name, add_help=False, help=lines[name]), held)
+        options = add_options(commands.add_parser(name, add_help=False, help=lines[name]), held)
+        _complete_values(options, held)
     for name in _OTHERS:
-        options = importlib.import_module(f"etw_lightning.commands.{name}").parser()
+        given = importlib.import_module(f"etw_lightning.commands.{name}").parser()
         other = commands.add_parser(name, help=lines[name])
-        for action in options._actions[1:]:  # the first is --help
+        for action in given._actions[1:]:  # the first is --help
             other._add_action(action)
     commands.add_parser("explain", help=lines["explain"])
     for child in commands.choices.values():
         for action in child._actions:
             _complete_files(action, shtab)
-    return f"{shtab.complete(whole, shell)}\n"
+    names = " ".join(shipped())
+    preamble = {
+        "bash": f'_etw_configs() {{ compgen -W "{names}" -- "$1"; compgen -f -- "$1"; }}',
+        "zsh": f"_etw_configs() {{ compadd -- {names}; _files }}",
+        "tcsh": "",
+    }
+    return f"{shtab.complete(whole, shell, preamble=preamble)}\n"
+
+
+def _complete_values(options: Mapping[str, Any], held: Mapping[str, Any]) -> None:
+    """Give the options that take some words alone these words, and classes their names."""
+    for one in (one for group in held["groups"] for one in group["options"]):
+        name = one["flags"][-1]
+        words = held["choices"].get(name[2:]) or choices_of(one)
+        if words:
+            options[name].choices = words
 
 
 def _complete_files(action: Any, shtab: Any) -> None:
-    if set(action.option_strings) & set(_FILES):
+    if "--config" in action.option_strings:
+        action.complete = _CONFIGS
+    elif set(action.option_strings) & set(_FILES):
         action.complete = shtab.FILE
     elif set(action.option_strings) & set(_FOLDERS):
         action.complete = shtab.DIRECTORY

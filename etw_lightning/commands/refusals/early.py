@@ -19,7 +19,7 @@ from etw_lightning.files.yaml_checks import composed, keyed
 from etw_lightning.schema import InputError
 from etw_lightning.value_checks import RANGES
 
-__all__ = ["check_early", "refused", "unknown_option"]
+__all__ = ["check_early", "choices_of", "refused", "unknown_option"]
 
 #: A word that is text to YAML and Python, and no number.
 _WORD = re.compile(r"[A-Za-z][\w-]*")
@@ -203,6 +203,28 @@ def _kinds(text: str) -> list[str]:
     return parts + ["null"] * bool(outer and outer[1] == "Optional")
 
 
+def choices_of(option: Mapping[str, Any]) -> list[str]:
+    """Return the words that an option takes, if it takes these alone; else none.
+
+    Args:
+        option: As ``stored_help.load`` holds it.
+
+    Example:
+        >>> choices_of({"help": "What. (type: Optional[Literal['a', 'b']], default: a)"})
+        ['a', 'b', 'null']
+    """
+    kinds = _kinds(_type(option))
+    words = {"bool": ["true", "false"], "null": ["null"]}
+    known = [words.get(one) or _names_in([one]) for one in kinds]
+    return [word for part in known for word in part] if all(known) else []
+
+
+def _names_in(kinds: Iterable[str]) -> list[str]:
+    """Return what stands in ``Literal`` types, each once."""
+    literals = " ".join(one[7:] for one in kinds if one.startswith("Literal["))
+    return list(dict.fromkeys(re.findall(r"[\w-]+", literals)))
+
+
 def refused(key: str, kind: str, value: str, classes: Sequence[str] | None = None) -> str | None:
     """Return what is said of a value that a key does not take; None for what may be taken.
 
@@ -229,7 +251,7 @@ def refused(key: str, kind: str, value: str, classes: Sequence[str] | None = Non
         return None  # takes texts, or more than can be told here
     if len(kinds) - nullable == len(ranges) == 1:
         return _out_of_range(key, ranges[0], value, nullable=nullable, is_text=is_text)
-    names = list(dict.fromkeys(re.findall(r"[\w-]+", " ".join(one[7:] for one in choices))))
+    names = _names_in(choices)
     if not is_text or ranges or value in names:
         return None
     last = ["null"] * nullable

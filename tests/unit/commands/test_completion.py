@@ -48,6 +48,11 @@ def test_commands_are_completed(complete):
         (("sweep", "--j"), {"--jobs"}),
         (("export", "--dt"), {"--dtype"}),
         (("fit", "--model.reduction", ""), {"token", "sequence"}),
+        (("fit", "--data.alternative", ""), {"column", "refusal", "null"}),
+        (("check", "--weights_only", "t"), {"true"}),
+        (("fit", "--model.weighting", "Sa"), {"SatImp"}),
+        (("fit", "--config", "method/np"), {"method/npo"}),
+        (("sweep", "--config", "sweep/quickstart_l"), {"sweep/quickstart_lambda"}),
     ],
 )
 def test_options_and_choices_are_completed(complete, words, expected):

@@ -1,5 +1,6 @@
 """The help that is kept beside the code is what the parser shows, and is used only while it is."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -22,7 +23,11 @@ for name, parser in RunReader().parser._subcommands_action._name_parser_map.item
     for width in (50, 80, 150):
         os.environ["COLUMNS"] = str(width)
         shown[f"{name} {width}"] = parser.format_help()
-print(json.dumps({"made": made(), "shown": shown}))
+flags = {
+    name: sorted(flag for one in parser._actions for flag in one.option_strings)
+    for name, parser in RunReader().parser._subcommands_action._name_parser_map.items()
+}
+print(json.dumps({"made": made(), "shown": shown, "flags": flags}))
 """
 
 
@@ -50,6 +55,17 @@ def test_it_is_laid_out_for_the_terminal_as_the_parser_does(real, held, monkeypa
         command, width = name.split()
         monkeypatch.setenv("COLUMNS", width)
         assert laid_out(held[command]) == text
+
+
+def test_every_option_of_the_parser_is_completed(real, held):
+    """Its own way to completion finds no end; all that it has is in ours."""
+    assert set(real["flags"]) == set(held)
+    for name, flags in real["flags"].items():
+        options = stored_help.add_options(argparse.ArgumentParser(add_help=False), held[name])
+        ours = {flag for one in options.values() for flag in one.option_strings}
+        # Not shown in help either: the options that Lightning fills in itself.
+        assert ours <= set(flags)
+        assert {flag for flag in set(flags) - ours if not flag.endswith("+")} == set(), name
 
 
 @pytest.mark.parametrize("key", ["lightning", "sources"])
