@@ -88,7 +88,7 @@ def rows_of(dataset, count, seed):
     return records
 
 
-def _said_by(records, seed):
+def said_by(records, seed):
     """Return the same rows as another model scores them."""
     others = rows_of(f"other{seed}", len(records), seed)
     fields = ("answer_loss", "paraphrase_loss", "perturbed_losses", "generation", "gradient_norm")
@@ -122,7 +122,7 @@ def make_cases():
     """Return the cases by name."""
     sets = ("forget", "forget_paraphrased", "holdout", *_UTILITY)
     run = {name: rows_of(name, 17 + 2 * place, 0) for place, name in enumerate(sets)}
-    retain, target = ({name: _said_by(rows, seed) for name, rows in run.items()} for seed in (1, 2))
+    retain, target = ({name: said_by(rows, seed) for name, rows in run.items()} for seed in (1, 2))
     target["forget_paraphrased"] = list(map(_knows, target["forget_paraphrased"]))
     forget, holdout = run["forget"], run["holdout"]
     run["forget"][3] = replace(forget[3], generation=" ")

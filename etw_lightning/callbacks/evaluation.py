@@ -16,7 +16,6 @@ from typing import Any, cast, get_args
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from etw_lightning import metrics
 from etw_lightning.callbacks.comparisons import score_others
 from etw_lightning.catalogue import computations as of
 from etw_lightning.catalogue.listing import CATALOGUE, Extra, Given, Part
@@ -186,12 +185,7 @@ class PrivLeak(EvaluationCallback):
 
     def compute(self, given: Given) -> dict[str, Metric]:
         """Return privleak, percent."""
-        records, retain = given.records, given.retain
-        assert retain is not None
-        pairs = [(of["privleak_forget"], of["privleak_holdout"]) for of in (records, retain)]
-        auc = metrics.min_k_auc(*pairs[1], given.conventions)
-        leak = metrics.privleak(*pairs[0], auc, given.conventions)
-        return {"privleak": leak}
+        return {"privleak": of.privleak(given, tuple(self.needs))["privleak"]}
 
 
 class SetScores(EvaluationCallback):
