@@ -8,6 +8,7 @@ from typing import cast
 import numpy as np
 
 from etw_lightning.benchmarks.annotations import match_annotations
+from etw_lightning.benchmarks.formats import FORMATS
 from etw_lightning.benchmarks.quickstart_annotations import annotations_of
 from etw_lightning.data.encode import JOINT, Encoder, is_raw
 from etw_lightning.data.spacy_spans import Kind, spacy_spans
@@ -97,7 +98,7 @@ def _marked_spans(examples: Sequence[Example], marker: Marker, annotations: str 
     if annotations is None:
         raise InputError(
             "data.annotations is missing: model.weighting or model.forget reads the words marked "
-            "in it. Give a .jsonl file with spans or target_words of each answer of "
+            f"in it. Give a file ({FORMATS}) with spans or target_words of each answer of "
             "data.forget_split."
         )
     if is_raw(examples):

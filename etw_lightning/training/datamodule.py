@@ -14,6 +14,7 @@ from etw_lightning.benchmarks import Benchmark
 from etw_lightning.benchmarks.annotations import match_annotations
 from etw_lightning.benchmarks.chat import WhichTurns
 from etw_lightning.benchmarks.choice import Choice, ChoicePrompt
+from etw_lightning.benchmarks.formats import FORMATS
 from etw_lightning.benchmarks.given_rows import GivenSource, Rows, as_rows, is_path
 from etw_lightning.benchmarks.own import OwnBenchmark
 from etw_lightning.benchmarks.quickstart_annotations import annotations_of
@@ -412,7 +413,7 @@ class UnlearningDataModule(LightningDataModule):
             own = ", or quickstart:annotations" if self.benchmark_name == "quickstart" else ""
             raise InputError(
                 f"data.annotations is missing: {self._marks_reader} reads the words marked in it. "
-                f"Give a .jsonl file with spans or target_words of each answer of "
+                f"Give a file ({FORMATS}) with spans or target_words of each answer of "
                 f"data.forget_split{own}."
             )
 

@@ -93,6 +93,21 @@ def test_every_format_gives_the_same_rows(tmp_path, name):
     assert [one.answer for one in reader.examples(name)] == [row["answer"] for row in ROWS]
 
 
+def test_a_cell_is_the_text_that_stands_there(tmp_path):
+    """``datasets`` makes numbers, truth values and nothing of some of these."""
+    cells = ["007", "1e5", "NA", "null", "nan", "None", "True", "1,5", ' a "b" ', "two\nlines"]
+    path = tmp_path / "odd.csv"
+    with path.open("w", encoding="utf-8-sig", newline="") as stream:  # as spreadsheets save it
+        writer = csv.writer(stream)
+        writer.writerows(
+            [("question", "answer"), *((f"{n}?", cell) for n, cell in enumerate(cells))]
+        )
+        writer.writerow(("empty?", ""))
+    rows = Source(root=tmp_path).rows("odd")
+    assert [row["question"] for row in rows[:2]] == ["0?", "1?"]
+    assert [row["answer"] for row in rows] == [*cells, None]
+
+
 def test_a_split_of_a_saved_data_set_is_named_behind_its_folder(tmp_path):
     from datasets import Dataset, DatasetDict
 
