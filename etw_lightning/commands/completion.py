@@ -10,7 +10,7 @@ import argparse
 import importlib
 from collections.abc import Mapping
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 from etw_lightning.commands.refusals.early import choices_of
 from etw_lightning.commands.stored_help import add_options, described, load
@@ -65,7 +65,7 @@ def completion_script(shell: str, lines: Mapping[str, str]) -> str:
         "zsh": f"_etw_configs() {{ compadd -- {names}; _files }}",
         "tcsh": "",
     }
-    return f"{shtab.complete(whole, shell, preamble=preamble)}\n"
+    return f"{shtab.complete(whole, shell, preamble=cast(Any, preamble))}\n"
 
 
 def _complete_values(options: Mapping[str, Any], held: Mapping[str, Any]) -> None:
