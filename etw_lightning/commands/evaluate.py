@@ -102,6 +102,7 @@ class EvaluateCommand(RunChecks):
                     "hub": self.datamodule.hub,
                     "forget_split": self.datamodule.forget_split,
                 },
+                **({"lost_labels": lost} if (lost := self.datamodule.lost_scored) else {}),
                 **({"changed": self._changes()} if self.changed else {}),
                 "config_hash": run_key(self.plain),
                 "seed": self.seed,

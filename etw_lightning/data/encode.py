@@ -318,6 +318,10 @@ class Encoder:
                     (text, adds_special): one for text, one in zip(some, found, strict=True)
                 }
 
+    def num_tokens(self, example: Example, answer: str) -> int:
+        """Return how many tokens a row would have if none were cut."""
+        return len(self._lay_out(example, answer).ids)
+
     def answer_spans(self, example: Example) -> list[tuple[int, int]]:
         """Return where each labelled token lies in ``example.answer``, in characters.
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from etw_lightning.data.stored_rows import sizes
 from etw_lightning.notices import warn_first
 from etw_lightning.schema import EncodedRow, Example
 
-__all__ = ["LostLabels", "said_by", "tell_lost", "warn_of_repeats"]
+__all__ = ["LostLabels", "Repeats", "percent", "said_by", "tell_lost", "tell_repeats"]
 
 #: Rows that are named.
 _NAMED = 5
@@ -52,6 +52,12 @@ class LostLabels:
         named = tuple(rows[place].id for place in cut[:_NAMED])
         return cls(lost, lost / whole, len(cut), len(rows), named)
 
+    def by_example(self, rows: Sequence[EncodedRow]) -> LostLabels:
+        """Return the same counted by examples, of which each has several of these rows."""
+        cut = dict.fromkeys(row.id for row in rows if row.is_cut)
+        num = len({row.id for row in rows})
+        return replace(self, rows=len(cut), of_rows=num, first=tuple(cut)[:_NAMED])
+
     def to_json(self) -> dict[str, Any]:
         """Return the fields, ready for ``json.dumps``."""
         return {**asdict(self), "first": list(self.first)}
@@ -70,11 +76,21 @@ def tell_lost(stream: str, rows: Sequence[EncodedRow], max_length: int) -> LostL
         further = ", ..." if lost.rows > len(lost.first) else ""
         warn_first(
             f"{lost.rows} of {lost.of_rows} {stream} rows lose {lost.labels} labels "
-            f"({100 * lost.share:.2g} %) to data.max_length = {max_length}: "
+            f"({percent(lost.share)} %) to data.max_length = {max_length}: "
             f"{', '.join(lost.first)}{further}. What is cut off is not trained on; raise it, or "
             "have --data.truncation error refuse such rows."
         )
     return lost
+
+
+def percent(share: float) -> str:
+    """Return a share in percent as it is read: two digits, all that stand before the point.
+
+    Example:
+        >>> percent(0.0234), percent(0.5), percent(0.999)
+        ('2.3', '50', '99.9')
+    """
+    return f"{100 * share:.{3 if share > 0.99 else 2}g}"
 
 
 def said_by(example: Example) -> tuple[object, ...]:
@@ -82,19 +98,39 @@ def said_by(example: Example) -> tuple[object, ...]:
     return example.turns, example.question, example.answer
 
 
-def warn_of_repeats(examples: Iterable[Example]) -> int:
-    """Warn of forget rows that say what an earlier one says; return how many there are."""
+@dataclass(frozen=True)
+class Repeats:
+    """Forget rows that say what an earlier one says.
+
+    Args:
+        rows: Number of them.
+        of_rows: Number of rows there are.
+        first: The first of them, each with the row it repeats.
+    """
+
+    rows: int
+    of_rows: int
+    first: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields, ready for ``json.dumps``."""
+        return {**asdict(self), "first": list(self.first)}
+
+
+def tell_repeats(examples: Sequence[Example]) -> Repeats | None:
+    """Return which forget rows say what an earlier one says, and warn of them; None for none."""
     first: dict[tuple[object, ...], str] = {}
     repeats = []
     for example in examples:
         earlier = first.setdefault(said_by(example), example.id)
         if earlier != example.id:
             repeats.append(f"{example.id} as {earlier}")
-    if repeats:
-        further = ", ..." if len(repeats) > _NAMED else ""
-        warn_first(
-            f"{len(repeats)} rows of data.forget_split say the same as an earlier one: "
-            f"{', '.join(repeats[:_NAMED])}{further}. They count as often as they stand there; "
-            "take them out if that is not meant."
-        )
-    return len(repeats)
+    if not repeats:
+        return None
+    further = ", ..." if len(repeats) > _NAMED else ""
+    warn_first(
+        f"{len(repeats)} rows of data.forget_split say the same as an earlier one: "
+        f"{', '.join(repeats[:_NAMED])}{further}. They count as often as they stand there; "
+        "take them out if that is not meant."
+    )
+    return Repeats(len(repeats), len(examples), tuple(repeats[:_NAMED]))

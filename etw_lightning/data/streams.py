@@ -14,7 +14,7 @@ from etw_lightning.benchmarks.own import OwnBenchmark
 from etw_lightning.data.encode import Encoder
 from etw_lightning.data.encode_many import encode_each
 from etw_lightning.data.kept_rows import encode_split
-from etw_lightning.data.lost_labels import LostLabels, said_by, tell_lost, warn_of_repeats
+from etw_lightning.data.lost_labels import LostLabels, Repeats, said_by, tell_lost, tell_repeats
 from etw_lightning.data.marks import Marker, mark_rows
 from etw_lightning.data.refusals import REFUSALS, pick_refusal, read_refusals
 from etw_lightning.notices import warn_first
@@ -43,12 +43,14 @@ class Streams:
             nothing is marked.
         retain_weights: Weight of each retain row; empty if none were given.
         lost: What groups have lost to ``max_length``, by group.
+        repeats: Forget rows that repeat others; None if none does.
     """
 
     rows: dict[str, Sequence[EncodedRow]] = field(default_factory=dict)
     marks: list[tuple[bool, ...]] = field(default_factory=list)
     retain_weights: list[float] = field(default_factory=list)
     lost: dict[str, LostLabels] = field(default_factory=dict)
+    repeats: Repeats | None = None
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def _read(benchmark: Benchmark, encoder: Encoder, settings: StreamSettings) -> S
         key, name = "data.forget_split", benchmark.forget_split
         forget = benchmark.examples(name, key)
         streams.rows["forget"] = encode_split(lambda: forget, encoder, key, whole=name).rows
-        warn_of_repeats(forget)
+        streams.repeats = tell_repeats(forget)
         if settings.uses_alternative:
             streams.rows["alternative"] = second_answers(forget, encoder, settings)
         if settings.uses_marks:

@@ -70,7 +70,7 @@ def run_shape(module: UnlearningModule, data: UnlearningDataModule, trainer: Tra
         reads_distributions=any(name.endswith("distributions") for name in reads),
         accumulates=trainer.accumulate_grad_batches > 1,
         eval_rows=min(data.eval_batch_size, largest),
-        eval_tokens=data.max_length,
+        eval_tokens=data.encoder.max_length,
         new_tokens=max((one.max_new_tokens for one in data.eval_sets.values()), default=0),
         on_cuda=isinstance(trainer.accelerator, CUDAAccelerator),
     )

@@ -189,7 +189,12 @@ class RunReport(Callback):
         keeps = self.config.get("save_model", True)
         saving = [one for one in callbacks if isinstance(one, Checkpoints) and keeps]
         found = _found(trainer)
-        lost = module.datamodule.lost_labels
+        data = module.datamodule
+        told = {
+            "lost_labels": data.lost_labels,
+            "lost_labels_scored": data.lost_scored,
+            "repeated_forget_rows": data.repeated_rows,
+        }
         save_records(self.folder, self.unlearned)
         save_provenance(self.folder, provenance)
         judged = self._judged(module, table) if self.unlearned else None
@@ -206,7 +211,7 @@ class RunReport(Callback):
             "metrics": {name: asdict(metric) for name, metric in self.metrics.items()},
             **({"left_out": left_out} if left_out else {}),
             **found,
-            **({"lost_labels": lost} if lost else {}),
+            **{name: found for name, found in told.items() if found},
             "table": table,
             **({"judgement": judged.to_json()} if judged is not None else {}),
             "history": self.history,

@@ -16,7 +16,6 @@ from etw_lightning.data.encode import Encoder
 from etw_lightning.models.loading import LabelScorer
 from etw_lightning.models.packing import PrefixTree, pack_rows, prefix_tree
 from etw_lightning.models.positions import Extent
-from etw_lightning.notices import warn_first
 from etw_lightning.schema import IGNORE_INDEX, EncodedRow, EvalSet, Example, InputError
 from etw_lightning.scoring.scores import TOKEN_FIELDS, Score, ScoreBatch, Slot
 
@@ -104,22 +103,13 @@ def answer_batches(eval_set: EvalSet, encoder: Encoder, batch_size: int) -> list
         InputError: If an answer has no label, or an option of a choice is cut.
     """
     groups: list[tuple[PrefixTree, list[_Answer]]] = []
-    num_cut = 0
     for number, example in enumerate(eval_set.examples):
         answers = _answers(number, example, encoder)
-        # Raw texts are meant to be cut; an answer is by oversight.
-        num_cut += example.question is not None and any(one.row.is_cut for one in answers)
         tree = prefix_tree([answer.row for answer in answers])
         if len(tree.ids) <= _MAX_WIDTH or tree.is_chain:
             groups.append((tree, answers))
         else:
             groups += [(prefix_tree([answer.row]), [answer]) for answer in answers]
-    if num_cut:
-        warn_first(
-            f"{eval_set.name}: answers of {num_cut} of {len(eval_set.examples)} rows are cut by "
-            f"{encoder.length_key} = {encoder.max_length}; what is left of them is scored. Raise "
-            "it to score them whole."
-        )
     # Rows that branch need a mask of their own, which the others are not to pay for.
     groups.sort(key=lambda group: (group[0].is_chain, -len(group[0].ids)))
     parts: list[list[list[_Answer]]] = []

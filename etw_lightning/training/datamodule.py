@@ -23,6 +23,7 @@ from etw_lightning.benchmarks.source import check_name
 from etw_lightning.benchmarks.tofu import Columns
 from etw_lightning.catalogue.entries import FAMILIES, Ability, Extra, Family, Part
 from etw_lightning.data.encode import Encoder, Template, Truncation
+from etw_lightning.data.lost_labels import LostLabels
 from etw_lightning.data.marks import Marker
 from etw_lightning.data.pairing import Anchor, Pairing
 from etw_lightning.data.stored_rows import sizes
@@ -31,10 +32,12 @@ from etw_lightning.files.class_paths import path_of
 from etw_lightning.method import Method
 from etw_lightning.metrics.words import WordRule
 from etw_lightning.models.loading import load_tokenizer
+from etw_lightning.notices import warn_first
 from etw_lightning.schema import Conventions, EncodedRow, EvalSet, Example, InputError, Record
 from etw_lightning.scoring.batches import Score
 from etw_lightning.scoring.evaluation_rows import IDLE, EvaluationRows, ScoreWork, deal
 from etw_lightning.scoring.gold_words import check_words
+from etw_lightning.scoring.lengths import room_for, tell_lost_scored
 from etw_lightning.scoring.other_results import Role, checked_records, missing_results, read_results
 from etw_lightning.scoring.parts import parts_of
 from etw_lightning.scoring.retain_results import RetainResults
@@ -81,8 +84,8 @@ class UnlearningDataModule(LightningDataModule):
         system_prompt: System turn of the chat template; null sends none.
         template_kwargs: Further variables of the chat template (Llama 3: ``date_string``).
         max_length: Tokens kept of a row; raw text is cut into rows of this many.
-        eval_max_length: The same of rows that are scored, whose prompts may be longer; null takes
-            ``max_length``.
+        eval_max_length: The same of rows that are scored; null takes ``max_length``, doubled as
+            often as scored rows need whose prompt alone is as long.
         truncation: What becomes of a row of a question beyond ``max_length``: ``warn`` cuts it and
             says what is lost, ``error`` refuses it.
         batch_size: Rows of each stream in one micro-batch of one process.
@@ -195,6 +198,9 @@ class UnlearningDataModule(LightningDataModule):
         self.given_tokenizer: Any = None
         self._rows = EvaluationRows()
         self._streams = Streams()
+        self._lost_scored: dict[str, LostLabels] = {}
+        #: Sets whose lengths have been looked at, with what is scored of them.
+        self._measured: set[tuple[str, bool, bool]] = set()
         #: What encodes rows that are scored, and rows that are trained on.
         self._encoder: Encoder | None = None
         self._train_encoder: Encoder | None = None
@@ -258,6 +264,16 @@ class UnlearningDataModule(LightningDataModule):
     def lost_labels(self) -> dict[str, dict[str, Any]]:
         """What groups that are trained on have lost to ``max_length``, ready for JSON."""
         return {name: lost.to_json() for name, lost in self._streams.lost.items()}
+
+    @property
+    def lost_scored(self) -> dict[str, dict[str, Any]]:
+        """What answers of sets that are scored have lost to the length, ready for JSON."""
+        return {name: lost.to_json() for name, lost in self._lost_scored.items()}
+
+    @property
+    def repeated_rows(self) -> dict[str, Any] | None:
+        """Which forget rows repeat others, ready for JSON; None if none does."""
+        return None if self._streams.repeats is None else self._streams.repeats.to_json()
 
     @property
     def eval_sets(self) -> dict[str, EvalSet]:
@@ -437,14 +453,43 @@ class UnlearningDataModule(LightningDataModule):
         if self.trains and not self.streams:
             self._streams = read_streams(benchmark, self.train_encoder, StreamSettings.of(self))
             self._check_something_is_left()
-        self._rows.load(benchmark, self.encoder, self.eval_batch_size)
+        self._load_scored(benchmark)
         if self.rouge_tokenizer == "published":
             check_words(self.eval_sets)
         self._load_results()
 
-    def _encoder_of(self, tokenizer: Any, key: str) -> Encoder:
-        """Return what encodes rows to train on, or rows to score, which may be longer."""
-        own = self.eval_max_length if key == "eval_max_length" else None
+    def _load_scored(self, benchmark: Benchmark) -> None:
+        """Read what is scored, make room for long prompts, and tell what is cut off answers."""
+        self._rows.load(benchmark, self.encoder, self.eval_batch_size)
+        wanted = {(name, one.losses, one.gradient_norm) for name, one in self.eval_sets.items()}
+        if wanted <= self._measured:
+            return
+        self._measured |= wanted
+        if self.eval_max_length is None:
+            length, longest = room_for(self.eval_sets.values(), self.encoder)
+            if longest:
+                warn_first(
+                    f"scored rows have prompts of up to {longest} tokens, for which "
+                    f"{self.encoder.length_key} = {self.encoder.max_length} leaves no answer: they "
+                    f"are scored up to {length} tokens; data.eval_max_length sets another length."
+                )
+                self._encoder = self._encoder_of(self.encoder.tokenizer, "eval_max_length", length)
+                self._rows.load(benchmark, self.encoder, self.eval_batch_size)
+        for name, eval_set in self.eval_sets.items():
+            lost = tell_lost_scored(eval_set, self.encoder)
+            if lost is not None:
+                self._lost_scored[name] = lost
+
+    def _encoder_of(self, tokenizer: Any, key: str, room: int | None = None) -> Encoder:
+        """Return what encodes rows to train on, or rows to score, which may be longer.
+
+        Args:
+            tokenizer: The run's.
+            key: Which length.
+            room: Length of rows to score, where they need another than ``max_length``.
+        """
+        given = self.eval_max_length if room is None else room
+        own = given if key == "eval_max_length" else None
         return Encoder(
             tokenizer,
             self.template,

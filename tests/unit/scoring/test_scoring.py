@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, OPTConfi
 from etw_lightning.benchmarks.source import Source
 from etw_lightning.benchmarks.tofu import TOFU
 from etw_lightning.data.encode import Encoder
+from etw_lightning.data.lost_labels import LostLabels
 from etw_lightning.models.loading import LabelScorer, load_model, load_tokenizer
 from etw_lightning.models.packing import pack_rows, prefix_tree
 from etw_lightning.schema import (
@@ -33,6 +34,7 @@ from etw_lightning.scoring.batches import (
     pad_rows,
     score_batch,
 )
+from etw_lightning.scoring.lengths import room_for, tell_lost_scored
 
 
 @pytest.fixture(scope="module")
@@ -599,20 +601,68 @@ def test_an_option_that_is_cut_is_refused(tiny_tokenizer):
         build_batches(EvalSet("test", (one,)), short, 2)
 
 
-def test_cut_answers_are_told_of_once(eval_set, tiny_tokenizer, monkeypatch):
+def lengths_of(examples, tokenizer):
+    return [len(Encoder(tokenizer).encode(one).input_ids) for one in examples]
+
+
+def test_cut_answers_are_told_of(eval_set, tiny_tokenizer, monkeypatch):
     raw = tuple(Example(f"raw/{n}", example.answer) for n, example in enumerate(eval_set.examples))
-    lengths = [len(Encoder(tiny_tokenizer).encode(one).input_ids) for one in eval_set.examples]
+    lengths = lengths_of(eval_set.examples, tiny_tokenizer)
     encoder = Encoder(tiny_tokenizer, max_length=max(lengths) - 1)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        build_batches(replace(eval_set, gradient_norm=True), encoder, 2)
-        build_batches(EvalSet("raw", raw), Encoder(tiny_tokenizer, max_length=3), 2)
-        build_batches(eval_set, Encoder(tiny_tokenizer), 2)
+        lost = tell_lost_scored(eval_set, encoder)
+        of_raw = tell_lost_scored(EvalSet("raw", raw), Encoder(tiny_tokenizer, max_length=3))
+        assert tell_lost_scored(eval_set, Encoder(tiny_tokenizer)) is None
+        assert tell_lost_scored(replace(eval_set, losses=False), encoder) is None
         monkeypatch.setenv("LOCAL_RANK", "1")
-        build_batches(eval_set, encoder, 2)
+        assert tell_lost_scored(eval_set, encoder) == lost
     (told,) = map(str, (warning.message for warning in seen))
-    count = lengths.count(max(lengths))
-    assert told.startswith(f"forget: answers of {count} of 11 rows are cut by data.max_length = ")
+    texts = [
+        (example, answer)
+        for example in eval_set.examples
+        for answer in (example.answer, example.paraphrased_answer, *example.perturbed_answers)
+        if answer is not None
+    ]
+    whole = [Encoder(tiny_tokenizer).encode(*pair) for pair in texts]
+    over = [max(len(row.input_ids) - encoder.max_length, 0) for row in whole]
+    cut = list(dict.fromkeys(row.id for row, num in zip(whole, over, strict=True) if num))
+    assert lost == LostLabels(
+        sum(over), sum(over) / sum(row.num_labels for row in whole), len(cut), 11, tuple(cut[:5])
+    )
+    assert told.startswith(
+        f"forget: answers of {len(cut)} of 11 rows are cut by data.max_length = "
+        f"{encoder.max_length}: {sum(over)} labels ("
+    )
+    assert of_raw.rows == sum(length > 3 for length in lengths_of(raw, tiny_tokenizer))
+
+
+def test_what_surely_fits_is_not_encoded(eval_set, tiny_tokenizer, monkeypatch):
+    monkeypatch.setattr(Encoder, "encode", None)
+    monkeypatch.setattr(Encoder, "encode_prompt", None)
+    encoder = Encoder(tiny_tokenizer, max_length=2000)
+    assert tell_lost_scored(eval_set, encoder) is None
+    assert room_for([eval_set], encoder) == (2000, 0)
+
+
+def test_room_is_made_for_prompts_that_have_none(eval_set, tiny_tokenizer):
+    encoder = Encoder(tiny_tokenizer, max_length=64)
+    assert room_for([eval_set], encoder) == (64, 0)
+    long = Example("long/0", "No.", "What? " * 40, paraphrased_answer="It is not. " * 60)
+    prompt = len(encoder.encode_prompt(long))
+    whole = Encoder(tiny_tokenizer, max_length=10**6)
+    needed = len(whole.encode(long, long.paraphrased_answer).input_ids)
+    length, longest = room_for([eval_set, EvalSet("long", (long,))], encoder)
+    assert longest == prompt > 64
+    assert length in (64 * 2**n for n in range(9))
+    assert length / 2 < needed <= length
+    # A prompt that just leaves a label is no reason for another length.
+    one = EvalSet("long", (long,))
+    assert room_for([one], Encoder(tiny_tokenizer, max_length=prompt + 1)) == (prompt + 1, 0)
+    assert room_for([one], Encoder(tiny_tokenizer, max_length=prompt))[1] == prompt
+    assert room_for([replace(one, losses=False, max_new_tokens=3)], encoder) == (64, 0)
+    raw = Example("raw/0", "What? " * 40)
+    assert room_for([EvalSet("raw", (raw,))], encoder) == (64, 0)
 
 
 def test_nothing_to_continue_is_refused(encoder):

@@ -1,0 +1,94 @@
+"""How long scored rows are: the room that they need, and what of their answers is cut off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from etw_lightning.data.encode import Encoder
+from etw_lightning.data.encode_many import encode_each
+from etw_lightning.data.lost_labels import LostLabels, percent
+from etw_lightning.notices import warn_first
+from etw_lightning.schema import EvalSet, Example
+
+__all__ = ["room_for", "tell_lost_scored"]
+
+#: Tokens beside those of a text's bytes: a begin and an end token, a space in front, with room.
+_BESIDE = 32
+
+
+def room_for(eval_sets: Iterable[EvalSet], encoder: Encoder) -> tuple[int, int]:
+    """Return a length at which every prompt that is scored leaves room for its answer.
+
+    The encoder's own where it does; else that, doubled as often as the rows need that it has no
+    room for. So one length stands for sets of about the same rows, and a run that was possible
+    without stays what it was.
+
+    Args:
+        eval_sets: What is scored.
+        encoder: As of ``data.max_length``.
+
+    Returns:
+        The length, and the tokens of the longest prompt without room; 0 if there is none.
+    """
+    longest, needed = 0, 0
+    # Prompts that are only continued are never cut.
+    for eval_set in (one for one in eval_sets if one.losses or one.gradient_norm):
+        for example in eval_set.examples:
+            if example.question is None or _fits(encoder.prompt(example), encoder):
+                continue
+            num_asked = len(encoder.encode_prompt(example))
+            if num_asked >= encoder.max_length:
+                longest = max(longest, num_asked)
+                needed = max(needed, *(encoder.num_tokens(example, one) for one in _said(example)))
+    length = encoder.max_length
+    while length < needed:
+        length *= 2
+    return length, longest
+
+
+def tell_lost_scored(eval_set: EvalSet, encoder: Encoder) -> LostLabels | None:
+    """Return what the answers of a set lose to ``max_length``, and warn of it.
+
+    Raw texts are meant to be cut, and not warned of.
+
+    Args:
+        eval_set: What is scored.
+        encoder: What encodes it.
+
+    Raises:
+        InputError: If a row has no label left.
+    """
+    if not eval_set.losses or all(
+        _fits(f"{encoder.prompt(example)}{answer}", encoder)
+        for example in eval_set.examples
+        for answer in _said(example)
+    ):
+        return None
+    pairs = [(example, answer) for example in eval_set.examples for answer in _said(example)]
+    rows = encode_each([one for one, _ in pairs], encoder, [answer for _, answer in pairs])
+    found = LostLabels.of(rows)
+    if found is None:
+        return None
+    lost = found.by_example(rows)
+    if any(example.question is not None for example in eval_set.examples):
+        warn_first(
+            f"{eval_set.name}: answers of {lost.rows} of {lost.of_rows} rows are cut by "
+            f"{encoder.length_key} = {encoder.max_length}: {lost.labels} labels "
+            f"({percent(lost.share)} %) are lost, and what is left is scored. Raise it to score "
+            "them whole."
+        )
+    return lost
+
+
+def _said(example: Example) -> Iterator[str]:
+    """Give all answers that are scored of an example."""
+    yield example.answer
+    if example.paraphrased_answer is not None:
+        yield example.paraphrased_answer
+    yield from example.perturbed_answers
+    yield from example.choices
+
+
+def _fits(text: str, encoder: Encoder) -> bool:
+    """Tell whether a text surely has room, without its tokens: each has a byte at least."""
+    return len(text.encode("utf-8", "surrogatepass")) + _BESIDE < encoder.max_length
