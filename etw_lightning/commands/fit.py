@@ -28,7 +28,6 @@ from etw_lightning.runs.folder import (
     finished_command,
     remove_run,
 )
-from etw_lightning.runs.key import run_key
 from etw_lightning.runs.model_card import Base, find_licence, rows_fingerprint, write_card
 from etw_lightning.runs.resume import (
     check_same_run,
@@ -54,7 +53,7 @@ class FitCommand(RunChecks):
         """Find a run of this command that was broken off, if this one is to go on with it."""
         if self.subcommand != "fit":
             return None
-        return unfinished_run(parent, run_key(self.plain))
+        return unfinished_run(parent, self.plain)
 
     def _find_checkpoint(self) -> None:
         """Find the checkpoint that this command goes on from; it must be of the same run."""

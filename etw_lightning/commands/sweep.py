@@ -20,7 +20,8 @@ from etw_lightning.commands.options import Options
 from etw_lightning.files.checkpoint_folder import saved_checkpoints
 from etw_lightning.notices import program
 from etw_lightning.runs.folder import finished_command, remove_run
-from etw_lightning.runs.key import is_key_of, run_key, that_count
+from etw_lightning.runs.key import run_key, that_count
+from etw_lightning.runs.newer_options import is_of
 from etw_lightning.schema import InputError
 from etw_lightning.scoring.retain_results import write_atomically
 from etw_lightning.sweeps.grid import Sweep, load_sweep
@@ -258,7 +259,8 @@ def _stop(working: Sequence[tuple[Run, subprocess.Popen[bytes]]]) -> None:
 
 def _goes_on(run: Run) -> bool:
     """Tell whether a run's folder holds checkpoints that its command goes on from."""
-    return any(is_key_of(one.manifest, run.key) for one in saved_checkpoints(run.folder))
+    found = [one.manifest for one in saved_checkpoints(run.folder)]
+    return any(one.get("key") == run.key or is_of(one, run.settings) for one in found)
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:

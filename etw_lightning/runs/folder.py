@@ -11,9 +11,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from etw_lightning.files.places import check_links
 from etw_lightning.runs.key import run_key
 from etw_lightning.runs.launched import agreed_name
+from etw_lightning.runs.newer_options import unlike
 from etw_lightning.runs.place import check_place
 from etw_lightning.schema import InputError
 
@@ -22,9 +25,12 @@ __all__ = [
     "check_run",
     "finished_command",
     "is_of_fit",
+    "is_result_of",
+    "made_as",
     "remove_run",
     "run_folder",
     "run_label",
+    "settings_in",
 ]
 
 #: What ``finished_command`` returns for a ``results.json`` that was cut.
@@ -265,7 +271,30 @@ def is_result_of(folder: Path, config: Mapping[str, Any]) -> bool:
         config: All settings of the run.
     """
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    return bool(results.get("config_hash") == run_key(config))
+    key = results.get("config_hash")
+    return bool(key == run_key(config)) or made_as(folder, key, config)
+
+
+def made_as(folder: Path, key: Any, config: Mapping[str, Any]) -> bool:
+    """Tell whether results from before some option existed are those of a run of today.
+
+    Args:
+        folder: Their folder.
+        key: Their ``run_key``.
+        config: Settings of today's run.
+    """
+    then = settings_in(folder)
+    # Settings that were changed since have made no results.
+    return bool(then) and run_key(then) == key and not unlike(then, config)
+
+
+def settings_in(folder: Path) -> dict[str, Any]:
+    """Return the settings that a run has left in its folder; empty if they can't be read."""
+    try:
+        found = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def is_of_fit(folder: Path) -> bool:

@@ -12,7 +12,7 @@ from etw_lightning.callbacks.collapse_settings import CollapseSettings
 from etw_lightning.files.moved_classes import new_name
 from etw_lightning.schema import Conventions
 
-__all__ = ["differences", "is_key_of", "run_key", "that_count"]
+__all__ = ["differences", "run_key", "that_count"]
 
 #: Settings that change where a run writes, what it prints or how fast it is, and no number.
 _NO_RESULT: Mapping[str, tuple[str, ...]] = {
@@ -52,16 +52,6 @@ def run_key(config: Mapping[str, Any]) -> str:
     """
     text = json.dumps(that_count(config), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def is_key_of(manifest: Mapping[str, Any], key: str) -> bool:
-    """Tell whether a checkpoint is of the run with a key, under whatever names its classes had.
-
-    Args:
-        manifest: The checkpoint's.
-        key: The run's ``run_key``.
-    """
-    return manifest.get("key") == key or run_key(manifest.get("settings", {})) == key
 
 
 def that_count(config: Mapping[str, Any]) -> dict[str, Any]:

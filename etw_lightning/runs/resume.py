@@ -19,7 +19,8 @@ from etw_lightning.files.checkpoint_folder import (
 )
 from etw_lightning.notices import warn_first
 from etw_lightning.runs.folder import finished_command
-from etw_lightning.runs.key import differences, is_key_of, run_key, that_count
+from etw_lightning.runs.key import differences, run_key, that_count
+from etw_lightning.runs.newer_options import is_of, unlike
 from etw_lightning.schema import InputError
 from etw_lightning.scoring.provenance import library_versions
 
@@ -32,7 +33,6 @@ __all__ = [
     "lock_run",
     "manifest_of",
     "newest_checkpoint",
-    "settings_of",
     "traces_of",
     "unfinished_run",
 ]
@@ -51,22 +51,17 @@ def manifest_of(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"key": run_key(config), "settings": settings, "versions": library_versions()}
 
 
-def settings_of(saved: Saved) -> dict[str, Any]:
-    """Return the settings a checkpoint was made with; classes have their present names."""
-    return that_count(saved.manifest.get("settings", {}))
-
-
-def unfinished_run(parent: Path, key: str) -> Path | None:
+def unfinished_run(parent: Path, config: Mapping[str, Any]) -> Path | None:
     """Return the newest folder whose run was broken off and nobody goes on with; None if none is.
 
     Args:
         parent: Folder of the runs.
-        key: The run's ``run_key``.
+        config: All settings of the run.
     """
     folders = [one.parent for one in parent.glob(f"*/{FOLDER}")]
     for folder in sorted(folders, reverse=True):
         saved = saved_checkpoints(folder)
-        is_same = bool(saved) and any(is_key_of(one.manifest, key) for one in saved)
+        is_same = bool(saved) and any(is_of(one.manifest, config) for one in saved)
         if is_same and finished_command(folder) is None and _is_free(folder):
             return folder
     return None
@@ -111,7 +106,7 @@ def check_processes(saved: Saved, world_size: int) -> None:
 
 def is_same_run(config: Mapping[str, Any], saved: Saved) -> bool:
     """Tell whether a checkpoint was made with these settings."""
-    return not differences(settings_of(saved), manifest_of(config)["settings"])
+    return not unlike(saved.manifest.get("settings", {}), config)
 
 
 def check_same_run(config: Mapping[str, Any], saved: Saved, typed: str = "") -> None:
@@ -126,7 +121,7 @@ def check_same_run(config: Mapping[str, Any], saved: Saved, typed: str = "") -> 
         InputError: Names the first setting that differs, both values and the way out.
     """
     now = manifest_of(config)
-    for key, (was, given) in differences(settings_of(saved), now["settings"]).items():
+    for key, (was, given) in unlike(saved.manifest.get("settings", {}), config).items():
         name = key.replace(".init_args", "").removesuffix(".class_path")
         if name == "model.forget_weight" and "--model.lambda" in typed:
             name = "model.lambda"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from etw_lightning.notices import printable
 from etw_lightning.schema import InputError
 from etw_lightning.sweeps.choice import Point, average, choose, gather, is_p_value, log10, rule
 from etw_lightning.sweeps.grid import Sweep
-from etw_lightning.sweeps.runs import Run, strangers
+from etw_lightning.sweeps.runs import Finished, Run, strangers
 
 __all__ = ["check_metrics", "report"]
 
@@ -136,10 +137,45 @@ def _notes(points: Iterable[Point], runs: Sequence[Run]) -> list[str]:
     commits = {str(one.results.get("git_commit"))[:7] for one in found}
     if len(commits) > 1:
         notes.append(f"The runs are of several commits: {', '.join(sorted(commits))}.")
+    notes += _scored_otherwise(found)
     others = strangers(runs, {str(one.folder): one for one in found})
     if others:
         notes.append(f"{others[0].upper()}{others[1:]}.")
     return [line for note in notes for line in ("", note)]
+
+
+#: What decides a number beside the model, in a run's provenance; its value in older ones.
+_SCORED_BY: Mapping[str, tuple[tuple[str, ...], Any]] = {
+    "data.rouge_tokenizer": (("rouge_tokenizer",), "published"),
+    "data.template": (("template", "template"), None),
+    "data.eval_max_length": (("template", "max_length"), None),
+    "conventions": (("conventions",), None),
+    "model.dtype": (("dtype",), None),
+    "trainer.precision": (("precision",), None),
+}
+
+
+def _scored_otherwise(found: Iterable[Finished]) -> list[str]:
+    """Say in what the runs were not scored alike, so that their numbers can't be compared."""
+    made = [(one.folder.name, one.results.get("provenance") or {}) for one in found]
+    notes = []
+    for key, (way, older) in _SCORED_BY.items():
+        by_value: dict[str, list[str]] = {}
+        for name, provenance in made:
+            value: Any = provenance
+            for part in way:
+                value = value.get(part) if isinstance(value, Mapping) else None
+            value = older if value is None else value
+            if value is None:
+                continue  # nothing is known of it
+            text = json.dumps(value, sort_keys=True)
+            by_value.setdefault(text, []).append(name)
+        if len(by_value) > 1:
+            said = [
+                f"{text[:60]} of {len(names)}, as {names[0]}" for text, names in by_value.items()
+            ]
+            notes.append(f"NOT COMPARABLE: runs were scored with another {key}: {'; '.join(said)}.")
+    return notes
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

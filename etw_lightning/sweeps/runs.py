@@ -11,11 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from etw_lightning.files.places import require_inside
-from etw_lightning.runs.folder import UNREADABLE, finished_command
-from etw_lightning.runs.key import differences, that_count
+from etw_lightning.runs.folder import UNREADABLE, finished_command, made_as, settings_in
+from etw_lightning.runs.newer_options import unlike
 from etw_lightning.schema import InputError
 from etw_lightning.sweeps.grid import SEED, Sweep, value_text
 
@@ -227,8 +225,8 @@ def find_finished(runs: Sequence[Run]) -> dict[str, Finished]:
             require_inside(folder, folder.parent, f"run {folder.name!r} of the sweep")
             found[run.key] = Finished(folder, results)
     for key, run in wanted.items():
-        if key not in found:
-            is_finished(run)
+        if key not in found and is_finished(run):
+            found[key] = Finished(run.folder, _results(run.folder))
     return found
 
 
@@ -289,7 +287,7 @@ def is_finished(run: Run) -> bool:
             f"{str(run.folder)!r} holds a results.json without config_hash, which tells whose "
             f"results they are; {way_out}"
         )
-    if key != run.key:
+    if key != run.key and not made_as(run.folder, key, run.settings):
         raise InputError(
             f"{str(run.folder)!r} holds a finished run of other settings ({_unlike(run, key)}); "
             f"{way_out}"
@@ -299,14 +297,11 @@ def is_finished(run: Run) -> bool:
 
 def _unlike(run: Run, key: Any) -> str:
     """Say in what a run differs from the one whose results lie in its folder."""
-    try:
-        there = yaml.safe_load((run.folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        there = None
-    unlike = differences(that_count(there), run.settings) if isinstance(there, dict) else {}
-    if not unlike:
+    there = settings_in(run.folder)
+    others = unlike(there, run.settings) if there else {}
+    if not others:
         return f"config_hash {key}, this one's is {run.key}"
-    said = [f"{name} {_short(a)}, this one's {_short(b)}" for name, (a, b) in unlike.items()]
+    said = [f"{name} {_short(a)}, this one's {_short(b)}" for name, (a, b) in others.items()]
     more = f"; and {len(said) - 3} more" if len(said) > 3 else ""
     return "; ".join(said[:3]) + more
 

@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from etw_lightning.runs.key import is_key_of, run_key
+from etw_lightning.runs.key import run_key
+from etw_lightning.runs.newer_options import is_of
 from etw_lightning.runs.resume import check_same_run, is_same_run, manifest_of
 from etw_lightning.schema import InputError
 
@@ -32,13 +33,13 @@ def test_names_do_not_count_and_values_do():
 @pytest.mark.parametrize("path", [OLD, NEW])
 def test_the_run_goes_on(path):
     now = settings(NEW)
-    assert is_key_of(saved(path).manifest, run_key(now))
+    assert is_of(saved(path).manifest, now)
     assert is_same_run(now, saved(path))
     check_same_run(now, saved(path))
 
 
 def test_a_run_of_other_values_does_not():
     now = settings(NEW, 0.2)
-    assert not is_key_of(saved(OLD).manifest, run_key(now))
+    assert not is_of(saved(OLD).manifest, now)
     with pytest.raises(InputError, match=r"^trainer\.callbacks is .* checkpoint of a run with"):
         check_same_run(now, saved(OLD))

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from etw_lightning.commands.sweep import _ranges, _start, plan, sweep, with_keys
-from etw_lightning.runs.key import run_key
+from etw_lightning.runs.key import run_key, that_count
 from etw_lightning.schema import InputError
 from etw_lightning.sweeps.choice import choose, gather, rule
 from etw_lightning.sweeps.grid import Bound, Select, load_sweep
@@ -756,3 +756,47 @@ def test_a_run_that_was_broken_off_keeps_the_checkpoints_it_goes_on_from(
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: None)
     _start(run, {})
     assert saved.exists() == is_kept
+
+
+def test_a_run_from_before_an_option_existed_is_the_run_with_its_default(write, monkeypatch):
+    run = runs_of(write())[0]
+    settings = {"data": {"max_length": 64}, "model": {}, **run.settings}
+    now = {**settings, "data": {"max_length": 64, "rouge_tokenizer": "published"}}
+    run = replace(run, key=run_key(now), settings=that_count(now))
+    finish(run, 0.5, 0.6, key=run_key(settings))
+    with pytest.raises(InputError, match="holds a finished run of other settings"):
+        find_finished([run])
+    (run.folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    assert find_finished([run])[run.key].results["config_hash"] == run_key(settings)
+    other = {**now, "data": {"max_length": 64, "rouge_tokenizer": "unicode"}}
+    run = replace(run, key=run_key(other), settings=that_count(other))
+    with pytest.raises(InputError, match=r'data.rouge_tokenizer absent, this one\'s "unicode"'):
+        find_finished([run])
+
+
+def test_runs_that_were_scored_in_other_ways_are_marked(write):
+    runs = runs_of(write())
+    for run in runs:
+        finish(run, 0.5, 0.6)
+
+    def made_with(run, **more):
+        path = run.folder / "results.json"
+        results = json.loads(path.read_text())
+        template = {"template": "chat", "max_length": 512, **more.pop("template", {})}
+        results["provenance"] = {"dtype": "float32", "template": template, **more}
+        path.write_text(json.dumps(results))
+
+    sweep = load_sweep(write())
+    for run in runs:
+        made_with(run, rouge_tokenizer="published")
+    made_with(runs[1])  # from before there was another
+    assert "NOT COMPARABLE" not in report(sweep, runs)
+    made_with(runs[2], rouge_tokenizer="unicode")
+    made_with(runs[3], template={"max_length": 1024})
+    said = [line for line in report(sweep, runs).split("\n") if line.startswith("NOT COMPARABLE")]
+    assert said == [
+        'NOT COMPARABLE: runs were scored with another data.rouge_tokenizer: "published" of 5, as '
+        f'{runs[0].name}; "unicode" of 1, as {runs[2].name}.',
+        "NOT COMPARABLE: runs were scored with another data.eval_max_length: 512 of 5, as "
+        f"{runs[0].name}; 1024 of 1, as {runs[3].name}.",
+    ]
