@@ -19,7 +19,7 @@ from etw_lightning.commands.refusals.early import check_early
 from etw_lightning.commands.stored_help import laid_out, load
 from etw_lightning.files.class_paths import look_here
 from etw_lightning.files.config_files import resolve_words
-from etw_lightning.notices import is_first, program
+from etw_lightning.notices import is_first, printable, program
 from etw_lightning.schema import InputError
 
 __all__ = ["COMMANDS", "main"]
@@ -67,7 +67,7 @@ def main(args: list[str] | None = None) -> int:
             return 0
         return _run(command, args)
     except InputError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {printable(str(error))}\n")
         return 2
     except KeyboardInterrupt:
         kept = "; the same command goes on with what is not done" if command == "sweep" else ""

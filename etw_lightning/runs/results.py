@@ -14,6 +14,7 @@ import numpy as np
 from etw_lightning import metrics
 from etw_lightning.metrics import Metric
 from etw_lightning.metrics.words import WordRule
+from etw_lightning.notices import printable
 from etw_lightning.schema import InputError, Record
 from etw_lightning.scoring.retain_results import write_atomically
 
@@ -263,7 +264,7 @@ def _blocks(
 def _set_column(lines: Mapping[str, Mapping[str, Metric]], one: str) -> list[str]:
     """Return the heading and the cells of one set; an interval stands below its number."""
     size = next(found[one].n for found in lines.values() if one in found)
-    cells = [f"{one.replace('_', chr(10))}\n{size}"]
+    cells = [f"{printable(one).replace('_', chr(10))}\n{size}"]
     for score, found in lines.items():
         if one not in found:
             cells.append(_MISSING)
@@ -291,10 +292,11 @@ def _set_table(lines: Mapping[str, Mapping[str, Metric]], sets: Sequence[str]) -
     columns = [_set_column(lines, one) for one in sets]
     for heading, *cells in columns:
         width = max(map(_width, (heading, *cells)))
-        table.add_column(heading, justify="right", no_wrap=True, min_width=width)
+        table.add_column(escape(heading), justify="right", no_wrap=True, min_width=width)
     for place, (score, found) in enumerate(lines.items(), start=1):
         if any(one in found for one in sets):
-            table.add_row(score, *(escape(column[place]) for column in columns))
+            line = (printable(score), *(column[place] for column in columns))
+            table.add_row(*map(escape, line))
     return table
 
 
@@ -308,7 +310,7 @@ def _line_table(
     rows = []
     for (name, n), found in lines.items():
         arrow = _ARROWS[next(iter(found.values())).direction]
-        cells = [f"{name} {arrow}".rstrip(), str(n)]
+        cells = [f"{printable(name)} {arrow}".rstrip(), str(n)]
         for place, label in enumerate(labels):
             metric = found.get(label)
             if metric is not None and place:
@@ -321,7 +323,7 @@ def _line_table(
     table.add_column("metric", overflow="fold")
     for place, label in enumerate(("n", *labels), start=1):
         width = max(len(row[place]) for row in rows)
-        table.add_column(label, justify="right", no_wrap=place == 1, min_width=width)
+        table.add_column(escape(label), justify="right", no_wrap=place == 1, min_width=width)
     for cells in rows:
         table.add_row(*map(escape, cells))
     return table

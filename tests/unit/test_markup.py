@@ -1,13 +1,18 @@
 """Data are never markup: what rows, names and answers hold appears as it is written."""
 
 import html
+import io
 import re
 import warnings
 
 import pytest
+from rich.console import Console
 
+from etw_lightning.commands import entry
 from etw_lightning.commands.cli import main
+from etw_lightning.metrics import Metric
 from etw_lightning.notices import as_markdown_text, printable
+from etw_lightning.runs.results import print_metrics
 from etw_lightning.runs.run_report import _sample_panel
 from etw_lightning.schema import Record
 from etw_lightning.sweeps.report import _table
@@ -51,6 +56,29 @@ def test_an_error_names_a_file_without_obeying_it(capsys, monkeypatch):
     said = capsys.readouterr().err
     assert "\x1b" not in said
     assert r"\x1b[31m" in said
+
+
+def test_a_table_of_the_terminal_shows_names_as_they_are():
+    """Names of own sets and metrics: no colour, no link, no title of the window."""
+    sets = ["[red]mine[/red]", "\x1b]0;title\x07his"]
+    own = "[link=https://example.org]own\x1b[2J[/link]"
+    found = {f"{one}_probability": Metric(0.25, "up", 4) for one in sets}
+    stream = io.StringIO()
+    console = Console(file=stream, width=200, force_terminal=True)
+    print_metrics({"model": found | {own: Metric(0.5, "up", 4)}}, sets, console)
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue())
+    assert "\x1b" not in shown
+    assert "\x07" not in shown
+    for name in ("[red]mine[/red]", r"\x1b]0;title\x07his", own.replace("\x1b", r"\x1b")):
+        assert name in shown, shown
+
+
+@pytest.mark.parametrize("words", [["explain"], ["configs"], ["export", "--checkpoint"], []])
+def test_every_command_names_what_it_refuses_without_obeying_it(capsys, words):
+    assert entry.main([*words, "a\x1b[31m"]) == 2
+    said = capsys.readouterr().err
+    assert "\x1b" not in said
+    assert said.startswith("error: ")
 
 
 def test_a_report_shows_names_as_they_are():
