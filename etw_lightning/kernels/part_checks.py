@@ -68,7 +68,7 @@ def check_terms(terms: Any, signals: TokenSignals, level: Level, key: str, name:
 
     Raises:
         InputError: If they are no tensor of numbers, not one a token (or a row, where ``level`` is
-            ``sequence``), or no gradient comes back from them.
+            ``sequence``), not finite though the signals are, or no gradient comes back from them.
 
     Example:
         >>> rows = torch.tensor([0, 0])
@@ -92,6 +92,11 @@ got (): terms are averaged for it.
             way = f"set level to {'sequence' if is_token else 'token'} for these"
         unit = "a token" if is_token else "a row"
         raise InputError(f"{where} one term {unit}, {wanted}; got {tuple(terms.shape)}: {way}.")
+    if _are_finite(signals) and not bool(terms.isfinite().all()):
+        place = int((~terms.isfinite()).nonzero()[0, 0])
+        unit = "token" if is_token else "row"
+        got = f"{terms[place].item():g} for {unit} {place} of {len(terms)}"
+        raise InputError(f"{where} finite terms; got {got}.")
     trains = torch.is_grad_enabled() and signals.logps.requires_grad
     if trains and len(signals.logps) and not terms.requires_grad:
         raise InputError(

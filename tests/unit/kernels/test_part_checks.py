@@ -51,6 +51,7 @@ def test_a_broken_model_is_not_laid_at_the_weightings_door(signals):
     with torch.no_grad():
         signals.logps[1] = torch.nan
     check_weights(torch.full((3,), torch.nan), signals, "Mine")
+    check_terms(signals.logps * torch.nan, signals, "token", "model.retain", "Mine")
 
 
 @pytest.mark.parametrize(
@@ -65,6 +66,12 @@ def test_a_broken_model_is_not_laid_at_the_weightings_door(signals):
             r"one term a token, \(3,\); got \(2,\): set level to sequence",
         ),
         (lambda s: s.logps.detach(), "token", "terms that the model can be trained by"),
+        (lambda s: (s.logps + 2).log(), "token", "finite terms; got -inf for token 1 of 3"),
+        (
+            lambda s: s.row_sums(s.logps) * torch.tensor([1.0, torch.nan]),
+            "sequence",
+            "finite terms; got nan for row 1 of 2",
+        ),
     ],
 )
 def test_what_are_no_terms(made, level, message, signals):
