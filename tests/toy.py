@@ -1,5 +1,6 @@
 """Texts, a silent trainer, and models small enough for their formula to be written down."""
 
+import dataclasses
 import json
 from datetime import timedelta
 from types import SimpleNamespace
@@ -16,6 +17,20 @@ from etw_lightning.training.datamodule import UnlearningDataModule
 from etw_lightning.training.module import UnlearningModule
 
 _WORDS = ("the", "town", "of", "Quillmere", "lies", "by", "a", "river", "and", "has", "a", "mill")
+
+
+def defaults_of(room):
+    """Return what each dataclass of a package takes where nothing is said."""
+    found = {name: getattr(room, name) for name in room.__all__}
+    return {
+        name: {
+            field.name: field.default
+            for field in dataclasses.fields(kind)
+            if field.default is not dataclasses.MISSING
+        }
+        for name, kind in found.items()
+        if dataclasses.is_dataclass(kind)
+    }
 
 
 def text(start, length):

@@ -187,10 +187,10 @@ class Renderer:
         text = self._fill(said)
         # Templates may strip the answer; they never change what is inside it.
         place, shown = text.find(answer, len(prompt)), answer
-        if place < 0:
+        if place < len(prompt):
             shown = answer.strip()
             place = text.find(shown, len(prompt))
-        if place < 0:
+        if place < len(prompt):
             raise InputError(
                 f"The chat template of {self.tokenizer.name_or_path!r} changes the answer of row "
                 f"{example.id}; its labels can't be placed. Set data.template to 'plain'."
@@ -221,7 +221,7 @@ class Renderer:
             prompt = self._ask(said[:place])
             done = self._fill(said[: place + 1])
             first = done.find(turn.text.strip(), len(prompt))
-            if first < 0 or not done.startswith(prompt):
+            if first < len(prompt) or not done.startswith(prompt):
                 raise self._changes(example, place)
             stop = self._end_of_turn(done, first + len(turn.text.strip()))
             if not self.ends_a_turn(done[:stop]):

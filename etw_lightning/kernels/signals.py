@@ -164,7 +164,7 @@ class TokenSignals:
 
     def row_counts(self) -> Tensor:
         """Labelled tokens of each sequence, ``(num_rows,)``, in the dtype of ``logps``."""
-        return self.row_sums(torch.ones_like(self.logps, requires_grad=False))
+        return self.row_sums(torch.ones_like(self.logps))
 
     def places(self) -> Tensor:
         """Place of each token among its sequence's, from 0, ``(N,)``.

@@ -31,7 +31,7 @@ class Uniform(TokenWeighting):
 
     def __call__(self, signals: TokenSignals) -> Tensor:
         """Return ones, ``(N,)``."""
-        return torch.ones_like(signals.logps, requires_grad=False)
+        return torch.ones_like(signals.logps)
 
 
 @dataclass(frozen=True)

@@ -197,14 +197,15 @@ def _faults(node):
         case ast.Call():
             yield from _faults_of_call(node)
         case ast.Return(value=value) if value is not None and not isinstance(value, ast.Constant):
-            if isinstance(value, ast.Tuple) and len(value.elts) == 2:
+            pair = value.elts if isinstance(value, ast.Tuple) and len(value.elts) == 2 else ()
+            if len({*map(ast.dump, pair)}) == 2:
                 yield ast.Return(ast.Tuple(value.elts[::-1], ast.Load()))
         case ast.AugAssign(op=one) if type(one) in _OPERATORS:
             yield ast.AugAssign(node.target, _OPERATORS[type(one)](), node.value)
 
 
 #: Functions whose arguments may change places.
-_ALIKE = ("min", "max", "minimum", "maximum", "logaddexp", "zip", "range")
+_ALIKE = ("min", "max", "minimum", "maximum", "logaddexp", "promote_types", "zip", "range")
 
 
 def _faults_of_call(node):

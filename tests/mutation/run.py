@@ -210,7 +210,7 @@ def lines_of(mutant):
         return {(module.__file__, line) for line in mutant.lines}
     tree = ast.parse(SOURCES[mutant.module])
     statement = next(one for one in tree.body if one.end_lineno >= mutant.lines.start)
-    names = {one.id for one in ast.walk(statement) if isinstance(one, ast.Name)}
+    names = {one.id for one in getattr(statement, "targets", ()) if isinstance(one, ast.Name)}
     files = {
         one.__file__
         for one in ours(PACKAGE)

@@ -533,6 +533,13 @@ def test_every_tofu_answer_decodes_back_from_its_labels(data_dir, tiny_tokenizer
         assert text in [f"{lead}{one.answer}<|eos|>" for lead in leads], one.id
 
 
+def test_keys_are_of_12_hexadecimal_digits(tiny_tokenizer):
+    encoder = Encoder(tiny_tokenizer)
+    for key in (encoder.content_key, encoder.template_key):
+        assert len(key) == 12
+        assert set(key) <= set("0123456789abcdef")
+
+
 def test_content_key_tells_what_changes_the_ids(tiny_tokenizer, changed_tokenizer):
     encoders = [
         Encoder(tiny_tokenizer),

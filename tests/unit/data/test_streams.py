@@ -203,6 +203,47 @@ def test_weights_that_can_t_be_are_refused(read, weights, reason):
     assert reason in message
 
 
+def test_fine_tuning_reads_one_split_and_nothing_else(read, root, tiny_tokenizer):
+    streams = read(uses_forget=False, split="second")
+    assert list(streams.rows) == ["retain"]
+    questions = [said(tiny_tokenizer, row)[0] for row in streams.rows["retain"]]
+    assert len(questions) == NUM["second"]
+    assert all(f"What of second {n}?" in one for n, one in enumerate(questions))
+    assert (streams.marks, streams.retain_weights, streams.lost) == ([], [], {})
+    message = refused(read, uses_forget=False, split="third")
+    assert message.startswith("data.split")
+    assert "third" in message
+
+
+def test_each_stream_tells_what_it_loses(read, tiny_tokenizer):
+    whole = read(retain="first+second")
+    most = max(len(row.input_ids) for row in whole.rows["forget"]) - 1
+    with pytest.warns(UserWarning, match=f"to data.max_length = {most}: "):
+        streams = read(retain="first+second", max_length=most)
+    for name, rows in streams.rows.items():
+        lost = [
+            one.num_labels - two.num_labels for one, two in zip(whole.rows[name], rows, strict=True)
+        ]
+        assert [row.num_lost for row in rows] == lost
+        if sum(lost):
+            assert streams.lost[name].labels == sum(lost)
+            assert streams.lost[name].of_rows == len(rows)
+        else:
+            assert name not in streams.lost
+    assert streams.lost["forget"].rows > 0
+    assert whole.lost == {}
+
+
+def test_a_split_without_rows_is_refused(read, root):
+    write_rows(root / "short.jsonl", [{"text": "a"}])
+    for key, given in (
+        ("data.forget_split", {"forget": "short"}),
+        ("data.retain_split", {"retain": "short"}),
+    ):
+        message = refused(read, **given)
+        assert message.startswith(key)
+
+
 def test_rows_that_are_forgotten_and_kept_are_told(read):
     with pytest.warns(UserWarning, match="^6 of 6 forget rows also stand in data.retain_split"):
         read(retain="first+forget")

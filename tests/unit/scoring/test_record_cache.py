@@ -49,6 +49,12 @@ def test_each_part_has_a_key_whatever_else_is_scored(encoder):
         assert keys(encoder, with_parts(SET, [part])) == {part: key}
 
 
+def test_keys_are_of_24_hexadecimal_digits(encoder):
+    for key in (*keys(encoder).values(), record_cache.rows_hash(SET)):
+        assert len(key) == 24
+        assert set(key) <= set("0123456789abcdef")
+
+
 OTHERS = {
     "weights": {"identity": "other"},
     "precision": {"precision": "bfloat16 32-true"},

@@ -256,9 +256,10 @@ def test_random_sends_a_weight_everywhere_equally_often():
 
 
 def test_random_refuses_signals_without_labels():
-    given = dataclasses.replace(signals(None, [0], 1), labels=torch.tensor([IGNORE_INDEX]))
-    with pytest.raises(InputError, match="labels' token ids, which records don't hold"):
-        Random(of=Uniform())(given)
+    for labels in ([IGNORE_INDEX, IGNORE_INDEX], [3, IGNORE_INDEX]):
+        given = dataclasses.replace(signals(None, [0, 0], 1), labels=torch.tensor(labels))
+        with pytest.raises(InputError, match="labels' token ids, which records don't hold"):
+            Random(of=Uniform())(given)
 
 
 def test_product():

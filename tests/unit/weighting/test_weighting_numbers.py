@@ -1,11 +1,10 @@
 """Numbers of weightings that formulas leave open: defaults, the permutation, rounding above 0."""
 
-import dataclasses
-
 import pytest
 import torch
+from toy import defaults_of
 
-from etw_lightning import forget, retain, weighting
+from etw_lightning import weighting
 from etw_lightning.kernels.signals import TokenSignals
 from etw_lightning.weighting import TNPO, WTNPO, Random, TokenWeighting
 from etw_lightning.weighting import logits as module
@@ -14,29 +13,26 @@ from etw_lightning.weighting.within_rows import order_within_rows
 
 #: What each class takes where nothing is said.
 DEFAULTS = {
-    "ETW": {"temperature": 1.0, "source": "current", "normalise": "sequence"},
-    "WGA": {"beta": 1.0},
-    "TNPO": {"beta": 4.0},
-    "WTNPO": {"beta": 4.0, "alpha": 1.5},
-    "SatImp": {"beta1": 5.0, "beta2": 0.1},
-    "Surprisal": {"normalise": "sequence"},
-    "Random": {"seed": 0},
+    "Annotated": {},
+    "ETW": {
+        "temperature": 1.0, "source": "current", "normalise": "sequence", "top_share": None,
+        "threshold": None, "hard": False,
+    },
     "Mixture": {"share": 0.5},
-    "NPO": {"beta": 0.1},
-    "SimNPO": {"beta": 4.5, "delta": 0.0},
-    "DPO": {"beta": 0.1},
-    "AltPO": {"beta": 0.1},
-    "UNDIAL": {"strength": 10.0},
-    "CEU": {"skip_first": 1},
-    "KL": {"positions": "labels"},
-}
+    "Product": {"normalise": True},
+    "Random": {"seed": 0},
+    "SatImp": {"beta1": 5.0, "beta2": 0.1},
+    "Spacy": {"kind": "nouns", "model": "en_core_web_sm"},
+    "Surprisal": {"normalise": "sequence"},
+    "TNPO": {"beta": 4.0},
+    "Uniform": {},
+    "WGA": {"beta": 1.0},
+    "WTNPO": {"beta": 4.0, "alpha": 1.5},
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", DEFAULTS)
-def test_a_class_has_its_published_defaults(name):
-    (kind,) = (getattr(room, name) for room in (weighting, forget, retain) if hasattr(room, name))
-    found = {field.name: field.default for field in dataclasses.fields(kind)}
-    assert DEFAULTS[name].items() <= found.items()
+def test_each_class_has_its_published_defaults():
+    assert defaults_of(weighting) == DEFAULTS
 
 
 WORD = 2**64
@@ -145,3 +141,32 @@ def test_the_largest_seed_of_a_permutation_is_that_of_int64():
     assert Random(of=Places(), seed=9223372036854775807).seed == 2**63 - 1
     with pytest.raises(ValueError, match=r"Random\.seed"):
         Random(of=Places(), seed=9223372036854775808)
+
+
+def test_weights_have_no_gradient_whatever_the_signals_have():
+    """A weight is a number: no gradient goes through it into what it was made of."""
+    live = torch.tensor([-1.0, -2.0], requires_grad=True)
+    rows = torch.tensor([0, 0])
+    signals = TokenSignals(
+        labels=rows,
+        rows=rows,
+        num_rows=1,
+        logps=live,
+        entropies=-live,
+        reference_logps=live * 0.5,
+        reference_entropies=-live,
+    )
+    names = ("ETW", "SatImp", "Surprisal", "TNPO", "Uniform", "WGA", "WTNPO")
+    for kind in (getattr(weighting, name) for name in names):
+        assert not kind()(signals).requires_grad
+    assert not weighting.ETW(source="reference")(signals).requires_grad
+    assert not signals.row_counts().requires_grad
+    logits = torch.zeros(1, 3, 4, requires_grad=True)
+    assert not etw_weights(logits, torch.zeros(1, 3, dtype=torch.long)).requires_grad
+
+
+def test_logits_of_1024_positions_are_widened_at_a_time(monkeypatch):
+    made, original = [], torch.special.entr
+    monkeypatch.setattr(torch.special, "entr", lambda p: made.append(len(p)) or original(p))
+    etw_weights(torch.zeros(1, 1501, 2), torch.zeros(1, 1501, dtype=torch.long))
+    assert made == [1024, 476]

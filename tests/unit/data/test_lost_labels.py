@@ -1,0 +1,81 @@
+"""What ``data.max_length`` costs, and rows that say the same twice."""
+
+from dataclasses import replace
+
+import pytest
+
+from etw_lightning.data import lost_labels
+from etw_lightning.data.lost_labels import LostLabels, said_by, tell_lost, warn_of_repeats
+from etw_lightning.schema import IGNORE_INDEX, EncodedRow, Example, Turn
+
+
+@pytest.fixture
+def warned(monkeypatch):
+    said = []
+    monkeypatch.setattr(lost_labels, "warn_first", said.append)
+    return said
+
+
+def row(name, labels, lost=0):
+    return EncodedRow(name, (1,) * (labels + 1), (IGNORE_INDEX, *[1] * labels), lost)
+
+
+def test_what_is_lost_is_a_share_of_all_labels():
+    """Of 6 + 2 + 4 labels that are left and 3 + 1 that are lost: 4 / 16."""
+    found = LostLabels.of([row("a/0", 6), row("a/1", 2, lost=3), row("a/2", 4, lost=1)])
+    assert found == LostLabels(labels=4, share=0.25, rows=2, of_rows=3, first=("a/1", "a/2"))
+    assert found.to_json() == {
+        "labels": 4, "share": 0.25, "rows": 2, "of_rows": 3, "first": ["a/1", "a/2"],
+    }  # fmt: skip
+    assert LostLabels.of([row("a/0", 6)]) is None
+    assert LostLabels.of([]) is None
+
+
+@pytest.mark.parametrize("num", [1, 5, 6, 9])
+def test_five_rows_are_named_and_the_rest_counted(warned, num):
+    rows = [row(f"a/{n}", 1, lost=1) for n in range(num)] + [row("a/whole", 2 * num)]
+    found = tell_lost("retain", rows, 7)
+    names = [f"a/{n}" for n in range(min(num, 5))]
+    assert found == LostLabels(num, 0.25, num, num + 1, tuple(names))
+    (said,) = warned
+    assert said.startswith(
+        f"{num} of {num + 1} retain rows lose {num} labels (25 %) to data.max_length = 7: "
+        f"{', '.join(names)}{', ...' if num > 5 else ''}. What is cut off"
+    )
+
+
+def test_nothing_lost_is_not_told(warned):
+    assert tell_lost("forget", [row("a/0", 3)], 7) is None
+    assert warned == []
+
+
+ONE = Example("f/0", "a", "q")
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_same"),
+    [
+        ({"id": "f/9"}, True),
+        ({"perturbed_answers": ("b",)}, True),
+        ({"answer": "b"}, False),
+        ({"question": None}, False),
+        ({"turns": (Turn("user", "Hello."),)}, False),
+    ],
+)
+def test_what_a_row_says(changes, is_same):
+    assert (said_by(replace(ONE, **changes)) == said_by(ONE)) is is_same
+
+
+@pytest.mark.parametrize("num", [0, 1, 5, 6])
+def test_rows_that_repeat_an_earlier_one_are_named(warned, num):
+    others = [replace(ONE, id=f"f/{n + 1}") for n in range(num)]
+    assert warn_of_repeats([ONE, replace(ONE, id="g/0", answer="b"), *others]) == num
+    if num == 0:
+        assert warned == []
+        return
+    names = [f"f/{n + 1} as f/0" for n in range(min(num, 5))]
+    (said,) = warned
+    assert said.startswith(
+        f"{num} rows of data.forget_split say the same as an earlier one: "
+        f"{', '.join(names)}{', ...' if num > 5 else ''}. They count"
+    )
