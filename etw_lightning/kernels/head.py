@@ -151,7 +151,7 @@ def linear_statistics(
         weight, bias = transform.cut(weight, bias)
     found: list[tuple[Tensor, ...]] = []
     with torch.autocast(hidden.device.type, enabled=False):
-        wide = weight if hidden.is_cuda and hidden.dtype == weight.dtype else weight.to(dtype)
+        wide = _widened(weight, hidden, dtype)
         for start in range(0, len(labels), chunk_size):
             part = slice(start, start + chunk_size)
             logits = _float_logits(hidden[part], wide, bias, dtype)
@@ -183,11 +183,23 @@ def _describe_in_place(logits: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
     return picked - normalizer, entropies, squares / (1 + rest), labels == place[:, 0]
 
 
+def _widened(weight: Tensor, hidden: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return an output head in ``dtype``; on CUDA as it is, where products need no copy."""
+    return weight if hidden.is_cuda and hidden.dtype == weight.dtype else weight.to(dtype)
+
+
 def _float_logits(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
-    """Return ``hidden @ weight.T + bias`` accumulated and stored in ``dtype``."""
-    if hidden.is_cuda and hidden.dtype == weight.dtype != dtype:
+    """Return ``hidden @ weight.T + bias`` accumulated and stored in ``dtype``.
+
+    Args:
+        hidden: Hidden states, ``(n, D)``.
+        weight: As ``_widened`` gives it, ``(V, D)``.
+        bias: Output bias, ``(V,)``.
+        dtype: Of the sums.
+    """
+    if hidden.dtype == weight.dtype != dtype:
         # Exact products of 16-bit numbers summed in float32, without a float32 copy of the head.
         logits = torch.mm(hidden, weight.T, out_dtype=dtype)
     else:
@@ -218,7 +230,7 @@ class _LinearScores(torch.autograd.Function):
         #: Shares of the first chunks, by where they begin; the backward pass takes them.
         ctx.kept = {}
         with torch.autocast(device, enabled=False):
-            wide = weight if hidden.is_cuda and hidden.dtype == weight.dtype else weight.to(dtype)
+            wide = _widened(weight, hidden, dtype)
             for start in range(0, len(labels), chunk_size):
                 part = slice(start, start + chunk_size)
                 logits = _float_logits(hidden[part], wide, bias, dtype)
@@ -253,7 +265,7 @@ class _LinearScores(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias, dtype=dtype) if needs_bias else None
         device = hidden.device.type
         with torch.autocast(device, enabled=False):
-            wide = weight if hidden.is_cuda and hidden.dtype == weight.dtype else weight.to(dtype)
+            wide = _widened(weight, hidden, dtype)
             narrow = weight.to(low)
             for start in range(0, len(labels), ctx.chunk_size):
                 part = slice(start, start + ctx.chunk_size)

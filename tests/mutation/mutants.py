@@ -211,7 +211,7 @@ _ALIKE = ("min", "max", "minimum", "maximum", "logaddexp", "promote_types", "zip
 def _faults_of_call(node):
     alike = getattr(node.func, "id", getattr(node.func, "attr", "")) in _ALIKE
     starred = any(isinstance(one, ast.Starred) for one in node.args)
-    if len(node.args) == 2 and not alike and not starred:
+    if len({*map(ast.dump, node.args)}) == 2 == len(node.args) and not alike and not starred:
         yield ast.Call(node.func, node.args[::-1], node.keywords)
     if isinstance(node.func, ast.Attribute) and node.func.attr in ("detach", "clamp", "float"):
         yield node.func.value

@@ -74,3 +74,10 @@ def test_the_rest_of_what_is_held():
     assert tiny.log_rest.tolist() == [-1.5, -30.0]
     assert tiny[1:].rest.item() == pytest.approx(9.4e-14, rel=0.01)
     assert tiny[1:].ids.tolist() == [[3, 2]]
+
+
+def test_a_chunk_is_of_256_positions_unless_it_is_given():
+    made = []
+    every = HeadDistributions(torch.ones(300, 1), torch.ones(2, 1))
+    assert every.map(lambda logps: made.append(len(logps)) or logps.sum(-1)).shape == (300,)
+    assert made == [256, 44]

@@ -290,3 +290,15 @@ def test_products_of_the_backward_pass_are_of_the_run_s_dtype(inputs):
     rounded = slope.bfloat16() @ weight.bfloat16()
     torch.testing.assert_close(hidden.grad, rounded.float(), rtol=0, atol=1e-7)
     assert not torch.allclose(hidden.grad, slope @ weight, rtol=0, atol=1e-4)
+
+
+def test_on_cuda_the_head_is_not_widened(inputs, monkeypatch):
+    """There 16-bit products are summed in float32 by ``mm``, which the CPU has not."""
+    hidden, weight = (tensor.detach().bfloat16() for tensor in inputs[:2])
+    monkeypatch.setattr(
+        torch, "mm", lambda one, other, *, out_dtype: one.to(out_dtype) @ other.to(out_dtype)
+    )
+    found = kernels._float_logits(hidden, weight, torch.ones(VOCABULARY), torch.float32)
+    expected = hidden.double() @ weight.double().T + 1
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
+    assert kernels._widened(weight, hidden, torch.float32).dtype == torch.float32

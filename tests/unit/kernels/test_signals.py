@@ -121,3 +121,9 @@ def test_places_are_made_where_the_tokens_are():
 
 def test_places_count_from_the_first_token_of_each_row(signals):
     assert signals.places().tolist() == [0, 1, 0, 1, 0]
+
+
+def test_no_rows_have_no_positions():
+    none = Padded(torch.zeros(0, 3, 2), torch.zeros(0, 3, dtype=torch.long), GivenDistributions)
+    assert none.length == 0
+    assert len(none.distributions) == 0
