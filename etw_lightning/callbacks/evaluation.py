@@ -120,10 +120,11 @@ class EvaluationCallback(Callback):
             for name, value in values.items():
                 # Every process has the same value; each must log it, or callbacks that wait for it
                 # on another process would stop the run.
-                module.log(name, value, prog_bar=name in _IN_PROGRESS_BAR, sync_dist=True)
-        elif trainer.logger is not None:
-            # What is logged in the sanity check is dropped; this is the target model's row.
-            trainer.logger.log_metrics(values, step=0)
+                shown = name in _IN_PROGRESS_BAR
+                module.log(name, value, prog_bar=shown, logger=False, sync_dist=True)
+        # Lightning would show it one step early, and drop the target model's.
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=trainer.global_step)
 
 
 class ForgetQuality(EvaluationCallback):

@@ -72,6 +72,9 @@ class RunReport(Callback):
         self.target: dict[str, list[Record]] = {}
         self.unlearned: dict[str, list[Record]] = {}
         self.metrics: dict[str, Metric] = {}
+        #: Sample texts of the latest evaluation, by set.
+        self.samples: dict[str, str] = {}
+        self.is_resumed = False
         #: Settings that were taken in place of what files say.
         self.changed: dict[str, dict[str, str]] = {}
         self.started = time.monotonic()
@@ -105,18 +108,40 @@ class RunReport(Callback):
                 "metrics": {name: asdict(metric) for name, metric in latest.items()},
             }
         )
+        self.samples = {
+            name: _sample_panel(rows)
+            for name, rows in records.items()
+            if rows and rows[0].generation is not None
+        }
+        self._show_samples(trainer)
+
+    def _show_samples(self, trainer: Trainer) -> None:
         if isinstance(trainer.logger, TensorBoardLogger) and trainer.is_global_zero:
-            for name, rows in records.items():
-                if rows and rows[0].generation is not None:
-                    panel = _sample_panel(rows)
-                    trainer.logger.experiment.add_text(
-                        f"samples/{name}", panel, trainer.global_step
-                    )
+            for name, panel in self.samples.items():
+                trainer.logger.experiment.add_text(f"samples/{name}", panel, trainer.global_step)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Show the evaluation behind a checkpoint again, which went with the curves after it."""
+        if not self.is_resumed:
+            return
+        self.is_resumed = False
+        if self.history and self.history[-1]["step"] == trainer.global_step:
+            values = {f"eval/{n}": one["value"] for n, one in self.history[-1]["metrics"].items()}
+            for logger in trainer.loggers:
+                logger.log_metrics(values, step=trainer.global_step)
+            self._show_samples(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run must not lose: the target's records and the epochs so far."""
         target = {name: [row.to_json() for row in rows] for name, rows in self.target.items()}
-        return {"history": self.history, "target": target, "seconds": self.seconds}
+        return {
+            "history": self.history,
+            "target": target,
+            "samples": self.samples,
+            "seconds": self.seconds,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from ``state_dict``."""
@@ -126,6 +151,7 @@ class RunReport(Callback):
             for name, rows in state_dict["target"].items()
         }
         self.seconds_before = state_dict["seconds"]
+        self.samples, self.is_resumed = dict(state_dict.get("samples", {})), True
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give a resumed run back what its target model had said."""
