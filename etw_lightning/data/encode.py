@@ -349,12 +349,12 @@ class Encoder:
         or end, and for raw text of a tokenizer that puts no begin token before it.
         """
         layout = self._cut(self._lay_out(example, example.answer))
-        spans = layout.labelled or [(0, 0)]
+        spans = layout.labelled
         # The first token may begin in the prompt, or hold the space that ends a plain one.
         shown = layout.shown
         # The space of the plain template is labelled, and no part of what is said.
         start = shown.place if self.template == "plain" else shown.start
-        text = shown.text[max(spans[0][0], start) : spans[-1][1]]
+        text = shown.text[max(spans[0][0], start) : spans[-1][1]] if spans else ""
         for token in self._renderer.special_tokens:
             text = text.replace(token, "")
         return None if text == example.answer else text

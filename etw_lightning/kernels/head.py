@@ -177,7 +177,7 @@ def _describe_in_place(logits: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
     rest = exps.sum(-1)
     normalizer = rest.log1p()
     expected = torch.linalg.vecdot(exps, logits) / (1 + rest)
-    entropies = (normalizer - expected).clamp(min=0)
+    entropies = normalizer - expected
     # log p(v) + H = shifted logit - expected shifted logit: the normalizer cancels.
     squares = logits.sub_(expected[:, None]).square_().mul_(exps).sum(-1) + expected.square()
     return picked - normalizer, entropies, squares / (1 + rest), labels == place[:, 0]
@@ -353,13 +353,13 @@ def _score_in_place(
     normalizer = rest.log1p()
     entropies = picked.new_empty(0)
     if temperature == 1:
-        entropies = (normalizer - torch.linalg.vecdot(exps, logits) / (1 + rest)).clamp_(min=0)
+        entropies = normalizer - torch.linalg.vecdot(exps, logits) / (1 + rest)
     elif temperature is not None:
         tempered = logits.div_(temperature)
         others = tempered.exp().scatter_(-1, place, 0.0)
         sums = others.sum(-1)
         expected = torch.linalg.vecdot(others, tempered) / (1 + sums)
-        entropies = (sums.log1p() - expected).clamp_(min=0)
+        entropies = sums.log1p() - expected
     if keeps:
         logits.copy_(exps)
     return _Scored(picked - normalizer, entropies, largest[:, 0], 1 / (1 + rest), place[:, 0])

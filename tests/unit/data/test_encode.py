@@ -430,6 +430,12 @@ def test_spans_are_the_tokens_places_in_the_answer(tiny_tokenizer, template, ans
     assert inside[0][1].removeprefix(" ") == inside[0][0].removeprefix(" ")
 
 
+@pytest.mark.parametrize("answer", ["a", ""])
+def test_nothing_is_scored_of_a_text_without_labels(tiny_tokenizer, answer):
+    said = Encoder(tiny_tokenizer).scored_text(example(answer, question=None))
+    assert said == ("" if answer else None)
+
+
 def test_spans_of_what_stands_around_the_answer(changed_tokenizer):
     encoder = Encoder(changed_tokenizer(SHORT_PROMPT))
     spans = encoder.answer_spans(example("x y"))

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from etw_lightning.kernels.distributions import TopLogps
+from etw_lightning.kernels.distributions import HeadDistributions, TopLogps
 from etw_lightning.kernels.divergences import cross_entropy, kl_divergence, mean_squares
-from etw_lightning.kernels.head import linear_scores
+from etw_lightning.kernels.head import linear_scores, linear_statistics
 from etw_lightning.kernels.logits import LogitTransform
 
 NUM, WIDTH, VOCABULARY = 7, 5, 13
@@ -66,6 +66,32 @@ def test_logits_that_a_model_scales_caps_and_cuts(scale, cap, size):
     (expected * slope).sum().backward()
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine.grad, other.grad, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_a_whole_head_is_cut_before_it_is_described(has_bias):
+    """Logits of the tokens that are left out are larger than all others, and count for nothing."""
+    hidden, weight = drawn(NUM, WIDTH), drawn(VOCABULARY, WIDTH, seed=1)
+    bias = drawn(VOCABULARY, seed=2)
+    bias[9:] = 50.0
+    bias = bias if has_bias else None
+    transform = LogitTransform(0.5, 2.0, 9)
+    labels = torch.tensor([0, 8, 3, 3, 7, 1, 5])
+    plain = hidden @ weight[:9].T + (0 if bias is None else bias[:9])
+    p = (2.0 * (0.5 * plain / 2.0).tanh()).softmax(-1)
+    logps = p.log()
+    entropies = -(p * logps).sum(-1)
+    told = linear_statistics(hidden, weight, labels, bias, chunk_size=3, transform=transform)
+    scores = linear_scores(hidden, weight, labels, bias, chunk_size=3, transform=transform)
+    exact = {"rtol": 1e-10, "atol": 1e-12}
+    for found in (told, scores):
+        torch.testing.assert_close(found.logps, logps[torch.arange(NUM), labels], **exact)
+        torch.testing.assert_close(found.entropies, entropies, **exact)
+    variances = (p * (logps + entropies[:, None]).square()).sum(-1)
+    torch.testing.assert_close(told.variances, variances, **exact)
+    assert told.matches.tolist() == (p.argmax(-1) == labels).tolist()
+    every = HeadDistributions(hidden, weight, bias, 3, transform)
+    torch.testing.assert_close(every.log_probs(), logps, **exact)
 
 
 def test_the_entropy_of_a_near_certain_prediction_keeps_its_digits():

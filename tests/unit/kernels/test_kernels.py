@@ -1,5 +1,7 @@
 """The fused head: memory, dtypes and what it refuses. Its numbers: parity/test_etw_formula.py."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -301,4 +303,9 @@ def test_on_cuda_the_head_is_not_widened(inputs, monkeypatch):
     found = kernels._float_logits(hidden, weight, torch.ones(VOCABULARY), torch.float32)
     expected = hidden.double() @ weight.double().T + 1
     torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
-    assert kernels._widened(weight, hidden, torch.float32).dtype == torch.float32
+    for is_cuda in (True, False):
+        for dtype in (torch.bfloat16, torch.float16):
+            states = SimpleNamespace(is_cuda=is_cuda, dtype=dtype)
+            is_kept = is_cuda and dtype == torch.bfloat16
+            own = kernels._widened(weight, states, torch.float32)
+            assert own.dtype == (torch.bfloat16 if is_kept else torch.float32)

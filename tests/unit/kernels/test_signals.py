@@ -127,3 +127,11 @@ def test_no_rows_have_no_positions():
     none = Padded(torch.zeros(0, 3, 2), torch.zeros(0, 3, dtype=torch.long), GivenDistributions)
     assert none.length == 0
     assert len(none.distributions) == 0
+
+
+@pytest.mark.parametrize("reduction", ["token", "sequence"])
+@pytest.mark.parametrize("level", ["token", "sequence"])
+def test_a_single_token_is_its_own_mean(reduction, level):
+    zero = torch.tensor([0])
+    one = TokenSignals(zero, zero, 1, torch.tensor([-3.0]))
+    assert reduce_terms(torch.tensor([5.0]), one, Counts(1, 1), reduction, level) == 5
