@@ -205,7 +205,17 @@ def _faults(node):
 
 
 #: Functions whose arguments may change places.
-_ALIKE = ("min", "max", "minimum", "maximum", "logaddexp", "promote_types", "zip", "range")
+_ALIKE = (
+    "min",
+    "max",
+    "minimum",
+    "maximum",
+    "logaddexp",
+    "promote_types",
+    "vecdot",
+    "zip",
+    "range",
+)
 
 
 def _faults_of_call(node):
