@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, str] = {
     "check": "Verify what fit would verify, and predict memory; train, load and write nothing.",
     "weights": "Show the weight that each token of a forget row would have: weights --row 3.",
     "sweep": "Train with several settings and pick one: sweep plan|run|report --config FILE.",
+    "report": "Make one HTML file of finished runs, or a table: report RUN... -o report.html.",
     "export": "Make a model's folder of a checkpoint: export --checkpoint PATH.",
     "explain": "Say what a metric, or a number of results.json, is: explain NAME.",
     "configs": "List the shipped configurations; print one: configs NAME; copy all: --copy DIR.",
@@ -211,6 +212,12 @@ def _explain(words: list[str]) -> int:
     return explain_names(words)
 
 
+def _report(words: list[str]) -> int:
+    from etw_lightning.commands.report import report
+
+    return report(words)
+
+
 def _export(words: list[str]) -> int:
     from etw_lightning.commands.export import export
 
@@ -234,5 +241,6 @@ _LIGHT: Mapping[str, Callable[[list[str]], int]] = {
     "configs": _configs,
     "explain": _explain,
     "export": _export,
+    "report": _report,
     "sweep": _sweep,
 }

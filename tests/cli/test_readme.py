@@ -75,6 +75,7 @@ def test_there_are_two_lines_to_try():
 
 def test_every_command_is_tried_here():
     known = _of("fit", "evaluate", "check", "weights", "sweep", "export", "explain", "configs")
+    known += _of("report", "compare")
     assert [line for line in COMMANDS if line not in known and not line.startswith("-")] == []
     assert len(known) > 25
 
@@ -94,6 +95,14 @@ def test_a_sweep_is_one_that_is_shipped(monkeypatch, line):
     monkeypatch.chdir(ROOT)
     options = parser().parse_args(shlex.split(line)[1:])
     assert load_sweep(options.config).methods
+
+
+@pytest.mark.parametrize("line", _of("report"))
+def test_a_report_lacks_nothing_but_its_runs(command, monkeypatch, tmp_path, line):
+    monkeypatch.chdir(tmp_path)
+    outcome = command(*shlex.split(line))
+    assert outcome.status == 2
+    assert "is no folder of a run" in outcome.err
 
 
 @pytest.mark.parametrize("line", _of("export"))

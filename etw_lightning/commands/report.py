@@ -1,0 +1,84 @@
+"""``report``: finished runs in one HTML file, or as a table."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from etw_lightning.commands.options import Options
+from etw_lightning.notices import printable
+from etw_lightning.schema import InputError
+
+__all__ = ["parser", "report"]
+
+_FORMATS = ("html", "md", "csv", "json", "png")
+
+
+def report(args: Sequence[str]) -> int:
+    """Run ``report``.
+
+    Args:
+        args: Words after ``report``.
+
+    Returns:
+        0.
+
+    Raises:
+        InputError: If no run can be read, or the report can't be written.
+    """
+    options = parser().parse_args(list(args))
+    output = None if options.output is None else Path(options.output).expanduser()
+    ending = "" if output is None else output.suffix.removeprefix(".")
+    kind = options.format or (ending if ending in _FORMATS else "html")
+    if output is None and kind in ("html", "png"):
+        raise InputError(f"report: -o must be given for {kind}, such as -o report.{kind}.")
+    if output is not None and not output.parent.is_dir():
+        raise InputError(f"report: -o {str(output)!r} is in no folder that exists.")
+    from etw_lightning.reports import page
+    from etw_lightning.reports.finished_runs import read_runs
+
+    runs, left_out = read_runs(options.runs)
+    for line in left_out:
+        sys.stderr.write(f"left out: {printable(line)}\n")
+    made = {
+        "html": lambda: page.as_html(runs, left_out, options.title, options.row).encode("utf-8"),
+        "md": lambda: page.as_markdown(runs, left_out).encode("utf-8"),
+        "csv": lambda: page.as_csv(runs).encode("utf-8"),
+        "json": lambda: page.as_json(runs, left_out).encode("utf-8"),
+        "png": lambda: page.as_png(runs),
+    }[kind]()
+    if output is None:
+        sys.stdout.write(made.decode("utf-8"))
+        return 0
+    try:
+        output.write_bytes(made)
+    except OSError as error:
+        raise InputError(
+            f"report: -o {str(output)!r} can't be written ({error.strerror or error})."
+        ) from error
+    number = f"{len(runs)} run{'s' * (len(runs) != 1)}"
+    sys.stdout.write(f"{number} in {output} ({len(made) / 2**20:.1f} MiB)\n")
+    return 0
+
+
+def parser() -> Options:
+    """Return the command's options."""
+    parser = Options("report", __doc__)
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="folder of a finished run, or one that holds some"
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", help="file to write; without: printed")
+    parser.add_argument(
+        "--format", choices=_FORMATS, help="what to make; by default what FILE ends in"
+    )
+    parser.add_argument("--title", default="Unlearning report", help="title of the page")
+    parser.add_argument(
+        "--row",
+        type=int,
+        action="append",
+        default=[],
+        metavar="N",
+        help="forget row whose tokens are shown, from 0; may be given again",
+    )
+    return parser

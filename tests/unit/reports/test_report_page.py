@@ -1,0 +1,223 @@
+"""A report of finished runs: numbers equal results.json, rows are text, broken runs are told."""
+
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from runs import HOSTILE, is_near, make_run
+
+from etw_lightning.commands.report import report
+from etw_lightning.metrics import forget_quality
+from etw_lightning.reports import page
+from etw_lightning.reports.charts import make_charts
+from etw_lightning.reports.contents import changes
+from etw_lightning.reports.finished_runs import read_runs
+from etw_lightning.reports.token_rows import token_rows, weighting_of
+from etw_lightning.schema import InputError
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    home = tmp_path_factory.mktemp("runs")
+    return [make_run(home / "one"), make_run(home / "two", 2.5, 1, "WGA", "It was Rome.")]
+
+
+@pytest.fixture(scope="module")
+def runs(folders):
+    return read_runs([str(one) for one in folders])[0]
+
+
+@pytest.fixture(scope="module")
+def html(runs):
+    return page.as_html(runs, ["report: <i>x</i> is no run."])
+
+
+class Cells(HTMLParser):
+    """Collects the cells of the table of numbers, by row and key."""
+
+    def __init__(self):
+        super().__init__()
+        self.row, self.found = "", {}
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        if tag == "tr":
+            self.row = values.get("data-name", "")
+        if tag == "td" and "data-value" in values:
+            self.found[self.row, values["data-key"]] = values["data-value"]
+
+
+def test_every_number_of_the_table_is_that_of_results_json(html, folders):
+    cells = Cells()
+    cells.feed(html)
+    checked = 0
+    for folder in folders:
+        models = json.loads((folder / "results.json").read_text())["judgement"]["models"]
+        for label, row in (("unlearned", folder.name), ("target", "target"), ("retain", "retain")):
+            for key, value in models[label].items():
+                if (row, key) in cells.found:
+                    assert is_near(cells.found[row, key], value)
+                    checked += 1
+    assert checked > 60
+
+
+def test_rows_are_text_and_nothing_is_asked_of_anybody(html):
+    body = html[: html.index("<script>")]
+    assert "<script>alert" not in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in body
+    assert "\\x1b[31m" in body
+    assert "\x1b" not in html
+    assert "{{ 7*7 }}" in body
+    assert "<i>x</i>" not in body
+    assert not re.findall(r'(?:src|href)="(?!data:)', body)
+    assert "default-src 'none'" in html
+    assert len(html) < 3 * 2**20
+
+
+def test_twenty_runs_stay_below_three_megabytes(runs):
+    assert len(page.as_html(list(runs) * 10).encode()) < 3 * 2**20
+
+
+def test_tokens_carry_the_weights_of_the_first_step(runs):
+    [row] = token_rows(runs, [0])
+    titles = [line["title"] for line in row["lines"]]
+    assert titles == ["entropy before, nats", "probability before", "probability, retain model",
+                      "weight, one", "probability after, one", "weight, two",
+                      "probability after, two"]  # fmt: skip
+    by_title = {line["title"]: [float(c["value"]) for c in line["cells"]] for line in row["lines"]}
+    entropies = by_title["entropy before, nats"]
+    assert entropies == [0.5, 2.0, 0.1]
+    expected = [3 * one / sum(entropies) for one in entropies]
+    assert by_title["weight, one"] == pytest.approx(expected, abs=1e-4)
+    assert by_title["weight, two"] == by_title["probability before"], "WGA weighs by p"
+    assert [c["text"] for c in row["lines"][0]["cells"]] == ["It was", " Rome", "\u00b6"]
+    assert token_rows(runs, [6]) == []
+
+
+def test_only_our_own_weightings_are_built(runs, tmp_path):
+    folder = make_run(tmp_path / "run")
+    config = json.loads((folder / "config.yaml").read_text())
+    config["model"]["weighting"]["class_path"] = "os.system"
+    (folder / "config.yaml").write_text(json.dumps(config))
+    assert weighting_of(read_runs([str(folder)])[0][0]) is None
+
+
+def test_the_ks_distance_is_that_of_forget_quality(runs):
+    charts = {one["id"]: one for one in make_charts(runs)}
+    assert set(charts) == {"trade-off", "curves", "truth-ratios"}
+    for run, row in zip(runs, charts["truth-ratios"]["rows"], strict=True):
+        expected = forget_quality(run.after["forget"], run.retain["forget"])
+        assert row["KS distance"] == pytest.approx(expected.d_times_n / expected.n)
+    points = {row["model"]: row for row in charts["trade-off"]["rows"]}
+    assert set(points) == {"one", "two", "target", "retain"}
+    for run in runs:
+        assert points[run.name]["model utility"] == run.number("model_utility")
+
+
+def test_changes_are_by_words():
+    assert changes(None, "a b") == [("same", "a b")]
+    assert changes("a b", "") == [("lost", "a b")]
+    assert changes("", "<b>") == [("new", "<b>")]
+
+
+def test_plain_forms_hold_the_same_numbers(runs, folders):
+    table = list(csv.DictReader(io.StringIO(page.as_csv(runs))))
+    assert [row["model"] for row in table] == ["target", "one", "two", "retain"]
+    found = json.loads(page.as_json(runs))["runs"]
+    for folder, row in zip(folders, table[1:3], strict=True):
+        own = json.loads((folder / "results.json").read_text())["judgement"]["models"]["unlearned"]
+        assert is_near(row["model_utility"], own["model_utility"])
+        assert found[folder.name]["models"]["unlearned"] == own
+    text = page.as_markdown(runs, ["<b>"])
+    assert "| | target | one | two | retain |" in text
+    assert "<b>" not in text
+    assert page.as_png(runs).startswith(b"\x89PNG")
+
+
+def test_good_runs_are_reported_beside_broken_ones(folders, tmp_path, capsys):
+    bad = {
+        "none": None,
+        "cut": "{",
+        "strange": "[]",
+        "stopped": json.dumps(
+            {"finished": False, "command": "fit", "stopped": {"reason": "a NaN"}}
+        ),
+    }
+    for name, text in bad.items():
+        (tmp_path / name).mkdir()
+        if text is not None:
+            (tmp_path / name / "results.json").write_text(text)
+    gone = make_run(tmp_path / "records")
+    (gone / "records" / "forget.jsonl.gz").write_bytes(b"no")
+    words = [str(folders[0]), *(str(tmp_path / name) for name in (*bad, "records", "absent"))]
+    assert report([*words, "-o", str(tmp_path / "out.html")]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 6
+    assert all(line.startswith("left out: ") for line in lines)
+    for line, said in zip(lines, ("no results.json", "can't be read", "no run of ours", "a NaN",
+                                  "forget.jsonl.gz", "no folder"), strict=True):  # fmt: skip
+        assert said in line
+    assert (tmp_path / "out.html").read_text().count("left out:") == 6
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["absent"], "report: 'absent' is no folder of a run."),
+        (["RUN"], "report: -o must be given for html"),
+        (["RUN", "-o", "no/such/report.html"], "is in no folder that exists"),
+        (["RUN", "-o", "OUT.html", "--row", "99"], "--row must be from 0 to 5"),
+        (["RUN", "--format", "pdf"], "invalid choice: 'pdf'"),
+    ],
+)
+def test_bad_input_is_one_line(folders, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    given = [str(folders[0]) if word == "RUN" else word for word in words]
+    if given == ["absent"]:
+        given += ["--format", "md"]
+    with pytest.raises(InputError) as caught:
+        report(given)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+#: Runs in the page: presses keys and types, and leaves what it found in the document.
+_PROBE = (Path(__file__).parent / "probe.html").read_text()
+
+
+@pytest.mark.parametrize("size", ["1280,900", "500,900"])
+def test_in_a_browser_all_works_and_nothing_is_asked(html, tmp_path, size):
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no browser")
+    path = tmp_path / "report.html"
+    path.write_text(html.replace("<title>", f"{_PROBE}<title>", 1), encoding="utf-8")
+    words = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", f"--window-size={size}",
+             "--virtual-time-budget=20000", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom",
+             path.as_uri()]  # fmt: skip
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    found = json.loads(
+        re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)[1].replace("&amp;", "&")
+    )
+    assert found["errors"] == []
+    assert found["requests"] == []
+    assert found["first"] == ["panel-numbers"]
+    assert found["right"] == [["panel-charts"], "tab-charts"]
+    assert found["left"] == ["panel-cards"]
+    assert found["home"] == ["panel-numbers"]
+    assert found["charts"] == [1, 1, 1]
+    assert found["runs"] == 3, "the run, target and retain"
+    assert found["tokens"] == ["3"]
+    assert (found["forget"], found["one"]) == (6, 1)
+    assert found["wide"], "the page itself does not scroll sideways"
+
+
+def test_a_hostile_row_is_in_the_texts_as_written(html):
+    assert HOSTILE.replace("\x1b", "\\x1b").split("|")[0].strip() not in html
+    assert "&amp;amp;" in html
