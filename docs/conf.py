@@ -9,7 +9,7 @@ sys.path[:0] = [str(_HERE), str(_HERE.parent)]
 
 project = "etw_lightning"
 author = "the authors of etw_lightning"
-copyright = "MIT licence"  # noqa: A001
+copyright = f"{author}, MIT licence"  # noqa: A001
 release = version = installed_version("etw-lightning")
 
 extensions = [
