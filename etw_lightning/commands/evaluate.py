@@ -90,6 +90,11 @@ class EvaluateCommand(RunChecks):
             rows = details.pop(name, None)
             if rows is not None:
                 self.evaluation.save_rows(name, rows)
+        told = {
+            "precision_of_others": self.datamodule.precision_of_others,
+            "lost_labels": self.datamodule.lost_scored,
+            "changed": self._changes(),
+        }
         self.evaluation.write(
             {**self.suite.latest, **tasks},
             self.suite.left_out,
@@ -102,8 +107,7 @@ class EvaluateCommand(RunChecks):
                     "hub": self.datamodule.hub,
                     "forget_split": self.datamodule.forget_split,
                 },
-                **({"lost_labels": lost} if (lost := self.datamodule.lost_scored) else {}),
-                **({"changed": self._changes()} if self.changed else {}),
+                **{name: found for name, found in told.items() if found},
                 "config_hash": run_key(self.plain),
                 "seed": self.seed,
                 "seconds": round(time.monotonic() - _STARTED, 1),

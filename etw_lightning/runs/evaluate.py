@@ -21,6 +21,7 @@ from etw_lightning.runs.results import (
     MUSE_SETS,
     left_out_line,
     model_row,
+    precision_lines,
     print_metrics,
     write_results,
 )
@@ -516,6 +517,8 @@ class Evaluation:
             if page:
                 write_atomically(self.folder / WORST_ROWS, page.encode("utf-8"))
                 sys.stdout.write(f"worst rows: {self.folder / WORST_ROWS}\n")
+        for line in precision_lines(self.data.precision_of_others):
+            sys.stdout.write(f"{line}\n")
         if left_out:
             sys.stdout.write(f"{left_out_line(left_out)}\n")
         sys.stdout.write(f"results: {self.folder / 'results.json'}\n")

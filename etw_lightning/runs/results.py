@@ -28,6 +28,7 @@ __all__ = [
     "model_row",
     "muse_row",
     "own_row",
+    "precision_lines",
     "print_metrics",
     "tofu_row",
     "write_results",
@@ -397,6 +398,16 @@ def _find_non_finite(value: Any, place: str) -> str:
         return ""
     found = (_find_non_finite(item, f"{place}.{key}".lstrip(".")) for key, item in items)
     return next((name for name in found if name), "")
+
+
+def precision_lines(others: Mapping[Any, str]) -> list[str]:
+    """Return a line for each other model whose numbers were made in another precision.
+
+    Example:
+        >>> precision_lines({"retain": "dtype 'float64', this run has 'float32'"})
+        ["retain was scored with dtype 'float64', this run has 'float32': rounding differs"]
+    """
+    return [f"{role} was scored with {said}: rounding differs" for role, said in others.items()]
 
 
 def left_out_line(left_out: Mapping[str, str]) -> str:

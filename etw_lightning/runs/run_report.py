@@ -31,6 +31,7 @@ from etw_lightning.runs.results import (
     Row,
     left_out_line,
     model_row,
+    precision_lines,
     write_results,
 )
 from etw_lightning.schema import InputError, Record
@@ -220,6 +221,7 @@ class RunReport(Callback):
             "lost_labels": data.lost_labels,
             "lost_labels_scored": data.lost_scored,
             "repeated_forget_rows": data.repeated_rows,
+            "precision_of_others": data.precision_of_others,
         }
         save_records(self.folder, self.unlearned)
         save_provenance(self.folder, provenance)
@@ -266,6 +268,8 @@ class RunReport(Callback):
                 f"retain budget: the retain loss ends {one.rise:+.2f} % from its start, "
                 f"{100 * one.budget:g} % were allowed; lambda ends at {one.weight:.3g}\n"
             )
+        for line in precision_lines(data.precision_of_others):
+            sys.stdout.write(f"{line}\n")
         if left_out:
             sys.stdout.write(f"{left_out_line(left_out)}\n")
         if "stopped" in found:

@@ -44,8 +44,18 @@ class Point:
         return all(one is not None for one in self.results)
 
     def numbers(self, metric: str, *, of_target: bool = False) -> list[float]:
-        """Return a number of each finished run; none at all if one of them lacks it."""
+        """Return a number of each finished run; none at all if one of them lacks it.
+
+        Raises:
+            InputError: If it is no number, or no p-value where it must be one.
+        """
         numbers = [one.number(metric, of_target=of_target) for one in self.found]
+        for one, number in zip(self.found, numbers, strict=True):
+            if is_p_value(metric) and number is not None and not 0 <= number <= 1:
+                raise InputError(
+                    f"{one.folder / 'results.json'}: {metric} must be a p-value, from 0 to 1; got "
+                    f"{number}. Remove the folder to run it again."
+                )
         known = [number for number in numbers if number is not None]
         return known if len(known) == len(numbers) else []
 

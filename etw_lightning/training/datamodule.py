@@ -179,6 +179,8 @@ class UnlearningDataModule(LightningDataModule):
         self.results: dict[Role, RetainResults] = {}
         #: What of other models' records is known to be there and to fit, by set.
         self._of_others: dict[Role, dict[str, set[Part]]] = {"retain": {}, "target": {}}
+        #: In what other precision records of the other models were made, in words.
+        self.precision_of_others: dict[Role, str] = {}
         #: The model a run starts from is the target model.
         self.starts_from_target = False
         self.conventions = Conventions()

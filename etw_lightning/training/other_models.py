@@ -21,7 +21,7 @@ from etw_lightning.scoring.other_results import checked_records
 from etw_lightning.scoring.parts import with_parts
 from etw_lightning.scoring.provenance import encoding, generating
 from etw_lightning.scoring.record_cache import score_model
-from etw_lightning.scoring.retain_results import RetainResults
+from etw_lightning.scoring.retain_results import RetainResults, made_of
 from etw_lightning.training import quickstart_models
 from etw_lightning.training.datamodule import Role, UnlearningDataModule
 from etw_lightning.training.strategies import computing_precision, place_whole
@@ -109,7 +109,7 @@ class OtherModels:
         for name in sorted(needs):
             read(name)
         if role in data.results:
-            self._check_made_like(data.results[role], needs)
+            self._check_made_like(role, needs)
         # Other benchmarks have no wrong answers, so no metric of theirs reads truth ratios.
         if role == "retain" and "forget" in needs and data.family == "tofu":
             metrics.truth_ratios(read("forget"))
@@ -139,15 +139,13 @@ class OtherModels:
                 del results.records[name]
                 rank_zero_warn(f"{str(error).rstrip('.')}. {name} of that model is left out.")
 
-    def _check_made_like(
-        self, results: RetainResults, needs: Mapping[str, Collection[Part]]
-    ) -> None:
-        """Refuse generations that end elsewhere; warn of what else differs.
+    def _check_made_like(self, role: Role, needs: Mapping[str, Collection[Part]]) -> None:
+        """Refuse generations that end elsewhere; warn of what else differs, and mark it.
 
         Raises:
             InputError: If a part that is needed was generated with other settings.
         """
-        numeric = {"dtype": self.dtype, "precision": computing_precision(self.trainer)}
+        results = self.data.results[role]
         said = f"{results.key}: {results.source}"
         aside = {}
         for name, eval_set in self.data.eval_sets.items():
@@ -166,9 +164,18 @@ class OtherModels:
                 f"{said} generated {', '.join(aside)} with {next(iter(aside.values()))}: in the "
                 "table at the end of fit, that model's generations end elsewhere than the run's."
             )
-        for name, parts in needs.items():
-            for part in parts:
-                other = results.made_another_way(name, part, numeric)
-                if other:
-                    rank_zero_warn(f"{said} was made with {other}: rounding differs.")
-                    return
+        other = self._other_precision(results)
+        if other:
+            self.data.precision_of_others[role] = other
+            rank_zero_warn(f"{said} was made with {other}: rounding differs.")
+
+    def _other_precision(self, results: RetainResults) -> str:
+        """Say in what other precision any records were made that may be shown; empty if in none."""
+        numeric = {"dtype": self.dtype, "precision": computing_precision(self.trainer)}
+        found = (
+            results.made_another_way(name, part, numeric)
+            for name in self.data.eval_sets
+            if name in results.records
+            for part in made_of(results.provenance, name)
+        )
+        return next(filter(None, found), "")

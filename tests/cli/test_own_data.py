@@ -371,9 +371,27 @@ def test_records_of_other_rows_are_refused(command, own, home, rows, scored, wri
         assert f"holds {what} in row forget/0" in result.err
 
 
+@pytest.mark.parametrize("name", ["fit", "evaluate"])
+def test_numbers_of_another_precision_are_marked(run, own, scored, name):
+    """Rounding alone is no reason to refuse them; what the rows are is said, where they stand."""
+    words = [*own, f"--data.retain_results={scored}", "--model.dtype=bfloat16"]
+    words += ["--trainer.precision=bf16-true"]
+    # No metric needs these records: they stand in the table alone.
+    words += ["--trainer.callbacks=[]"] if name == "fit" else ["--metrics=probability"]
+    said = "dtype 'float32', this run has 'bfloat16', precision '32-true', this run has 'bf16-true'"
+    with pytest.warns(
+        UserWarning, match=f"data.retain_results: scored was made with {said}: round"
+    ):
+        out, results, _ = run(name, *words)
+    assert results["precision_of_others"] == {"retain": said}
+    assert f"retain was scored with {said}: rounding differs\n" in out
+
+
 def test_records_made_alike_are_a_row(run, own, scored):
     words = [*own, "--trainer.callbacks=[]", f"--data.retain_results={scored}"]
-    _, results, _ = run("fit", *words)
+    out, results, _ = run("fit", *words)
+    assert "precision_of_others" not in results
+    assert "rounding differs" not in out
     numbers = results["table"]["retain"]
     assert numbers["forget_probability"] == results["table"]["target"]["forget_probability"]
 

@@ -800,3 +800,16 @@ def test_runs_that_were_scored_in_other_ways_are_marked(write):
         "NOT COMPARABLE: runs were scored with another data.eval_max_length: 512 of 5, as "
         f"{runs[0].name}; 1024 of 1, as {runs[3].name}.",
     ]
+
+
+@pytest.mark.parametrize("value", [1.5, -0.1])
+def test_a_p_value_out_of_its_range_is_refused(write, value):
+    runs = runs_of(write())
+    for run in runs:
+        finish(run, value if run is runs[3] else 0.5, 0.6)
+    with pytest.raises(InputError) as caught:
+        report(load_sweep(write()), runs)
+    assert str(caught.value) == (
+        f"{runs[3].folder}/results.json: forget_quality must be a p-value, from 0 to 1; got "
+        f"{value}. Remove the folder to run it again."
+    )
