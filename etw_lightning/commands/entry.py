@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, str] = {
     "weights": "Show the weight that each token of a forget row would have: weights --row 3.",
     "sweep": "Train with several settings and pick one: sweep plan|run|report --config FILE.",
     "report": "Make one HTML file of finished runs, or a table: report RUN... -o report.html.",
+    "compare": "Rank finished runs over seeds by a named rule: compare RUN... --rank RULE.",
     "export": "Make a model's folder of a checkpoint: export --checkpoint PATH.",
     "explain": "Say what a metric, or a number of results.json, is: explain NAME.",
     "configs": "List the shipped configurations; print one: configs NAME; copy all: --copy DIR.",
@@ -212,6 +213,12 @@ def _explain(words: list[str]) -> int:
     return explain_names(words)
 
 
+def _compare(words: list[str]) -> int:
+    from etw_lightning.commands.compare import compare
+
+    return compare(words)
+
+
 def _report(words: list[str]) -> int:
     from etw_lightning.commands.report import report
 
@@ -238,6 +245,7 @@ def _sweep(words: list[str]) -> int:
 
 #: Commands that begin without what ``fit`` needs.
 _LIGHT: Mapping[str, Callable[[list[str]], int]] = {
+    "compare": _compare,
     "configs": _configs,
     "explain": _explain,
     "export": _export,

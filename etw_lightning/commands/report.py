@@ -10,7 +10,7 @@ from etw_lightning.commands.options import Options
 from etw_lightning.notices import printable
 from etw_lightning.schema import InputError
 
-__all__ = ["parser", "report"]
+__all__ = ["parser", "report", "write_out"]
 
 _FORMATS = ("html", "md", "csv", "json", "png")
 
@@ -48,18 +48,33 @@ def report(args: Sequence[str]) -> int:
         "json": lambda: page.as_json(runs, left_out).encode("utf-8"),
         "png": lambda: page.as_png(runs),
     }[kind]()
+    write_out("report", made, output, len(runs))
+    return 0
+
+
+def write_out(command: str, made: bytes, output: Path | None, count: int) -> None:
+    """Write what was made, or print it where no file is named.
+
+    Args:
+        command: The command, for messages.
+        made: What was made.
+        output: The file; None prints.
+        count: Runs that are in it.
+
+    Raises:
+        InputError: If the file can't be written.
+    """
     if output is None:
         sys.stdout.write(made.decode("utf-8"))
-        return 0
+        return
     try:
         output.write_bytes(made)
     except OSError as error:
         raise InputError(
-            f"report: -o {str(output)!r} can't be written ({error.strerror or error})."
+            f"{command}: -o {str(output)!r} can't be written ({error.strerror or error})."
         ) from error
-    number = f"{len(runs)} run{'s' * (len(runs) != 1)}"
+    number = f"{count} run{'s' * (count != 1)}"
     sys.stdout.write(f"{number} in {output} ({len(made) / 2**20:.1f} MiB)\n")
-    return 0
 
 
 def parser() -> Options:

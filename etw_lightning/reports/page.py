@@ -17,13 +17,21 @@ from etw_lightning.reports.finished_runs import FinishedRun
 from etw_lightning.reports.token_rows import token_rows
 from etw_lightning.schema import InputError
 
-__all__ = ["as_csv", "as_html", "as_json", "as_markdown", "as_png"]
+__all__ = ["as_csv", "as_html", "as_json", "as_markdown", "as_png", "check_installed"]
 
 #: Forget rows whose tokens are shown by default.
 _ROWS = 8
 
 
-def _needs(*names: str) -> None:
+def check_installed(*names: str) -> None:
+    """Refuse what can't be made without packages that are not there.
+
+    Args:
+        names: Of modules.
+
+    Raises:
+        InputError: Names them, and the way out.
+    """
     from importlib.util import find_spec
 
     missing = [name for name in names if find_spec(name) is None]
@@ -51,7 +59,7 @@ def as_html(
     Raises:
         InputError: If what draws it is not installed.
     """
-    _needs("altair", "vl_convert", "jinja2")
+    check_installed("altair", "vl_convert", "jinja2")
     import vl_convert
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
@@ -155,7 +163,7 @@ def as_png(runs: Sequence[FinishedRun]) -> bytes:
     Raises:
         InputError: If there is none, or what draws it is not installed.
     """
-    _needs("altair", "vl_convert")
+    check_installed("altair", "vl_convert")
     import vl_convert
 
     charts = make_charts(runs)

@@ -97,7 +97,7 @@ def test_a_sweep_is_one_that_is_shipped(monkeypatch, line):
     assert load_sweep(options.config).methods
 
 
-@pytest.mark.parametrize("line", _of("report"))
+@pytest.mark.parametrize("line", _of("report", "compare"))
 def test_a_report_lacks_nothing_but_its_runs(command, monkeypatch, tmp_path, line):
     monkeypatch.chdir(tmp_path)
     outcome = command(*shlex.split(line))
