@@ -7,21 +7,18 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
-from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from etw_lightning.benchmarks import Benchmark
-from etw_lightning.benchmarks.annotations import match_annotations
 from etw_lightning.benchmarks.chat import WhichTurns
-from etw_lightning.benchmarks.choice import Choice, ChoicePrompt
+from etw_lightning.benchmarks.choice import ChoicePrompt
 from etw_lightning.benchmarks.formats import FORMATS
 from etw_lightning.benchmarks.given_rows import GivenSource, Rows, as_rows, is_path
 from etw_lightning.benchmarks.own import OwnBenchmark
-from etw_lightning.benchmarks.quickstart_annotations import annotations_of
 from etw_lightning.benchmarks.readers import find_reader, make_reader
 from etw_lightning.benchmarks.source import check_name
 from etw_lightning.benchmarks.tofu import Columns
-from etw_lightning.catalogue.entries import FAMILIES, Ability, Extra, Family, Part
+from etw_lightning.catalogue.entries import Extra, Part
 from etw_lightning.data.encode import Encoder, Template, Truncation
 from etw_lightning.data.lost_labels import LostLabels
 from etw_lightning.data.marks import Marker
@@ -33,14 +30,14 @@ from etw_lightning.method import Method
 from etw_lightning.metrics.words import WordRule
 from etw_lightning.models.loading import load_tokenizer
 from etw_lightning.notices import warn_first
-from etw_lightning.schema import Conventions, EncodedRow, EvalSet, Example, InputError, Record
+from etw_lightning.schema import Conventions, EncodedRow, Example, InputError
 from etw_lightning.scoring.batches import Score
 from etw_lightning.scoring.evaluation_rows import IDLE, EvaluationRows, ScoreWork, deal
 from etw_lightning.scoring.gold_words import check_words
 from etw_lightning.scoring.lengths import room_for, tell_lost_scored
-from etw_lightning.scoring.other_results import Role, checked_records, missing_results, read_results
 from etw_lightning.scoring.parts import parts_of
 from etw_lightning.scoring.retain_results import RetainResults
+from etw_lightning.training.comparable_rows import ComparableRows, Role, Spans
 from etw_lightning.training.strategies import layout_of, steps_by_count
 from etw_lightning.training.training_batches import (
     PairedLoader,
@@ -53,11 +50,8 @@ from etw_lightning.value_checks import check_arguments
 
 __all__ = ["Role", "Spans", "UnlearningDataModule"]
 
-#: Marked characters of each answer of a set, ends exclusive.
-Spans = list[tuple[tuple[int, int], ...]]
 
-
-class UnlearningDataModule(LightningDataModule):
+class UnlearningDataModule(ComparableRows):
     """Forget and retain rows for training, evaluation sets for scoring.
 
     Args:
@@ -277,144 +271,6 @@ class UnlearningDataModule(LightningDataModule):
         """Which forget rows repeat others, ready for JSON; None if none does."""
         return None if self._streams.repeats is None else self._streams.repeats.to_json()
 
-    @property
-    def eval_sets(self) -> dict[str, EvalSet]:
-        """The sets that are scored, each with the parts that are wanted of it."""
-        return self._rows.sets
-
-    def offered(self, name: str) -> EvalSet:
-        """Return a set that is scored, with all that the benchmark can have scored of it."""
-        return self._rows.offered(name)
-
-    @property
-    def extras(self) -> set[Extra]:
-        """What metrics can be given besides the model's own records.
-
-        Raises:
-            InputError: If results that are given can't be read.
-        """
-        self._load_results()
-        given: set[Extra] = set()
-        if "retain" in self.results or self.retain_model is not None:
-            given.add("retain")
-            if "retain" not in self.results or not self.results["retain"].is_published:
-                given.add("retain_tokens")
-        if "target" in self.results or self.target_model is not None or self.starts_from_target:
-            given.add("target")
-        if self.annotations is not None:
-            given.add("annotations")
-        return given | self.further
-
-    @property
-    def family(self) -> Family:
-        """Whose evaluation sets the benchmark has, which says what metrics it offers."""
-        if isinstance(self._reader, OwnBenchmark):
-            check_name("family of data.benchmark", self._reader.family, get_args(Family))
-            return cast(Family, self._reader.family)
-        return FAMILIES[self.benchmark_name]
-
-    @property
-    def forget_sets(self) -> tuple[str, ...]:
-        """Choice tests on which accuracy should fall."""
-        benchmark = self._benchmark()
-        return benchmark.forget_sets if isinstance(benchmark, Choice) else ()
-
-    def spans(self, names: Collection[str]) -> dict[str, Spans]:
-        """Return the marked characters of each answer of the forget set, if there are annotations.
-
-        Args:
-            names: Sets that are scored.
-
-        Raises:
-            InputError: If the annotations can't be read or are of other rows.
-        """
-        if self.annotations is None or "forget" not in names:
-            return {}
-        examples = self.eval_sets["forget"].examples
-        answers = [example.answer for example in examples]
-        questions = [example.question or "" for example in examples]
-        matched = match_annotations(annotations_of(self.annotations), answers, questions)
-        return {"forget": [tuple((span.start, span.stop) for span in row) for row in matched]}
-
-    @property
-    def retain_sets(self) -> tuple[str, ...] | None:
-        """Sets that the retain results hold; None where a retain model can be asked for any.
-
-        Raises:
-            InputError: If results that are given can't be read.
-        """
-        self._load_results()
-        return tuple(self.results["retain"].records) if "retain" in self.results else None
-
-    def _load_results(self) -> None:
-        for role, path in self.results_paths.items():
-            if role not in self.results and path is not None:
-                self.results[role] = read_results(path, role, self.conventions)
-
-    @property
-    def offered_sets(self) -> tuple[str, ...]:
-        """Evaluation sets whose rows are there.
-
-        Raises:
-            InputError: If rows that are there can't be read.
-        """
-        benchmark = self._benchmark()
-        return tuple(one for one in benchmark.EVAL_SETS if not self._rows.missing(one, benchmark))
-
-    @property
-    def is_own(self) -> bool:
-        """The rows are the user's own."""
-        return self.family == "own"
-
-    @property
-    def set_names(self) -> tuple[str, ...]:
-        """Every evaluation set that the benchmark may have."""
-        return self._benchmark().EVAL_SETS
-
-    @property
-    def able(self) -> dict[str, set[Ability]] | None:
-        """What the rows of each set of own rows allow; None for those of a benchmark.
-
-        Raises:
-            InputError: If rows that are there can't be read.
-        """
-        if not self.is_own:
-            return None
-        found: dict[str, set[Ability]] = {}
-        for name in self.offered_sets:
-            eval_set = self._rows.offered(name)
-            rated = all(
-                one.paraphrased_answer and one.perturbed_answers for one in eval_set.examples
-            )
-            found[name] = {"truth_ratio"} if rated else set()
-            found[name] |= {"generation"} if eval_set.max_new_tokens else set()
-        return found
-
-    @property
-    def beside(self) -> dict[str, Collection[str]]:
-        """Sets of own rows whose numbers other models have too: those that were given."""
-        if not self.is_own:
-            return {}
-        self._load_results()
-        given = {"retain": self.retain_model, "target": self.target_model}
-        found: dict[str, Collection[str]] = {}
-        for role in get_args(Role):
-            if self.results_paths[role] is not None:
-                found[role] = set(self.results[role].records) & set(self.offered_sets)
-            elif given[role] is not None:
-                found[role] = self.offered_sets
-        return found
-
-    def why_missing(self) -> str:
-        """Say why the first evaluation set that is missing is; empty if none is."""
-        benchmark = self._benchmark()
-        found = (self._rows.missing(name, benchmark) for name in benchmark.EVAL_SETS)
-        return next(filter(None, found), "")
-
-    def require(self, needs: Mapping[str, Collection[Part]]) -> None:
-        """Score these parts of these evaluation sets in the validation loop."""
-        self._rows.require(needs)
-
     def check_names(self) -> None:
         """Check what needs no file and no model, and so can be refused at once.
 
@@ -527,38 +383,6 @@ class UnlearningDataModule(LightningDataModule):
             InputError: On a row that can't be encoded.
         """
         self._rows.check(known)
-
-    def retain_records(self, name: str) -> list[Record]:
-        """Return the retain model's records of a set.
-
-        Raises:
-            InputError: If there are none, or of other rows or tokens; says how to make them.
-        """
-        return self._records("retain", name)
-
-    def target_records(self, name: str) -> list[Record]:
-        """Return the target model's records of a set.
-
-        Raises:
-            InputError: As ``retain_records``.
-        """
-        return self._records("target", name)
-
-    def _records(self, role: Role, name: str) -> list[Record]:
-        if role not in self.results:
-            raise InputError(missing_results(role, self._benchmark()))
-        examples = self.eval_sets[name].examples
-        return checked_records(self.results[role], name, examples, self.encoder)
-
-    def note_of_other(self, role: Role, needs: Mapping[str, Collection[Part]]) -> None:
-        """Remember that these parts of another model's records are there and fit."""
-        for name, parts in needs.items():
-            self._of_others[role].setdefault(name, set()).update(parts)
-
-    def has_of_other(self, role: Role, needs: Mapping[str, Collection[Part]]) -> bool:
-        """Tell whether all of this has been noted."""
-        noted = self._of_others[role]
-        return all(set(parts) <= noted.get(name, set()) for name, parts in needs.items())
 
     def _benchmark(self) -> Benchmark:
         """Return the reader, with the split names the user gave or the benchmark's own."""
