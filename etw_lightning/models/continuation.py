@@ -56,13 +56,7 @@ def by_step(
     rows = list(range(len(ids)))
     for _ in range(max_new_tokens):
         newest = _next_tokens(lm, cache, ids, mask, positions)
-        for row, token in zip(rows, newest.tolist(), strict=True):
-            found[row].append(token)
-        kept = [
-            place
-            for place, row in enumerate(rows)
-            if found[row][-1] not in ends and not stops(found[row])
-        ]
+        kept = _going_on(found, rows, newest, ends, stops)
         if not kept:
             break
         if len(kept) < len(rows):
@@ -184,17 +178,24 @@ def without_cache(
         out = lm(input_ids=ids, attention_mask=mask, use_cache=False)
         newest = out.logits[:, -1].argmax(-1)
         ids, mask = torch.cat([ids, newest[:, None]], -1), nn.functional.pad(mask, (0, 1), value=1)
-        for row, token in zip(rows, newest.tolist(), strict=True):
-            found[row].append(token)
-        kept = [
-            place
-            for place, row in enumerate(rows)
-            if found[row][-1] not in ends and not stops(found[row])
-        ]
+        kept = _going_on(found, rows, newest, ends, stops)
         if not kept:
             break
         rows, ids, mask = [rows[place] for place in kept], ids[kept], mask[kept]
     return found
+
+
+def _going_on(
+    found: list[list[int]], rows: Sequence[int], newest: Tensor, ends: set[int], stops: Stops
+) -> list[int]:
+    """Add each row's newest token to what is found; return the places of rows that go on."""
+    for row, token in zip(rows, newest.tolist(), strict=True):
+        found[row].append(token)
+    return [
+        place
+        for place, row in enumerate(rows)
+        if found[row][-1] not in ends and not stops(found[row])
+    ]
 
 
 # What is said of each of some given tokens: by this the ways are compared.
