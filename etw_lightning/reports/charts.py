@@ -30,7 +30,8 @@ _CONFIG = {
     "view": {"stroke": None},
     "axis": {"labelColor": "currentColor", "titleColor": "currentColor", "gridOpacity": 0.2},
     "legend": {"labelColor": "currentColor", "titleColor": "currentColor", "orient": "bottom",
-               "columns": 2, "labelLimit": 320},
+               "columns": 2, "labelLimit": 320, "symbolBaseFillColor": "currentColor",
+               "symbolBaseStrokeColor": "currentColor"},
     "title": {"color": "currentColor"},
 }  # fmt: skip
 
@@ -94,7 +95,7 @@ def _trade_off(runs: Sequence[FinishedRun]) -> dict[str, Any] | None:
             alt.Tooltip("y:Q", title=y_title)]  # fmt: skip
     points = (
         alt.Chart(alt.Data(values=rows))
-        .mark_point(size=90, filled=True)
+        .mark_point(size=90, filled=True, opacity=1)
         .encode(
             **axes,
             color=alt.Color("model:N", title=None),
@@ -133,6 +134,11 @@ def _curves(runs: Sequence[FinishedRun]) -> dict[str, Any] | None:
         for name in _CURVES
         if name in at["metrics"]
     ]  # fmt: skip
+    epochs: dict[str, set[int]] = {}
+    for row in rows:
+        epochs.setdefault(row["number"], set()).add(row["epoch"])
+    # What was computed once is a point, no curve.
+    rows = [row for row in rows if len(epochs[row["number"]]) > 1]
     if not rows:
         return None
     chart = (
