@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -282,9 +283,19 @@ class Encoder:
         """
         given = [one.answer for one in examples] if answers is None else answers
         pairs = list(zip(examples, given, strict=True))
+        with self.ahead(pairs):
+            return [self.encode(example, answer) for example, answer in pairs]
+
+    @contextmanager
+    def ahead(self, pairs: Sequence[tuple[Example, str]]) -> Iterator[None]:
+        """Have all that is asked of some rows meanwhile read off a few calls of the tokenizer.
+
+        Args:
+            pairs: Rows, each with an answer; some hundreds.
+        """
         try:
             self._look_ahead(pairs)
-            return [self.encode(example, answer) for example, answer in pairs]
+            yield
         finally:
             self._shown, self._ahead = {}, {}
 

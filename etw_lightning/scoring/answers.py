@@ -6,6 +6,7 @@ length go together.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ __all__ = [
     "AnswerBatch",
     "GradientBatch",
     "answer_batches",
+    "answers_of",
     "gradient_batches",
     "score_answers",
     "score_gradients",
@@ -31,6 +33,8 @@ __all__ = [
 #: Tokens of a row above which the answers of an example go into rows of their own: attention in
 #: a row costs its length squared.
 _MAX_WIDTH = 2048
+#: Examples whose texts go through the tokenizer together.
+_TOGETHER = 128
 
 
 class _Answer(NamedTuple):
@@ -103,8 +107,8 @@ def answer_batches(eval_set: EvalSet, encoder: Encoder, batch_size: int) -> list
         InputError: If an answer has no label, or an option of a choice is cut.
     """
     groups: list[tuple[PrefixTree, list[_Answer]]] = []
-    for number, example in enumerate(eval_set.examples):
-        answers = _answers(number, example, encoder)
+    known: dict[Slot, list[Score]] = {}
+    for answers in _laid_out(eval_set, encoder, known):
         tree = prefix_tree([answer.row for answer in answers])
         if len(tree.ids) <= _MAX_WIDTH or tree.is_chain:
             groups.append((tree, answers))
@@ -126,24 +130,42 @@ def answer_batches(eval_set: EvalSet, encoder: Encoder, batch_size: int) -> list
             groups=part,
             pad_id=encoder.pad_id,
             hidden_id=_hidden_id(encoder),
-            known=[score for group in part for score in _known(group, eval_set, encoder)],
+            known=[score for group in part for one in group for score in known[one.slot]],
         )
         for part in parts
     ]
 
 
-def _answers(number: int, example: Example, encoder: Encoder) -> list[_Answer]:
-    """Return the rows of an example, the gold answer's first."""
+def _laid_out(
+    eval_set: EvalSet, encoder: Encoder, known: dict[Slot, list[Score]]
+) -> Iterator[list[_Answer]]:
+    """Give the rows of each example; ``known`` comes to hold what needs no model."""
+    for start in range(0, len(eval_set.examples), _TOGETHER):
+        some = list(enumerate(eval_set.examples[start : start + _TOGETHER], start))
+        pairs = [(example, text) for _, example in some for _, _, text in answers_of(example)]
+        with encoder.ahead(pairs):
+            for number, example in some:
+                answers = _answers(number, example, encoder)
+                known |= {answer.slot: _known(answer, example, encoder) for answer in answers}
+                yield answers
+
+
+def answers_of(example: Example) -> list[tuple[str, int, str]]:
+    """Return field, place and text of each answer of an example, the gold one first."""
     texts = [("answer_loss", 0, example.answer)]
     if example.paraphrased_answer is not None:
         texts.append(("paraphrase_loss", 0, example.paraphrased_answer))
     texts += [
         ("perturbed_losses", place, text) for place, text in enumerate(example.perturbed_answers)
     ]
-    texts += [("choice_logps", place, text) for place, text in enumerate(example.choices)]
+    return texts + [("choice_logps", place, text) for place, text in enumerate(example.choices)]
+
+
+def _answers(number: int, example: Example, encoder: Encoder) -> list[_Answer]:
+    """Return the rows of an example, the gold answer's first."""
     answers = [
         _Answer(Slot(number, name, place), encoder.encode(example, text))
-        for name, place, text in texts
+        for name, place, text in answers_of(example)
     ]
     for slot, row in answers:
         if slot.field == "choice_logps" and row.is_cut:
@@ -155,18 +177,16 @@ def _answers(number: int, example: Example, encoder: Encoder) -> list[_Answer]:
     return answers
 
 
-def _known(group: list[_Answer], eval_set: EvalSet, encoder: Encoder) -> list[Score]:
-    """Return what can be said of some answers of an example without a model."""
-    known = []
-    for slot, row in group:
-        example = eval_set.examples[slot.row]
-        if slot.field == "answer_loss":
-            spans = tuple(encoder.answer_spans(example))
-            known.append(Score(slot.row, "token_spans", 0, spans))
-            known.append(Score(slot.row, "scored_text", 0, encoder.scored_text(example)))
-        if slot.field == "choice_logps":
-            known.append(Score(slot.row, "choice_num_tokens", slot.place, row.num_labels))
-    return known
+def _known(answer: _Answer, example: Example, encoder: Encoder) -> list[Score]:
+    """Return what can be said of an answer without a model."""
+    slot, row = answer
+    if slot.field == "answer_loss":
+        spans = tuple(encoder.answer_spans(example))
+        text = encoder.scored_text(example)
+        return [Score(slot.row, "token_spans", 0, spans), Score(slot.row, "scored_text", 0, text)]
+    if slot.field == "choice_logps":
+        return [Score(slot.row, "choice_num_tokens", slot.place, row.num_labels)]
+    return []
 
 
 def _last_label(row: EncodedRow) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from etw_lightning.data.encode import Encoder
 from etw_lightning.data.encode_many import encode_each
 from etw_lightning.data.lost_labels import LostLabels, percent
 from etw_lightning.notices import warn_first
 from etw_lightning.schema import EvalSet, Example
+from etw_lightning.scoring.answers import answers_of
 
 __all__ = ["room_for", "tell_lost_scored"]
 
@@ -80,13 +81,9 @@ def tell_lost_scored(eval_set: EvalSet, encoder: Encoder) -> LostLabels | None:
     return lost
 
 
-def _said(example: Example) -> Iterator[str]:
-    """Give all answers that are scored of an example."""
-    yield example.answer
-    if example.paraphrased_answer is not None:
-        yield example.paraphrased_answer
-    yield from example.perturbed_answers
-    yield from example.choices
+def _said(example: Example) -> list[str]:
+    """Return all answers that are scored of an example."""
+    return [text for _, _, text in answers_of(example)]
 
 
 def _fits(text: str, encoder: Encoder) -> bool:

@@ -751,3 +751,15 @@ def test_training_rows_longer_than_the_positions_are_refused(tiny_tokenizer):
     ids = torch.ones(1, 9, dtype=torch.long)
     with pytest.raises(InputError, match=r"9 tokens\); GPT2LMHeadModel has 8\. Set data\."):
         scorer(ids, torch.ones_like(ids), ids)
+
+
+def test_what_is_laid_out_together_is_what_is_laid_out_alone(eval_set, tiny_tokenizer, monkeypatch):
+    encoder = Encoder(tiny_tokenizer, max_length=60)
+
+    def batches():
+        found = build_batches(replace(eval_set, max_new_tokens=0), encoder, 4)
+        return [(batch.groups, batch.known) for batch in found]
+
+    together = batches()
+    monkeypatch.setattr(Encoder, "_look_ahead", lambda *_: None)
+    assert batches() == together
