@@ -15,7 +15,16 @@ from typing import Any, BinaryIO, cast
 from etw_lightning.files.places import is_below
 from etw_lightning.schema import InputError
 
-__all__ = ["FORMATS", "SUFFIXES", "is_saved", "iter_file", "read_file", "read_json", "suffix_of"]
+__all__ = [
+    "FORMATS",
+    "SUFFIXES",
+    "is_saved",
+    "iter_file",
+    "read_file",
+    "read_json",
+    "rows_of",
+    "suffix_of",
+]
 
 Rows = list[dict[str, Any]]
 
@@ -34,6 +43,8 @@ SUFFIXES = (
 #: What is read, for messages.
 FORMATS = ".jsonl or .jsonl.gz, .json, .csv, .tsv, .parquet, or a folder of save_to_disk"
 
+#: Rows of a table that are read together.
+_TOGETHER = 1000
 _DICT, _STATE = "dataset_dict.json", "state.json"
 
 
@@ -206,7 +217,7 @@ def _names(cells: list[str], path: Path) -> list[str]:
     return names
 
 
-def _read_parquet(path: Path) -> Rows:
+def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
     def load() -> Any:
         import pyarrow.parquet
 
@@ -216,7 +227,7 @@ def _read_parquet(path: Path) -> Rows:
     return _loaded(path, load)
 
 
-def _read_saved(path: Path) -> Rows:
+def _read_saved(path: Path) -> Iterator[dict[str, Any]]:
     def load() -> Any:
         from datasets import DatasetDict, load_from_disk
 
@@ -251,7 +262,7 @@ def _check_names(folder: Path) -> None:
             _check_names(place)
 
 
-def _loaded(path: Path, load: Callable[[], Any]) -> Rows:
+def _loaded(path: Path, load: Callable[[], Any]) -> Iterator[dict[str, Any]]:
     """Return the rows of the Arrow table that ``load`` gives."""
     from datasets.exceptions import DatasetsError
     from datasets.utils import logging
@@ -260,7 +271,7 @@ def _loaded(path: Path, load: Callable[[], Any]) -> Rows:
     logging.disable_progress_bar()
     logging.set_verbosity(logging.CRITICAL)
     try:
-        rows: Rows = load().to_pylist()
+        table = load()
     except InputError:
         raise
     except (
@@ -277,7 +288,13 @@ def _loaded(path: Path, load: Callable[[], Any]) -> Rows:
         logging.set_verbosity(level)
         if shows:
             logging.enable_progress_bar()
-    return rows
+    return rows_of(table)
+
+
+def rows_of(table: Any) -> Iterator[dict[str, Any]]:
+    """Give the rows of an Arrow table; some of them are in memory at a time."""
+    for part in table.to_batches(_TOGETHER):
+        yield from part.to_pylist()
 
 
 _READERS: Mapping[str, Callable[[Path], Iterable[dict[str, Any]]]] = {

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from etw_lightning.benchmarks.formats import rows_of
 from etw_lightning.files.hub import hub_answers
 from etw_lightning.schema import InputError
 
@@ -40,8 +41,8 @@ def hub_name(split: str) -> tuple[str, str]:
     return f"{owner}/{name}", rest
 
 
-def read_hub(hub: str, name: str) -> list[dict[str, Any]]:
-    """Read a split from the hub; without a connection from what an earlier run has stored.
+def read_hub(hub: str, name: str) -> Iterator[dict[str, Any]]:
+    """Give a split's rows from the hub; without a connection from what an earlier run has stored.
 
     Args:
         hub: Data set, or a folder laid out as one.
@@ -58,9 +59,9 @@ def read_hub(hub: str, name: str) -> list[dict[str, Any]]:
     online = Path(hub).is_dir() or (not datasets.config.HF_HUB_OFFLINE and hub_answers())
     try:
         if online:
-            return _load(hub, config, split)
+            return rows_of(_load(hub, config, split))
         with _without_network():
-            return _read_cache(hub, config, split)
+            return rows_of(_read_cache(hub, config, split))
     # A RuntimeError: the data set comes with a script, which is not run.
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         reason = " ".join(str(error).split())[:200] if online else "no connection, no stored copy"
@@ -71,7 +72,8 @@ def read_hub(hub: str, name: str) -> list[dict[str, Any]]:
         ) from error
 
 
-def _load(hub: str, config: str, split: str) -> list[dict[str, Any]]:
+def _load(hub: str, config: str, split: str) -> Any:
+    """Return a split as an Arrow table."""
     import datasets
 
     try:
@@ -82,11 +84,10 @@ def _load(hub: str, config: str, split: str) -> list[dict[str, Any]]:
             raise
         # Where there is one configuration, nobody names it.
         found = datasets.load_dataset(hub, names[0], split=config)
-    rows: list[dict[str, Any]] = found.to_list()
-    return rows
+    return found.with_format("arrow")[:]
 
 
-def _read_cache(hub: str, config: str, split: str) -> list[dict[str, Any]]:
+def _read_cache(hub: str, config: str, split: str) -> Any:
     """Read what `load_dataset` has prepared, else a snapshot that was only downloaded."""
     from huggingface_hub import snapshot_download
 
