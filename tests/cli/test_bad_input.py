@@ -389,8 +389,8 @@ def test_a_refused_file(refused, complete, tmp_path, text):
 COMMANDS = {
     "": "a command must be given: python -m etw_lightning fit --config NAME",
     "fitt": (
-        "the command must be fit, evaluate, check, sweep, export, explain or configs; "
-        "got 'fitt'. Did you mean 'fit'?"
+        f"the command must be {', '.join([*entry.COMMANDS][:-1])} or configs; got 'fitt'. "
+        "Did you mean 'fit'?"
     ),
     "fit": (
         "model.pretrained, data.benchmark must be given; begin with a complete file: "
