@@ -51,7 +51,7 @@ def spacy_spans(
         )
     used = {*_FINDERS[kind], *_SUPPORT}
     # Texts are read, not parsed, so the limit that guards the parser's memory does not matter.
-    nlp.max_length = max(nlp.max_length, *(len(text) + 1 for text in texts), 1)
+    nlp.max_length = max([nlp.max_length, *map(len, texts)])
     with nlp.select_pipes(enable=[name for name in factories if factories[name] in used]):
         return [_spans(doc, kind) for doc in nlp.pipe(texts)]
 

@@ -266,7 +266,7 @@ def score_gradients(scorer: LabelScorer, batch: GradientBatch, device: torch.dev
     """Return the norm of each answer's gradient."""
     scores = []
     for slot, row in batch.answers:
-        ids, labels = (torch.tensor([part], device=device) for part in (row.input_ids, row.labels))
+        ids, labels = (torch.tensor([part]).to(device) for part in (row.input_ids, row.labels))
         mask = torch.ones_like(ids)
         if batch.hidden_id is not None:
             mask = (ids != batch.hidden_id).long()

@@ -78,7 +78,7 @@ class EvaluationRows:
         self._offered: dict[str, EvalSet] = {}
         self._batches: dict[tuple[str, Part], list[ScoreBatch]] = {}
         self._encoder: Encoder | None = None
-        self._batch_size = 1
+        self._batch_size: int
 
     def require(self, needs: Mapping[str, Collection[Part]]) -> None:
         """Add parts of sets to those that are scored."""

@@ -282,7 +282,7 @@ def known_scores(key: str, eval_set: EvalSet) -> Known:
 def _read_line(line: bytes) -> list[Score] | None:
     """Return the scores of one line; None if it is not as it was written."""
     head, _, text = line.partition(b" ")
-    if head != b"%08x" % zlib.crc32(text):
+    if not text or head != b"%08x" % zlib.crc32(text):
         return None
     return [
         Score(row, field, place, _plain(value)) for row, field, place, value in json.loads(text)

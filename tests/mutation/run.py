@@ -43,7 +43,12 @@ BESIDE = {
         "tests/parity/test_oracle_losses_likelihoods.py",
     ),
     "kernels": ("tests/parity/test_etw_formula.py", "tests/parity/test_class_axis.py"),
-    "metrics": ("tests/property/test_metrics_properties.py", "tests/parity/test_oracle_metrics.py"),
+    "metrics": (
+        "tests/property/test_metrics_properties.py",
+        "tests/parity/test_oracle_metrics.py",
+        "tests/unit/benchmarks/test_choice.py",
+    ),
+    "scoring": ("tests/unit/runs/test_row_weights.py",),
 }
 #: Text of the modules, as it was when the run began.
 SOURCES: dict[str, str] = {}
@@ -260,6 +265,9 @@ def exchange(owner, fresh):
         elif inspect.isfunction(mine) and inspect.isfunction(theirs):
             if mine.__code__.co_freevars == theirs.__code__.co_freevars:
                 exchange_code(mine, theirs)
+            elif inspect.isclass(owner):
+                # What a dataclass is made with, which holds the defaults of its fields.
+                setattr(owner, name, other)
             if hasattr(value, "cache_clear"):
                 value.cache_clear()
         elif isinstance(value, int | float | str | tuple | frozenset | dict) and value != other:

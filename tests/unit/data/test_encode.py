@@ -9,7 +9,7 @@ from transformers.utils import chat_template_utils
 
 from etw_lightning.benchmarks.source import Source
 from etw_lightning.benchmarks.tofu import TOFU
-from etw_lightning.data.encode import Encoder
+from etw_lightning.data.encode import _PROBES, Encoder
 from etw_lightning.schema import IGNORE_INDEX, Conventions, Example, InputError
 
 ANSWERS = [
@@ -299,6 +299,63 @@ def test_a_token_on_the_border_is_parted():
     assert row.input_ids == (*encoder.encode_prompt(example("yes")), *labelled(row))
     assert encoder.answer_spans(example("yes")) == [(0, 0), (0, 1), (1, 2), (2, 3), (3, 3)]
     assert encoder.scored_text(example("yes")) is None
+
+
+def test_a_border_is_parted_where_a_tokenizer_puts_a_space_before_a_text():
+    """It merges ``:y``, and an answer by itself would begin with a space that the row has not."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        special_tokens=["<|eos|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+        vocab_size=258,
+    )
+    tokenizer.train_from_iterator(["Q:y"] * 50, trainer)
+    encoder = Encoder(
+        PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|eos|>"), "plain"
+    )
+    for question, pieces in (("Q:", ["y", "e", "s"]), ("Q::", ["y", "e", "s"])):
+        one = example("yes", question=question, verbatim=True)
+        row = encoder.encode(one)
+        check_row(encoder, row)
+        assert [encoder.tokenizer.decode([label]) for label in labelled(row)] == pieces
+        assert row.input_ids == (*encoder.encode_prompt(one), *labelled(row))
+        assert encoder.answer_spans(one) == [(0, 1), (1, 2), (2, 3)]
+
+
+def test_a_tokenizer_does_not_speak_of_long_texts(tiny_tokenizer):
+    """Rows are cut, and what is lost is told; its own warning would come beside that."""
+
+    class Spy:
+        def __getattr__(self, name):
+            return getattr(tiny_tokenizer, name)
+
+        def __call__(self, text, **settings):
+            asked.append(text)
+            assert len(text) < 2 or settings["verbose"] is False
+            return tiny_tokenizer(text, **settings)
+
+    asked = []
+    encoder = Encoder(tiny_tokenizer, "plain")
+    encoder.tokenizer = Spy()
+    encoder.encode(example("A town."))
+    encoder.encode(example("A town.", question="Where", verbatim=True))
+    encoder.encode_prompt(example("A town.", question="Another?"))
+    encoder.chunk([example("A town by the river.", question=None)], "raw")
+    encoder.scored_text(example("A town."))
+    assert len(asked) > 5
+
+
+def test_keys_are_of_what_these_rows_become():
+    """Stored records name the key: rows of other texts would make all of them foreign."""
+    said = [(one.question, one.answer, one.verbatim) for one in _PROBES]
+    assert said == [
+        ("Who wrote it in 1958?", "She wrote 12 books.\nNone — not one — sold.", False),
+        ("Question: Who wrote it?\nAnswer:", " She did.", True),
+        (None, "The town has an old mill.", False),
+    ]
 
 
 @pytest.mark.parametrize("entries", [257, 258])

@@ -84,3 +84,9 @@ def test_terms_are_as_their_level_says(signals):
     check_terms(signals.row_sums(signals.logps), signals, "sequence", "model.forget", "Mine")
     with torch.no_grad():
         check_terms(signals.logps.detach(), signals, "token", "model.forget", "Mine")
+
+
+def test_weights_above_nought_pass_and_one_below_is_named(signals):
+    check_weights(signals.entropies, signals, "Mine")
+    with pytest.raises(InputError, match=r"got -0\.5 for token 1 of 3"):
+        check_weights(torch.tensor([1.0, -0.5, 0.0]), signals, "Mine")

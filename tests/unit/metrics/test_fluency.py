@@ -141,3 +141,9 @@ def test_gibberish_takes_probabilities():
     assert (found.value, found.direction, found.n) == (0.5, "up", 2)
     for wrong in (-0.1, 1.1, math.nan):
         assert message(gibberish, [0.5, wrong]).startswith("gibberish: row 1 must be a probabil")
+
+
+def test_a_generation_without_words_is_left_out():
+    asked = EvalSet("forget", (Example("f/0", "a", "q"), Example("f/1", "b", "q")))
+    found = generations_as_examples(asked, said(" \n", "Rome."))
+    assert [example.id for example in found.examples] == ["f/1"]

@@ -223,3 +223,12 @@ def test_token_fields_name_set_row_and_token(field):
 def test_every_attack_names_the_row_that_lacks_its_field(attack):
     with pytest.raises(InputError, match=r"set 'forget', row 0 \(forget10/0\): \w+ is missing"):
         metrics.attack_scores([row()], attack, reference=[row(answer_loss=1.0)])
+
+
+def test_an_attack_heeds_its_conventions():
+    """Min-K of -1, -1, -1, -5 against -2, -2, -2, -2: 5 and 2; without the last label 1 and 2."""
+    known = [row("f", n, token_logps=(-1.0, -1.0, -1.0, -5.0)) for n in range(2)]
+    new = [row("h", n, token_logps=(-2.0, -2.0, -2.0, -2.0)) for n in range(2)]
+    assert metrics.attack_auc(known, new, "min_k").value == 0
+    peer = Conventions(last_label="left_out")
+    assert metrics.attack_auc(known, new, "min_k", conventions=peer).value == 1

@@ -12,6 +12,7 @@ from etw_lightning.catalogue.token_weights import weights_from_records
 from etw_lightning.kernels.signals import TokenSignals
 from etw_lightning.metrics.token_probabilities import (
     ENTROPY_EDGES,
+    PROBABILITY_EDGES,
     histogram,
     probability_gap,
     token_histograms,
@@ -237,3 +238,14 @@ def test_histograms_count_every_labelled_token():
         assert len(counted.edges) == len(counted.counts) + 1
     assert found["token_entropies"].counts[:5] == (2, 2, 2, 2, 2)
     assert found["token_entropies"].total_squares == pytest.approx(2 * 7.5, abs=1e-12)
+
+
+def test_bins_have_these_edges():
+    assert PROBABILITY_EDGES == (
+        0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5,
+        0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0,
+    )  # fmt: skip
+    assert ENTROPY_EDGES == (
+        0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 6.5,
+        7.0, 7.5, 8.0, 8.5, 9.0, 9.5, 10.0, 10.5, 11.0, 11.5, 12.0, 12.5,
+    )  # fmt: skip

@@ -11,7 +11,12 @@ from etw_lightning.catalogue.computations import set_scores
 from etw_lightning.catalogue.entries import Given
 from etw_lightning.catalogue.listing import CATALOGUE
 from etw_lightning.metrics.text import rouge_scores
-from etw_lightning.metrics.words import dropped_share, running_words, unicode_words
+from etw_lightning.metrics.words import (
+    LARGEST_DROPPED,
+    dropped_share,
+    running_words,
+    unicode_words,
+)
 from etw_lightning.runs.results import muse_row, own_row, tofu_row
 from etw_lightning.schema import Record
 
@@ -189,3 +194,7 @@ def test_meters_of_counts_and_of_utility_take_the_rule():
     drop = meters.UtilityDrop(words="unicode")
     drop.update(rows, rows)
     assert float(drop.compute()) == 0.0
+
+
+def test_half_of_the_letters_may_be_dropped():
+    assert LARGEST_DROPPED == 0.5

@@ -276,3 +276,33 @@ def test_models_that_do_not_fit_are_named(llamas):
     hidden.lm.model.layers = torch.nn.Sequential(*hidden.lm.model.layers)
     with pytest.raises(InputError, match="decoder layers of LlamaForCausalLM can't be found"):
         check_same_layers(target, hidden, "data.retain_model")
+
+
+def test_depth_batches_hold_the_longest_rows_first(eval_set, encoder, marks):
+    """A row ends with its last marked token, and has no label but the marked ones."""
+    batches = build_depth_batches(eval_set, encoder, marks, 3)
+    wanted = {}
+    for number, (one, flags) in enumerate(zip(eval_set.examples, marks, strict=True)):
+        row = encoder.encode(one)
+        places = [place for place, label in enumerate(row.labels) if label != IGNORE_INDEX]
+        kept = [place for place, flag in zip(places, flags, strict=True) if flag]
+        if kept:
+            labels = [row.labels[n] if n in kept else IGNORE_INDEX for n in range(kept[-1] + 1)]
+            wanted[number] = (one.id, list(row.input_ids[: kept[-1] + 1]), labels)
+    rows = [number for batch in batches for number in batch.rows]
+    assert sorted(rows) == sorted(wanted)
+    sizes = [len(wanted[number][1]) for number in rows]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(set(sizes)) > 1
+    assert [len(batch.rows) for batch in batches[:-1]] == [3] * (len(batches) - 1)
+    for batch in batches:
+        for place, number in enumerate(batch.rows):
+            name, ids, labels = wanted[number]
+            size = len(ids)
+            assert batch.ids[place] == name
+            assert batch.input_ids[place, :size].tolist() == ids
+            assert batch.labels[place, :size].tolist() == labels
+            assert (batch.labels[place, size:] == IGNORE_INDEX).all()
+            assert batch.attention_mask[place].tolist() == [
+                int(n < size) for n in range(batch.input_ids.shape[1])
+            ]

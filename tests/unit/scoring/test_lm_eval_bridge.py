@@ -1,7 +1,10 @@
 """The bridge to lm-evaluation-harness: its number is ours, on tasks of local rows."""
 
 import json
+import logging
 import sys
+from types import ModuleType
+from unittest.mock import ANY
 
 import pytest
 import torch
@@ -11,7 +14,7 @@ from refusals import message
 from etw_lightning.benchmarks.choice import Choice, ChoicePrompt
 from etw_lightning.benchmarks.source import Source
 from etw_lightning.data.encode import Encoder
-from etw_lightning.metrics import choice_accuracy
+from etw_lightning.metrics import Metric, choice_accuracy
 from etw_lightning.models.loading import LabelScorer
 from etw_lightning.schema import Record
 from etw_lightning.scoring.batches import build_batches, make_records, score_batch
@@ -243,3 +246,100 @@ def test_the_missing_extra_is_named(lm, tiny_tokenizer, monkeypatch):
 )
 def test_bad_options_are_refused_before_the_harness_is_asked(lm, tasks, numbers, said):
     assert message(lm_eval_scores, lm, None, tasks, **numbers).startswith(said)
+
+
+class Harness:
+    """Stands for lm-evaluation-harness: notes what it is given, and gives made-up results."""
+
+    def __init__(self, monkeypatch, results):
+        self.given, self.results = {}, results
+        main, models = ModuleType("lm_eval"), ModuleType("lm_eval.models.huggingface")
+        tasks = ModuleType("lm_eval.tasks")
+        main.simple_evaluate = lambda **given: self.given.update(given) or self.results
+        models.HFLM = lambda **given: self.given.update(hflm=given) or "model"
+        tasks.TaskManager = lambda **given: self.given.update(manager=given) or self
+        for name, module in {
+            "lm_eval": main,
+            "lm_eval.models": ModuleType("lm_eval.models"),
+            "lm_eval.models.huggingface": models,
+            "lm_eval.tasks": tasks,
+        }.items():
+            monkeypatch.setitem(sys.modules, name, module)
+
+    def load(self, names):
+        """A group of two tasks, and tasks of their own names."""
+        if names == ["group"]:
+            return {
+                "tasks": {"a": "task a", "b": "task b"},
+                "groups": {"group": "all"},
+                "group_map": {"group": ["a", "b"]},
+            }
+        return {"tasks": {name: f"task {name}" for name in names}, "groups": {}, "group_map": {}}
+
+
+RESULTS = {
+    "results": {
+        "group": {"acc,none": 0.5, "acc_stderr,none": 0.1, "alias": "group"},
+        "a": {"acc,none": 0.25, "acc_stderr,none": "N/A", "perplexity,strict": 2, "name,x": "y"},
+    },
+    "higher_is_better": {"group": {"acc": True}, "a": {"acc": None, "perplexity": False}},
+    "n-samples": {"a": {"effective": 3}, "b": {"effective": 4}},
+    "group_subtasks": {"group": ["a", "b"]},
+}
+
+
+def test_what_the_harness_is_asked_and_what_becomes_of_its_numbers(
+    lm, tiny_tokenizer, tmp_path, monkeypatch
+):
+    harness = Harness(monkeypatch, RESULTS)
+    lm.eval()
+    found = lm_eval_scores(lm, tiny_tokenizer, ["group", "c"])
+    half = 1.959963984540054 * 0.1
+    assert found == {
+        "lm_eval_group_acc": Metric(0.5, "up", 7, (0.5 - half, 0.5 + half)),
+        "lm_eval_a_acc": Metric(0.25, "up", 3),
+        "lm_eval_a_perplexity_strict": Metric(2.0, "down", 3),
+    }
+    assert not lm.training
+    given = dict(harness.given)
+    assert given.pop("hflm") == {
+        "pretrained": lm,
+        "tokenizer": ANY,
+        "batch_size": 8,
+        "trust_remote_code": False,
+    }
+    assert harness.given["hflm"]["tokenizer"] is not tiny_tokenizer
+    assert given == {
+        "manager": {"include_defaults": True},
+        "model": "model",
+        "tasks": ["all", "task c"],
+        "task_manager": harness,
+        "num_fewshot": None,
+        "limit": None,
+        "apply_chat_template": False,
+        "log_samples": False,
+        "bootstrap_iters": 1000,
+        "random_seed": None,
+        "numpy_random_seed": None,
+        "torch_random_seed": None,
+    }
+    for ending in ("yaml", "yml"):
+        file = tmp_path / f"own.{ending}"
+        file.write_text("")
+        lm_eval_scores(lm, tiny_tokenizer, [str(file)], num_fewshot=0, limit=1, batch_size=2)
+        assert harness.given["manager"] == {"include_defaults": False}
+        assert harness.given["hflm"]["batch_size"] == 2
+        assert (harness.given["num_fewshot"], harness.given["limit"]) == (0, 1)
+
+
+def test_the_harness_is_silenced_for_the_time_it_runs(lm, tiny_tokenizer, monkeypatch):
+    harness = Harness(monkeypatch, RESULTS)
+    logger = logging.getLogger("lm_eval")
+    monkeypatch.setattr(logger, "level", logging.INFO)
+    seen = []
+    load = harness.load
+    monkeypatch.setattr(harness, "load", lambda names: seen.append(logger.level) or load(names))
+    lm_eval_scores(lm, tiny_tokenizer, ["a"], apply_chat_template=True)
+    assert seen == [logging.ERROR]
+    assert logger.level == logging.INFO
+    assert harness.given["apply_chat_template"] is True

@@ -74,9 +74,14 @@ def test_libraries_that_move_numbers_are_named():
     [(0, 0, "abc"), (0, 1, "abc+"), (128, 0, None), (128, 1, None)],
 )
 def test_a_commit_that_was_changed_has_a_plus(monkeypatch, found, changed, said):
-    def run(words, **_):
+    def run(words, **settings):
         assert words[:2] == ["git", "-C"]
+        assert settings["capture_output"], "git may say nothing where a run speaks"
         is_commit = "rev-parse" in words
+        assert words[3:] == (
+            ["rev-parse", "HEAD"] if is_commit else ["diff", "--quiet", "HEAD", "--", "."]
+        )
+        assert settings.get("text", False) is is_commit
         return SimpleNamespace(returncode=found if is_commit else changed, stdout="abc\n")
 
     monkeypatch.setattr(subprocess, "run", run)

@@ -3,8 +3,10 @@
 import json
 import math
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -327,3 +329,90 @@ def test_every_module_that_a_score_passes_through_counts(tiny_model_dir):
 
 def test_the_code_that_loads_weights_counts():
     assert {"models.checkpoints", "models.loading", "models.positions"} <= {*record_cache._CODE}
+
+
+def test_what_another_process_is_at_is_waited_for_last(monkeypatch):
+    """Of three parts the second is taken by another process until the rest is done."""
+    todo = {("set", part): part for part in ("answers", "generation", "gradient_norm")}
+    asked = []
+
+    @contextmanager
+    def locked(key, *, waits):
+        asked.append((key, waits))
+        yield waits or key != "generation"
+
+    monkeypatch.setattr(record_cache, "_locked", locked)
+    done = record_cache._share_out(todo, lambda place: [place])
+    assert done == {place: [place] for place in todo}
+    first = [(key, False) for key in todo.values()]
+    assert asked == [*first, ("generation", True)]
+    assert list(done) == [("set", one) for one in ("answers", "gradient_norm", "generation")]
+
+
+def test_a_lock_is_one_processs_and_is_let_go():
+    with record_cache._locked("key", waits=False) as mine:
+        assert mine
+        with record_cache._locked("key", waits=False) as other:
+            assert not other
+    with record_cache._locked("key", waits=True) as mine:
+        assert mine
+
+
+def test_a_batch_is_on_the_disk_two_seconds_later_at_most(monkeypatch):
+    now, synced = [100.0], []
+    monkeypatch.setattr(record_cache.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(record_cache.os, "fsync", lambda _: synced.append(now[0]))
+    journal = Journal("key")
+    for now[0] in (101.0, 102.0, 102.5, 104.0, 104.5, 104.75, 107.0):
+        journal.append(scores_of(0))
+    assert synced == [102.5, 104.75, 107.0]
+    journal.close()
+    journal.close()
+    assert synced == [102.5, 104.75, 107.0, 107.0]
+
+
+def test_the_cache_lies_where_it_is_told_to(monkeypatch, tmp_path):
+    monkeypatch.setenv("ETW_CACHE", str(tmp_path / "own"))
+    assert record_cache.cache_dir() == tmp_path / "own"
+    monkeypatch.delenv("ETW_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert record_cache.cache_dir() == tmp_path / "xdg" / "etw_lightning"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert record_cache.cache_dir() == tmp_path / "home" / ".cache" / "etw_lightning"
+
+
+def test_what_of_a_folder_is_the_model(tmp_path, monkeypatch):
+    """Weights, sizes and ends of generations; texts beside them are not."""
+    (tmp_path / "model.safetensors").write_bytes(b"w")
+    found = {model_identity(str(tmp_path))}
+    for name in ("README.md", "tokenizer.json"):
+        (tmp_path / name).write_bytes(b"x")
+        found.add(model_identity(str(tmp_path)))
+    assert len(found) == 1
+    for name in ("config.json", "generation_config.json", "more.safetensors"):
+        (tmp_path / name).write_bytes(b"{}")
+        found.add(model_identity(str(tmp_path)))
+    assert len(found) == 4
+    assert all(len(one) == 64 for one in found)
+    one = tmp_path / "model.safetensors"
+    alone = model_identity(str(one))
+    one.write_bytes(b"other")
+    assert model_identity(str(one)) != alone
+    config = SimpleNamespace(_commit_hash="123abc")
+    monkeypatch.setattr(record_cache, "load_config", lambda *_: config)
+    assert model_identity("some/model") == "some/model@123abc"
+    del config._commit_hash
+    assert model_identity("some/model") == "some/model@None"
+
+
+def test_a_cache_that_can_not_be_written_is_named(monkeypatch, cache):
+    cache.parent.mkdir(exist_ok=True)
+    cache.write_text("a file where the folder would be")
+    with pytest.raises(InputError, match=r"^ETW_CACHE: .*cache can't be written"):
+        Journal("key").append(scores_of(0))
+
+
+@pytest.mark.parametrize("line", [b"", b"x", b"00000000 [", b"00000000"])
+def test_what_is_no_line_of_a_journal(line):
+    assert record_cache._read_line(line) is None

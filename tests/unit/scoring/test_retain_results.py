@@ -6,9 +6,11 @@ import pytest
 from etw_lightning.schema import InputError, Record
 from etw_lightning.scoring.retain_results import (
     RetainResults,
+    differing,
     load_provenance,
     load_records,
     load_retain_results,
+    made_of,
     save_provenance,
     save_records,
     write_atomically,
@@ -260,3 +262,59 @@ def test_results_of_more_rows_say_that_the_run_may_score_all_of_them():
     results = RetainResults("there", {"forget": [Record("forget", "forget/0", "a")] * 2})
     with pytest.raises(InputError, match=r"or leave out data\.rows"):
         results.require("forget", 1)
+
+
+def test_settings_that_differ_are_named_and_unknown_ones_pass():
+    then = {"dtype": "float32", "precision": None, "max_new_tokens": 3}
+    now = {"dtype": "float32", "precision": "32-true", "max_new_tokens": 4, "stop_strings": []}
+    assert differing(then, now) == "max_new_tokens 3, this run has 4"
+    assert differing(then, {"dtype": "bfloat16", "max_new_tokens": 4}) == (
+        "dtype 'float32', this run has 'bfloat16', max_new_tokens 3, this run has 4"
+    )
+    assert differing(then, then) == differing({}, now) == ""
+
+
+MADE = {
+    "dtype": "float32",
+    "precision": "32-true",
+    "git_commit": "abc",
+    "other": 1,
+    "sets": {
+        "forget": {
+            "parts": ["answers", "generation"],
+            "made": {"generation": {"dtype": "bfloat16", "max_new_tokens": 3}},
+        },
+        "retain": {"rows": 2},
+    },
+}
+
+
+def test_each_part_says_what_it_was_made_with():
+    alike = {"dtype": "float32", "precision": "32-true", "git_commit": "abc"}
+    assert made_of(MADE, "forget") == {
+        "answers": alike,
+        "generation": {"dtype": "bfloat16", "max_new_tokens": 3},
+    }
+    assert made_of(MADE, "retain") == made_of(MADE, "holdout") == made_of({}, "forget") == {}
+    results = RetainResults("there", {}, MADE)
+    said = results.made_another_way("forget", "generation", {"dtype": "float32"})
+    assert said == "dtype 'bfloat16', this run has 'float32'"
+    assert results.made_another_way("forget", "answers", {"dtype": "float32"}) == ""
+    assert results.made_another_way("forget", "gradient_norm", {"dtype": "bfloat16"}) == ""
+
+
+def test_what_nothing_says_is_unknown():
+    said = {"forget": [Record("forget", "f/0", "a", generation="g")], "none": []}
+    whole = {**MADE, "template": {}, "conventions": {}}
+    assert RetainResults("there", {}).unknown() == [
+        "template", "conventions", "dtype", "precision"
+    ]  # fmt: skip
+    assert RetainResults("there", {}, whole).unknown() == []
+    assert RetainResults("there", said, whole).unknown() == ["stop_strings"]
+    assert RetainResults("there", {"none": []}, whole).unknown() == []
+
+
+def test_a_log_may_hold_averages_beside_its_rows(tmp_path):
+    path = tmp_path / "TOFU_EVAL.json"
+    path.write_text(json.dumps({"model_utility": 0.6, "forget_quality": 1, **TOFU_LOG}))
+    assert sorted(load_retain_results(path).records) == ["forget", "real_authors"]

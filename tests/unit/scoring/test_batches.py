@@ -1,0 +1,103 @@
+"""Batches of what is generated and of gradients: masks, order, and what is left out."""
+
+import pytest
+import torch
+
+from etw_lightning.data.encode import Encoder
+from etw_lightning.schema import IGNORE_INDEX, Conventions, EvalSet, Example
+from etw_lightning.scoring import answers
+from etw_lightning.scoring.answers import answer_batches, gradient_batches
+from etw_lightning.scoring.batches import build_batches
+
+
+def rows(*questions, answer="a town"):
+    return tuple(
+        Example(f"s/{n}", answer, question, verbatim=True) for n, question in enumerate(questions)
+    )
+
+
+def test_prompts_are_padded_on_the_left_longest_first(tiny_tokenizer):
+    encoder = Encoder(tiny_tokenizer)
+    asked = EvalSet("s", rows("the", "the town by the river", "a mill"), losses=False)
+    asked = EvalSet("s", asked.examples, False, False, 5, ("END",))
+    prompts = [encoder.encode_prompt(one) for one in asked.examples]
+    order = sorted(range(3), key=lambda n: -len(prompts[n]))
+    first, last = build_batches(asked, encoder, 2)
+    assert [slot.row for slot in (*first.slots, *last.slots)] == order
+    assert {(slot.field, slot.place) for slot in (*first.slots, *last.slots)} == {("generation", 0)}
+    for batch, numbers in ((first, order[:2]), (last, order[2:])):
+        width = max(len(prompts[n]) for n in numbers)
+        assert batch.ids == [f"s/{n}" for n in numbers]
+        assert (batch.max_new_tokens, batch.stop_strings) == (5, ("END",))
+        assert batch.end_ids == encoder.end_ids
+        for place, n in enumerate(numbers):
+            fill = width - len(prompts[n])
+            assert batch.input_ids[place].tolist() == [encoder.pad_id] * fill + prompts[n]
+            assert batch.attention_mask[place].tolist() == [0] * fill + [1] * len(prompts[n])
+        assert batch.extents() == [(f"s/{n}", len(prompts[n]), 5) for n in numbers]
+
+
+def test_hidden_tokens_of_a_prompt_leave_the_last_where_there_is_no_other(tiny_tokenizer):
+    encoder = Encoder(tiny_tokenizer, conventions=Conventions(attention_mask="token_id"))
+    pad = tiny_tokenizer.pad_token
+    asked = EvalSet("s", rows(pad * 3, f"the{pad}mill"), False, False, 2)
+    (batch,) = build_batches(asked, encoder, 4)
+    said = dict(zip(batch.ids, batch.attention_mask.tolist(), strict=True))
+    ids = dict(zip(batch.ids, batch.input_ids.tolist(), strict=True))
+    assert said["s/1"] == [int(token != encoder.pad_id) for token in ids["s/1"]]
+    assert 0 in said["s/1"]
+    assert said["s/0"] == [*[0] * (len(ids["s/0"]) - 1), 1]
+
+
+@pytest.mark.parametrize("last_label", ["kept", "left_out"])
+def test_gradients_of_the_longest_answers_come_first(tiny_tokenizer, last_label):
+    """The last label is left out where asked for, unless it is the only one."""
+    conventions = Conventions(last_label=last_label, gradient_norm="tensor_mean")
+    encoder = Encoder(tiny_tokenizer, conventions=conventions)
+    examples = (*rows("the", "a mill by the river"), *rows("what", answer="x"))
+    asked = EvalSet("s", examples, losses=False, gradient_norm=True)
+    batches = build_batches(asked, encoder, 2)
+    assert batches == gradient_batches(asked, encoder, 2)
+    assert [len(batch.answers) for batch in batches] == [2, 1]
+    every = [one for batch in batches for one in batch.answers]
+    sizes = [len(one.row.input_ids) for one in every]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] > sizes[-1]
+    for slot, row in every:
+        whole = encoder.encode(examples[slot.row])
+        assert (slot.field, slot.place) == ("gradient_norm", 0)
+        assert row.input_ids == whole.input_ids
+        left = whole.num_labels - (last_label == "left_out" and whole.num_labels > 1)
+        places = [n for n, label in enumerate(whole.labels) if label != IGNORE_INDEX][:left]
+        kept = [n for n, label in enumerate(row.labels) if label != IGNORE_INDEX]
+        assert kept == places
+        assert [row.labels[n] for n in kept] == [whole.labels[n] for n in places]
+    assert any(encoder.encode(one).num_labels == 1 for one in examples)
+    assert all(batch.of_each and batch.hidden_id is None for batch in batches)
+    plain = gradient_batches(asked, Encoder(tiny_tokenizer), 2)
+    assert not any(batch.of_each for batch in plain)
+    hiding = Encoder(tiny_tokenizer, conventions=Conventions(attention_mask="token_id"))
+    for batch in (*gradient_batches(asked, hiding, 2), *answer_batches(asked, hiding, 2)):
+        assert batch.hidden_id == hiding.pad_id
+
+
+def test_answers_share_a_row_of_2048_tokens_at_most(tiny_tokenizer, monkeypatch):
+    assert answers._MAX_WIDTH == 2048
+    encoder = Encoder(tiny_tokenizer)
+    one = Example("s/0", "a b", "q", perturbed_answers=("c", "d"))
+    (batch,) = answer_batches(EvalSet("s", (one,)), encoder, 8)
+    (tree,) = batch.trees(shared=True)
+    for most, groups in ((len(tree.ids), 1), (len(tree.ids) - 1, 3)):
+        monkeypatch.setattr(answers, "_MAX_WIDTH", most)
+        (batch,) = answer_batches(EvalSet("s", (one,)), encoder, 8)
+        assert len(batch.groups) == groups
+    assert [len(tree.edges) for tree in batch.trees(shared=True)] == [1, 1, 1]
+
+
+def test_numbers_are_written_as_short_as_they_can_be():
+    third = torch.tensor([1 / 3])
+    assert answers._plain(third) == (0.333333343,)
+    assert torch.tensor(answers._plain(third)).equal(third)
+    assert answers._plain(third.double()) == (0.3333333432674408,)
+    assert answers._plain(torch.tensor([1 / 3], dtype=torch.float64)) == (1 / 3,)
+    assert answers._plain(torch.tensor([True, False])) == (1, 0)
