@@ -147,3 +147,10 @@ def test_a_generation_without_words_is_left_out():
     asked = EvalSet("forget", (Example("f/0", "a", "q"), Example("f/1", "b", "q")))
     found = generations_as_examples(asked, said(" \n", "Rome."))
     assert [example.id for example in found.examples] == ["f/1"]
+
+
+def test_pairs_of_words_are_counted_where_nothing_else_is_asked():
+    """Of four words ab, bc, cd differ: 3 / 4; of threes there are two, of ones four."""
+    rows = said("a b c d")
+    assert distinct_n(rows).value == 0.75
+    assert distinct_n(rows) == distinct_n(rows, 2)

@@ -142,19 +142,21 @@ def test_interval_is_that_of_resampled_rows():
     assert (low, high) == pytest.approx(np.percentile(plain, (2.5, 97.5)), abs=0.01)
 
 
-@pytest.mark.parametrize("most", [1, 6, 4_000_000])
-def test_interval_is_exactly_that_of_the_draws_in_chunks_of_the_memory_there_is(monkeypatch, most):
-    """Of 4 scores 1, 1 or all resamples are drawn at once: forget rows first, then holdout rows."""
+@pytest.mark.parametrize(("most", "at_once"), [(1, 1), (63, 3), (4_000_000, 2000)])
+def test_interval_is_exactly_that_of_the_draws_in_chunks_of_the_memory_there_is(
+    monkeypatch, most, at_once
+):
+    """Of 21 scores 1, 3 or all resamples are drawn at once, the forget rows first."""
+    assert membership._MAX_COUNTS == 4_000_000
     monkeypatch.setattr(membership, "_MAX_COUNTS", most)
-    forget, holdout = np.array([1.0, 3.0, 4.0]), np.array([2.0, 3.0])
-    at_once = {1: 1, 6: 1, 4_000_000: 2000}[most]
+    forget = np.array([5.0, 1.0, 2.0, 9.0, 14.0, 11.0, 3.0, 16.0, 8.0, 20.0, 6.0, 12.0])
+    holdout = np.array([4.0, 7.0, 21.0, 10.0, 15.0, 13.0, 19.0, 18.0, 17.0])
     generator, aucs = np.random.default_rng(20240611), []
-    for _ in range(0, 2000, at_once):
-        mine = forget[generator.integers(0, 3, (at_once, 3))]
-        other = holdout[generator.integers(0, 2, (at_once, 2))]
-        lower = mine[:, :, None] < other[:, None]
-        equal = mine[:, :, None] == other[:, None]
-        aucs += (lower + equal / 2).mean((1, 2)).tolist()
+    for start in range(0, 2000, at_once):
+        num = min(at_once, 2000 - start)
+        mine = forget[generator.integers(0, 12, (num, 12))]
+        other = holdout[generator.integers(0, 9, (num, 9))]
+        aucs += (mine[:, :, None] < other[:, None]).mean((1, 2)).tolist()
     expected = np.percentile(aucs, (2.5, 97.5))
     assert membership._bootstrap_interval(forget, holdout) == pytest.approx(expected, abs=1e-12)
 
@@ -232,3 +234,42 @@ def test_an_attack_heeds_its_conventions():
     assert metrics.attack_auc(known, new, "min_k").value == 0
     peer = Conventions(last_label="left_out")
     assert metrics.attack_auc(known, new, "min_k", conventions=peer).value == 1
+    assert metrics.min_k_auc(known, new) == 0
+    assert metrics.min_k_auc(known, new, peer) == 1
+
+
+def test_a_relative_difference_is_of_an_auc_above_nought():
+    auc = metrics.Metric(0.9, "retain", 8, (0.8, 0.95))
+    found = metrics.relative_difference(auc, 0.4)
+    exact = [100 * (value - 0.4) / (0.4 + 1e-10) for value in (0.9, 0.8, 0.95)]
+    assert [found.value, *found.interval] == pytest.approx(exact, rel=1e-14)
+    assert (found.direction, found.n) == ("zero", 8)
+    assert metrics.relative_difference(auc, 1.0).value == pytest.approx(-10.0, abs=1e-7)
+    for wrong in (0.0, -0.1, 1.1, math.nan):
+        with pytest.raises(InputError, match="above 0 and at most 1"):
+            metrics.relative_difference(auc, wrong)
+
+
+def test_privleak_is_of_an_auc_below_one():
+    auc = metrics.Metric(0.9, "retain", 8, (0.8, 0.95))
+    found = metrics.privleak_from_auc(auc, 0.4)
+    exact = [100 * (0.4 - value) / (0.6 + 1e-10) for value in (0.9, 0.95, 0.8)]
+    assert [found.value, *found.interval] == pytest.approx(exact, rel=1e-14)
+    assert metrics.privleak_from_auc(auc, 0.0).value == pytest.approx(-90.0, abs=1e-7)
+    for wrong in (1.0, -0.1, 1.1, math.nan):
+        with pytest.raises(InputError, match="from 0 to below 1"):
+            metrics.privleak_from_auc(auc, wrong)
+
+
+def test_other_rows_of_a_reference_are_named_as_such():
+    with pytest.raises(InputError, match=r"its set 'other' holds 1 rows, this run's 'forget' 2"):
+        metrics.attack_scores(
+            [row(index=n, answer_loss=1.0) for n in range(2)],
+            "reference",
+            reference=[row("other", answer_loss=1.0)],
+        )
+
+
+def test_scores_of_32_bits_are_compared_in_64():
+    pair = membership._checked_scores(np.float32([0.1]), np.float32([0.2]))
+    assert [one.dtype for one in pair] == [np.float64] * 2

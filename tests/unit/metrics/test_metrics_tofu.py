@@ -228,3 +228,28 @@ def test_a_forget_quality_that_is_no_exact_one_says_so(n, is_exact):
     assert any("forget quality of 10001 rows is not exact" in one for one in said) == (not is_exact)
     method = "exact" if is_exact else "asymp"
     assert found.p_value == stats.ks_2samp(ratios, shifted, method=method).pvalue
+
+
+@pytest.mark.parametrize(("one", "other"), [([], []), ([1.0], [1.0, 2.0]), ([], [1.0])])
+def test_forget_quality_is_of_as_many_ratios(one, other):
+    with pytest.raises(InputError, match="no rows to score, or other ones"):
+        forget_quality_of(one, other)
+
+
+def test_forget_quality_of_more_rows_than_scipy_counts_is_told(monkeypatch):
+    said = []
+    assert metrics.tofu.EXACT_ROWS == 10_000
+    monkeypatch.setattr(metrics.tofu, "EXACT_ROWS", 3)
+    monkeypatch.setattr(metrics.tofu, "warn_first", said.append)
+    forget_quality_of([1.0, 2.0, 3.0], [1.0, 2.0, 3.0])
+    assert said == []
+    forget_quality_of([1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0])
+    assert len(said) == 1
+    assert said[0].startswith("forget quality of 4 rows is not exact: above 3 rows")
+
+
+def test_ratios_of_32_bits_are_averaged_in_64():
+    """1 - r of the float32 nearest to .1, whose mean in float32 would be another."""
+    near = 13421773 / 2**27
+    assert metrics.true_better(np.float32([0.1])) == 1 - near
+    assert metrics.closer_to_one(np.float32([0.1])) == near

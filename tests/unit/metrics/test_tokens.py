@@ -249,3 +249,8 @@ def test_bins_have_these_edges():
         0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 6.5,
         7.0, 7.5, 8.0, 8.5, 9.0, 9.5, 10.0, 10.5, 11.0, 11.5, 12.0, 12.5,
     )  # fmt: skip
+
+
+def test_one_value_below_the_first_edge_is_refused_beside_others():
+    with pytest.raises(InputError, match="histogram: values must be finite and at least 0"):
+        histogram([0.5, -0.1], [0.0, 1.0])
