@@ -347,7 +347,12 @@ def main():
         sys.stdout.write(json.dumps({**line, **score(results)}) + "\n")
     whole = score(runner.results)
     del whole["missed"]
-    line = {"seed": given.seed, **whole, "failing_without_a_fault": sorted(runner.failed)}
+    line = {
+        "seed": given.seed,
+        **whole,
+        "processor_seconds": round(sum(os.times()[:4])),
+        "failing_without_a_fault": sorted(runner.failed),
+    }
     sys.stdout.write(json.dumps(line) + "\n")
 
 
