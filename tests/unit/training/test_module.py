@@ -352,6 +352,20 @@ def test_statistics_of_the_weights_are_logged(fit):
     assert all(logged["weights/mean_entropy"] > 0 for logged in watch.logged)
 
 
+class Nothing(TokenWeighting):
+    """No weight at all, as of rows in which nothing is marked."""
+
+    def __call__(self, signals):
+        return torch.zeros_like(signals.logps.detach())
+
+
+def test_an_epoch_that_pushes_nothing_down_is_told(fit):
+    said = "Nothing has given no token any weight in this epoch: nothing is pushed down"
+    with pytest.warns(UserWarning, match=said):
+        _, watch = fit(weighting=Nothing())
+    assert {logged["weights/max"] for logged in watch.logged} == {0.0}
+
+
 def test_losses_and_weights_are_logged_once_a_step(fit):
     _, whole = fit()
     _, parted = fit(batch_size=1, trainer={"accumulate_grad_batches": 4})
