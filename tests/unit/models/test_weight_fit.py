@@ -438,10 +438,40 @@ def test_experts_in_blocks(oss):
 # GGUF.
 
 
+def write_gguf(path, tokenizer, architecture, tensors, **settings):
+    """Write tensors and what describes their model; settings are named as the writer's methods."""
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(path, architecture)
+    for name, value in settings.items():
+        getattr(writer, f"add_{name}")(value)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokenizer.convert_ids_to_tokens(range(320)))
+    for name, weight in tensors.items():
+        writer.add_tensor(name, weight.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def named(weights, names, lacking, further):
+    """Return the tensors of a file: the model's under other names but for some, and more."""
+    found = {names[name]: one for name, one in weights.items() if names[name] not in lacking}
+    return found | {name.replace("__", "."): one for name, one in further.items()}
+
+
+def layer_names(parts):
+    return {
+        f"model.layers.{number}.{own}.weight": f"blk.{number}.{other}.weight"
+        for number in range(2)
+        for own, other in parts.items()
+    }
+
+
 @pytest.fixture
 def gguf_file(tmp_path, weights, tiny_tokenizer):
     """Write the tiny Llama as a GGUF file, with these changes of its tensors."""
-    gguf = pytest.importorskip("gguf")
     names = {
         EMBEDDINGS: "token_embd.weight",
         "model.norm.weight": "output_norm.weight",
@@ -458,34 +488,24 @@ def gguf_file(tmp_path, weights, tiny_tokenizer):
         "mlp.up_proj": "ffn_up",
         "mlp.down_proj": "ffn_down",
     }
-    for number in range(2):
-        for own, other in parts.items():
-            names[f"model.layers.{number}.{own}.weight"] = f"blk.{number}.{other}.weight"
+    names |= layer_names(parts)
 
     def call(*lacking, num_layers=2, **further):
-        path = tmp_path / "model.gguf"
-        writer = gguf.GGUFWriter(path, "llama")
-        writer.add_block_count(num_layers)
-        writer.add_context_length(512)
-        writer.add_embedding_length(32)
-        writer.add_feed_forward_length(64)
-        writer.add_head_count(4)
-        writer.add_head_count_kv(2)
-        writer.add_layer_norm_rms_eps(1e-6)
-        writer.add_vocab_size(320)
-        writer.add_rope_dimension_count(8)
-        writer.add_tokenizer_model("gpt2")
-        writer.add_token_list(tiny_tokenizer.convert_ids_to_tokens(range(320)))
-        for name, weight in weights.items():
-            if names[name] not in lacking:
-                writer.add_tensor(names[name], weight.numpy())
-        for name, weight in further.items():
-            writer.add_tensor(name.replace("__", "."), weight.numpy())
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        return path
+        return write_gguf(
+            tmp_path / "model.gguf",
+            tiny_tokenizer,
+            "llama",
+            named(weights, names, lacking, further),
+            block_count=num_layers,
+            context_length=512,
+            embedding_length=32,
+            feed_forward_length=64,
+            head_count=4,
+            head_count_kv=2,
+            layer_norm_rms_eps=1e-6,
+            vocab_size=320,
+            rope_dimension_count=8,
+        )
 
     return call
 
@@ -525,7 +545,7 @@ def test_a_gguf_file_of_another_model(gguf_file, lacking, num_layers, further, s
 @pytest.fixture
 def converted(tmp_path, tiny_tokenizer):
     """Write a tiny LFM2, which the library reads by a list of conversions, as a GGUF file."""
-    gguf = pytest.importorskip("gguf")
+    pytest.importorskip("gguf")
     from transformers import Lfm2Config, Lfm2ForCausalLM
 
     kinds = ["conv", "full_attention"]
@@ -563,34 +583,29 @@ def converted(tmp_path, tiny_tokenizer):
         EMBEDDINGS: "token_embd.weight",
         "model.embedding_norm.weight": "token_embd_norm.weight",
     }
-    for number in range(2):
-        for own, other in parts.items():
-            names[f"model.layers.{number}.{own}.weight"] = f"blk.{number}.{other}.weight"
+    names |= layer_names(parts)
 
     def call(*lacking, width=64, **further):
-        path = tmp_path / "model.gguf"
-        writer = gguf.GGUFWriter(path, "lfm2")
-        writer.add_block_count(2)
-        writer.add_context_length(512)
-        writer.add_embedding_length(32)
-        writer.add_feed_forward_length(width)
-        writer.add_head_count(4)
-        writer.add_head_count_kv([0 if kind == "conv" else 2 for kind in kinds])
-        writer.add_layer_norm_rms_eps(1e-5)
-        writer.add_shortconv_l_cache(config.conv_L_cache)
-        writer.add_rope_freq_base(1e6)
-        writer.add_tokenizer_model("gpt2")
-        writer.add_token_list(tiny_tokenizer.convert_ids_to_tokens(range(320)))
-        for name, weight in model.state_dict().items():
-            if name != HEAD and names[name] not in lacking:
-                kept = weight.squeeze(1) if name.endswith("conv.conv.weight") else weight
-                writer.add_tensor(names[name], kept.numpy())
-        for name, weight in further.items():
-            writer.add_tensor(name.replace("__", "."), weight.numpy())
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        weights = {
+            name: one.squeeze(1) if name.endswith("conv.conv.weight") else one
+            for name, one in model.state_dict().items()
+            if name != HEAD
+        }
+        path = write_gguf(
+            tmp_path / "model.gguf",
+            tiny_tokenizer,
+            "lfm2",
+            named(weights, names, lacking, further),
+            block_count=2,
+            context_length=512,
+            embedding_length=32,
+            feed_forward_length=width,
+            head_count=4,
+            head_count_kv=[0 if kind == "conv" else 2 for kind in kinds],
+            layer_norm_rms_eps=1e-5,
+            shortconv_l_cache=config.conv_L_cache,
+            rope_freq_base=1e6,
+        )
         return path, model
 
     return call
