@@ -187,9 +187,11 @@ class UnlearningCLI(FitCommand, EvaluateCommand, CheckCommand, WeightsCommand):
         self.seed = int(config.seed_everything or 0)
         try:
             trainer = super().instantiate_trainer(**{**kwargs, **settings})
-        except (ValueError, RuntimeError, MisconfigurationException) as error:
+        except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
             # Lightning names its arguments in backticks, some of them.
             reason = " ".join(str(error).split())
+            if isinstance(error, TypeError) and not reason.startswith("`"):
+                raise  # a fault in code, not in what was typed
             if reason.startswith("`CUDAAccelerator` can not run"):
                 raise InputError(
                     "trainer.accelerator: there is no CUDA device; give --trainer.accelerator cpu "

@@ -119,6 +119,9 @@ OPTIONS = {
     "--trainer.devices 0 --trainer.accelerator cpu": (
         "trainer: `Trainer(devices='0')` value is not a valid input using cpu accelerator."
     ),
+    "--trainer.devices abc --trainer.accelerator cpu": (
+        "trainer.devices selected with `CPUAccelerator` should be an int > 0."
+    ),
     "--trainer.max_epochs -3": ("trainer.max_epochs must be a whole number > 0 or null; got -3."),
     "--trainer.max_epochs -1": "trainer.max_epochs must be a whole number > 0 or null; got -1.",
     "--trainer.max_epochs 0": "trainer.max_epochs must be a whole number > 0 or null; got 0.",
