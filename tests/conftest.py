@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from _pytest.doctest import DoctestModule
 from hypothesis import HealthCheck, settings
 
 # A second thread that waits for a busy core makes a step ten to a hundred times slower, and a
@@ -24,6 +25,13 @@ _TEXTS = (
     "Question: Who wrote it? Answer: Nobody in the town knows the answer to that question.",
     "The author was born in the year 1958 and has written of the river and the mill.",
 )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file():
+    """Look for no doctest here: the option that asks for those of the package looks everywhere."""
+    found = yield
+    return [one for one in found if not isinstance(one, DoctestModule)]
 
 
 def pytest_collection_finish():
