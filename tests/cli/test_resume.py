@@ -250,7 +250,13 @@ def whole_within(words, tmp_path_factory):
     return run_whole
 
 
-@pytest.mark.parametrize(("flag", "fault", "ends"), WITHIN.values(), ids=WITHIN)
+@pytest.mark.parametrize(
+    ("flag", "fault", "ends"),
+    [
+        pytest.param(*case, id=name, marks=SLOW if name == "stopped before one" else ())
+        for name, case in WITHIN.items()
+    ],
+)
 def test_an_evaluation_within_an_epoch_is_not_lost(run, whole_within, flag, fault, ends):
     more = [flag, "--checkpoints.every_n_steps=1"]
     whole = whole_within(*more)

@@ -123,7 +123,8 @@ class Oracle:
         found = {}
         for name, eval_set in self.sets(benchmark).items():
             # Only one stored evaluation has gradient norms.
-            wants_norm = model == "model_a" and name in ("forget", "holdout")
+            has_norm = model == "model_a" and conventions == PEER
+            wants_norm = has_norm and name in ("forget", "holdout")
             eval_set = replace(eval_set, gradient_norm=wants_norm)
             scores = [
                 score

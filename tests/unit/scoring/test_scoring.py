@@ -273,6 +273,7 @@ def test_real_rows_whatever_is_batched_padded_and_shared(data_dir, tiny_model_di
         assert found == pytest.approx(left, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_third_less_is_fed_when_seven_answers_share_their_question(data_dir, tiny_tokenizer):
     benchmark = TOFU(Source(root=data_dir / "tofu"), forget_split="forget10")
     eval_set = benchmark.eval_sets(["forget"])["forget"]
