@@ -1,0 +1,29 @@
+"""Lightning's hint to ``srun``: left out where no job was asked for, kept where one was."""
+
+import shutil
+import warnings
+
+import pytest
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
+from etw_lightning.commands.quiet import be_quiet
+
+
+@pytest.mark.parametrize(
+    ("job", "launched", "is_said"),
+    [(None, False, False), ("7", False, True), ("7", True, False)],
+    ids=["no job", "in a job", "torchrun in a job"],
+)
+def test_the_hint_is_said_where_it_may_be_right(monkeypatch, job, launched, is_said):
+    for name in ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_JOB_NAME", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    if job is not None:
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+    monkeypatch.setattr("etw_lightning.commands.quiet.is_torchrun", lambda: launched)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        be_quiet()
+        SLURMEnvironment._validate_srun_used()
+    assert bool(seen) == is_said
