@@ -163,6 +163,18 @@ def test_evaluate_gives_every_number_of_own_rows_and_uses_the_other_models(
         assert value[f"{name}_empty_generations"] == np.mean([not text.split() for text in said])
         assert {f"{name}_repetition_{n}" for n in range(1, 5)} <= set(value)
 
+    # The honest table speaks of the same numbers, and the verdict of them.
+    judged = results["judgement"]
+    assert list(judged["models"]) == ["target", "this model", "retain"]
+    mine = judged["models"]["this model"]
+    for name in ("forget_probability", "forget_quality", "privleak", "retain_stutter"):
+        assert mine[name] == near(value[name])
+    assert mine["forget_repetition"] == near(value["forget_repetition_4"])
+    assert judged["models"]["retain"]["forget_probability"] == near(
+        beside["retain"]["forget_probability"]
+    )
+    assert f"\n{judged['verdict']}\n" in out
+
     # Every model has its column in one table, and nothing is left out without its reason.
     lines = [line.split() for line in out.splitlines()]
     (heading,) = [line for line in lines if line[:2] == ["metric", "n"]]
