@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from types import MappingProxyType
 from typing import Any, cast, get_args
 
@@ -120,11 +121,16 @@ class EvaluationCallback(Callback):
             for name, value in values.items():
                 # Every process has the same value; each must log it, or callbacks that wait for it
                 # on another process would stop the run.
-                shown = name in _IN_PROGRESS_BAR
-                module.log(name, value, prog_bar=shown, logger=False, sync_dist=True)
+                is_beside = name in _IN_PROGRESS_BAR
+                module.log(name, value, prog_bar=is_beside, logger=False, sync_dist=True)
+        # What two callbacks compute is shown once.
+        before = takewhile(lambda one: one is not self, _callbacks(trainer))
+        others = (one.latest for one in before if isinstance(one, EvaluationCallback))
+        told = {f"eval/{name}" for latest in others for name in latest}
+        shown = {name: value for name, value in values.items() if name not in told}
         # Lightning would show it one step early, and drop the target model's.
         for logger in trainer.loggers:
-            logger.log_metrics(values, step=trainer.global_step)
+            logger.log_metrics(shown, step=trainer.global_step)
 
 
 class ForgetQuality(EvaluationCallback):
