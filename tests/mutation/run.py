@@ -272,7 +272,9 @@ def exchange(owner, fresh):
                 value.cache_clear()
         elif isinstance(value, int | float | str | tuple | frozenset | dict) and value != other:
             for place in [owner, *sys.modules.values()]:
-                is_ours = place is owner or getattr(place, "__name__", "").startswith(PACKAGE)
+                # Tests import constants, too.
+                file = getattr(place, "__file__", None) or ""
+                is_ours = place is owner or file.startswith(str(ROOT))
                 if is_ours and vars(place).get(name) is value:
                     setattr(place, name, other)
 

@@ -151,14 +151,20 @@ def test_interval_is_exactly_that_of_the_draws_in_chunks_of_the_memory_there_is(
     monkeypatch.setattr(membership, "_MAX_COUNTS", most)
     forget = np.array([5.0, 1.0, 2.0, 9.0, 14.0, 11.0, 3.0, 16.0, 8.0, 20.0, 6.0, 12.0])
     holdout = np.array([4.0, 7.0, 21.0, 10.0, 15.0, 13.0, 19.0, 18.0, 17.0])
-    generator, aucs = np.random.default_rng(20240611), []
+    drawn, original = [], membership._resample
+    monkeypatch.setattr(
+        membership, "_resample", lambda *given: drawn.append(given[2]) or original(*given)
+    )
+    generator, aucs, nums = np.random.default_rng(20240611), [], []
     for start in range(0, 2000, at_once):
         num = min(at_once, 2000 - start)
+        nums += [num, num]
         mine = forget[generator.integers(0, 12, (num, 12))]
         other = holdout[generator.integers(0, 9, (num, 9))]
         aucs += (mine[:, :, None] < other[:, None]).mean((1, 2)).tolist()
     expected = np.percentile(aucs, (2.5, 97.5))
     assert membership._bootstrap_interval(forget, holdout) == pytest.approx(expected, abs=1e-12)
+    assert drawn == nums
 
 
 def test_interval_holds_the_true_auc_about_95_times_in_100():

@@ -101,3 +101,54 @@ def test_numbers_are_written_as_short_as_they_can_be():
     assert answers._plain(third.double()) == (0.3333333432674408,)
     assert answers._plain(torch.tensor([1 / 3], dtype=torch.float64)) == (1 / 3,)
     assert answers._plain(torch.tensor([True, False])) == (1, 0)
+
+
+class Scorer:
+    """Stands for a model: notes what it is asked."""
+
+    def __init__(self, takes_trees=True):
+        self.takes_trees, self.asked = takes_trees, []
+
+    def gradient_norm(self, ids, mask, labels, *, of_each):
+        self.asked.append((ids.tolist(), mask.tolist(), labels.tolist(), of_each))
+        return float(len(self.asked))
+
+    def score_edges(self, rows, is_detailed):
+        num = len(is_detailed)
+        detailed = torch.arange(float(is_detailed.sum()))
+        return -torch.arange(float(num)), (detailed,) * 4
+
+
+@pytest.mark.parametrize("hides", [False, True])
+def test_gradients_are_asked_row_by_row_without_hidden_tokens(tiny_tokenizer, hides):
+    """The first token is looked at even where it is a hidden one."""
+    conventions = Conventions(attention_mask="token_id" if hides else "length")
+    encoder, pad = Encoder(tiny_tokenizer, conventions=conventions), tiny_tokenizer.pad_token
+    examples = rows(f"{pad}the{pad}mill", "a")
+    asked = EvalSet("s", examples, losses=False, gradient_norm=True)
+    scorer, encoded = Scorer(), [encoder.encode(one) for one in examples]
+    (batch,) = build_batches(asked, encoder, 4)
+    found = answers.score_gradients(scorer, batch, torch.device("cpu"))
+    order = [slot.row for slot in batch.slots]
+    assert [tuple(score) for score in found] == [
+        (number, "gradient_norm", 0, place + 1.0) for place, number in enumerate(order)
+    ]
+    for number, (ids, mask, labels, of_each) in zip(order, scorer.asked, strict=True):
+        row = encoded[number]
+        seen = [int(not hides or token != encoder.pad_id) for token in row.input_ids]
+        assert (ids, labels, of_each) == ([list(row.input_ids)], [list(row.labels)], False)
+        assert mask == [[1, *seen[1:]]]
+        assert not hides or number or 0 in seen[1:]
+
+
+@pytest.mark.parametrize("takes_trees", [True, False])
+def test_answers_share_a_row_where_the_model_takes_it(tiny_tokenizer, monkeypatch, takes_trees):
+    encoder = Encoder(tiny_tokenizer)
+    one = Example("s/0", "a b", "q", perturbed_answers=("c", "d"))
+    (batch,) = answer_batches(EvalSet("s", (one,)), encoder, 8)
+    packed, original = [], answers.pack_rows
+    monkeypatch.setattr(
+        answers, "pack_rows", lambda trees, *more: packed.extend(trees) or original(trees, *more)
+    )
+    answers.score_answers(Scorer(takes_trees), batch, torch.device("cpu"))
+    assert [len(tree.edges) for tree in packed] == ([3] if takes_trees else [1, 1, 1])

@@ -416,3 +416,24 @@ def test_a_cache_that_can_not_be_written_is_named(monkeypatch, cache):
 @pytest.mark.parametrize("line", [b"", b"x", b"00000000 [", b"00000000"])
 def test_what_is_no_line_of_a_journal(line):
     assert record_cache._read_line(line) is None
+
+
+@pytest.mark.parametrize(("waits", "seconds"), [(True, -1), (False, 0)])
+def test_a_lock_is_waited_for_without_end_or_not_at_all(monkeypatch, waits, seconds):
+    asked = []
+
+    class Lock:
+        def __init__(self, path):
+            assert path.name == "key.lock"
+
+        def acquire(self, timeout):
+            asked.append(timeout)
+
+        def release(self):
+            asked.append("released")
+
+    monkeypatch.setattr("filelock.FileLock", Lock)
+    with record_cache._locked("key", waits=waits) as mine:
+        assert mine
+        assert asked == [seconds]
+    assert asked == [seconds, "released"]
