@@ -212,31 +212,46 @@ def rank(runs: Sequence[FinishedRun], name: str) -> list[Place]:
                 f"compare: --rank {name} needs {rule.needs}; run {run.name!r} lacks one of them."
             )
         groups.setdefault(_label(run), []).append(run)
-    places = [_place(label, group, rule) for label, group in groups.items()]
+    names = _names([group[0] for group in groups.values()])
+    places = [_place(one, group, rule) for one, group in zip(names, groups.values(), strict=True)]
     places.sort(key=lambda place: _order(place, rule))
     return [_against(place, places[0], rule) for place in places]
 
 
+def _names(runs: Sequence[FinishedRun]) -> list[tuple[str, str]]:
+    """Return what methods are called, with and without lambda: by the settings they differ in.
+
+    Args:
+        runs: One of each method.
+    """
+    keys = {key for run in runs for key in run.settings}
+    same = [key for key in keys if len({run.settings.get(key, "") for run in runs} - {""}) < 2]
+    short = [_label(run, *same) for run in runs]
+    if len(set(short)) < len(runs):
+        same = []
+        short = [_label(run) for run in runs]
+    return [(name, _label(run, *same, "lambda")) for name, run in zip(short, runs, strict=True)]
+
+
 def _label(run: FinishedRun, *left_out: str) -> str:
-    """Return a method with the settings that runs differ in but for the seed."""
+    """Return a method with its settings but for the seed."""
     shown = [key for key in run.settings if key not in ("seed", "weighting", "forget", *left_out)]
     method = "-".join(str(run.settings.get(key, "")) for key in ("weighting", "forget")).strip("-")
     return " ".join([method, *(f"{key}={run.settings[key]}" for key in shown)])
 
 
-def _place(label: str, runs: Sequence[FinishedRun], rule: Rule) -> Place:
+def _place(names: tuple[str, str], runs: Sequence[FinishedRun], rule: Rule) -> Place:
     seeds = [run.settings.get("seed") for run in runs]
     twice = next((seed for seed in seeds if seeds.count(seed) > 1), None)
     if twice is not None:
-        names = " and ".join(repr(run.name) for run in runs if run.settings["seed"] == twice)
+        both = " and ".join(repr(run.name) for run in runs if run.settings["seed"] == twice)
         raise InputError(
-            f"compare: {names} are the same run (seed {twice}, equal settings); give one of them."
+            f"compare: {both} are the same run (seed {twice}, equal settings); give one of them."
         )
     values = np.array([rule.value(run) for run in runs], dtype=np.float64)
     weight = runs[0].settings.get("lambda")
     return Place(
-        label,
-        _label(runs[0], "lambda"),
+        *names,
         None if weight is None else float(weight),
         tuple(runs),
         float(values.mean()),

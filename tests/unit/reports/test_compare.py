@@ -110,6 +110,16 @@ def test_the_same_run_twice_is_refused(board):
         rank(board(("ETW", 0, numbers), ("ETW", 0, numbers)), "agg_paper")
 
 
+def test_methods_are_called_by_what_they_differ_in(board):
+    runs = board(("ETW", 0, {"paper_aggregate_target": 1.0}),
+                 ("WGA", 0, {"paper_aggregate_target": 2.0}))  # fmt: skip
+    assert [place.name for place in rank(runs, "agg_paper")] == ["ETW-GA", "WGA-GA"]
+    runs[1].settings.update(weighting="ETW", **{"lambda": 0.5})
+    places = rank(runs, "agg_paper")
+    assert [place.name for place in places] == ["ETW-GA lambda=0.1", "ETW-GA lambda=0.5"]
+    assert {place.method for place in places} == {"ETW-GA"}
+
+
 def change(folder, name, *keys, value):
     path = folder / name
     found = json.loads(path.read_text())
