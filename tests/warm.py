@@ -5,6 +5,8 @@ import importlib
 import sys
 from typing import Any
 
+from jsonargparse import _actions
+
 #: Slow to import; a forked process finds them there.
 _IMPORTED = (
     "etw_lightning.commands.cli",
@@ -40,6 +42,25 @@ def keep_parsers():
 
     setup_parser.makes = make
     UnlearningCLI.setup_parser = setup_parser
+    _keep_actions()
+
+
+def _keep_actions():
+    """Tell a large parser's options apart once: they are asked for hundreds of times a command."""
+    tell_apart, kept = _actions.filter_non_parsing_actions, {}
+
+    def told_apart(actions):
+        if not isinstance(actions, list) or len(actions) < 100:
+            return tell_apart(actions)
+        held, number, found = kept.get(id(actions), (None, 0, []))
+        if held is not actions or number != len(actions):
+            found = tell_apart(actions)
+            kept[id(actions)] = actions, len(actions), found
+        return list(found)
+
+    for name, module in list(sys.modules.items()):
+        if name.startswith("jsonargparse") and tell_apart in vars(module).values():
+            module.filter_non_parsing_actions = told_apart
 
 
 def prepare_fork(*commands):

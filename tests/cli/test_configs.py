@@ -22,6 +22,7 @@ MODELS = sorted(path.stem for path in CONFIGS.glob("model/*.yaml"))
 DATA = sorted(path.stem for path in CONFIGS.glob("data/*.yaml"))
 #: What is laid over a run, one of each kind.
 KINDS = {"method": METHODS, "strategy": STRATEGIES, "model": MODELS, "data": DATA}
+OTHERS = (STRATEGIES, MODELS, DATA)
 #: Runs that push nothing down: one fine-tunes, one is for ``evaluate`` only.
 UNLEARNING = [
     name for name in COMPLETE if name not in ("tofu_finetune", "tofu_smollm2_finetune", "wmdp")
@@ -243,7 +244,13 @@ def check_together(reader, names):
     assert classes == [one["class_path"] for one in wanted]
 
 
-@pytest.mark.parametrize("place", range(len(METHODS)))
+@pytest.mark.parametrize(
+    "place",
+    [
+        pytest.param(place, marks=() if place < max(map(len, OTHERS)) else pytest.mark.slow)
+        for place in range(len(METHODS))
+    ],
+)
 def test_a_file_of_each_kind_makes_a_run(reader, place):
     pytest.importorskip("deepspeed")
     check_together(reader, {kind: names[place % len(names)] for kind, names in KINDS.items()})

@@ -25,8 +25,8 @@ FITTED = {
     "annotated": ("--data.annotations=quickstart:annotations",),
     "tpo": ("--data.annotations=quickstart:annotations",),
 }
-#: Pairs and cases of classes that have files of their own.
-PAIRS = {"etw_npo", "ga_kl", "idk_dpo", "sat", "sce"}
+#: Pairs, cases and kin of classes that have files of their own.
+PAIRS = {"etw_npo", "ga_kl", "idk_dpo", "imp", "mixture", "product", "sat", "sce", "wtnpo"}
 #: Those that do not push the forget answers down themselves, and what they lower instead.
 OTHERS = {"idk_nll": "the refusals' loss", "rmu": "the distance from the control vector"}
 

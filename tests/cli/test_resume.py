@@ -35,6 +35,8 @@ KILLED = {
     "while the model is saved": ("etw_lightning.models.export:text_logits", 1),
     "before the results": ("etw_lightning.runs.run_report:write_results", 1),
 }
+#: Other steps at which several kills in a row end a run.
+BY_STEP = {"within a step's micro-batches", "in the last step of an epoch"}
 #: Where a signal asks a run to stop, and the step it is to be at in the end.
 STOPPED = {
     "in a micro-batch": (STEP, 5, signal.SIGTERM, 3),
@@ -55,6 +57,9 @@ STOPPED = {
         None,
     ),
 }
+
+
+BY_SLURM = {"in a micro-batch", "by Slurm's signal"}
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +144,7 @@ def names(folder):
 @pytest.mark.parametrize(
     ("place", "count"),
     [
-        pytest.param(*case, id=name, marks=SLOW if name == "in the last step of an epoch" else ())
+        pytest.param(*case, id=name, marks=SLOW if name in BY_STEP else ())
         for name, case in KILLED.items()
     ],
 )
@@ -182,8 +187,8 @@ def test_kills_in_a_row(run, expected, counts):
 @pytest.mark.parametrize(
     ("place", "count", "number", "step"),
     [
-        # Slurm's own test sends the same signal.
-        pytest.param(*case, id=name, marks=SLOW if name == "by Slurm's signal" else ())
+        # Slurm's own test stops a run there, by its signal.
+        pytest.param(*case, id=name, marks=SLOW if name in BY_SLURM else ())
         for name, case in STOPPED.items()
     ],
 )

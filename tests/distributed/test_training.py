@@ -26,7 +26,6 @@ from etw_lightning.weighting import Uniform
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 
-SHARDED = ("fsdp", "zero2", "zero3")
 #: One step that changes each weight by its gradient: Adam's, clipped, would hide a wrong scale.
 GRADIENT = {
     "optimizer": "torch.optim.SGD",
@@ -121,7 +120,9 @@ def test_losses_and_weights_are_those_of_ddp(expected, name, tiny_model_dir, roo
             assert_same_weights(found[case][1], weights)
 
 
-@pytest.mark.parametrize("name", ["ddp", *SHARDED])
+@pytest.mark.parametrize(
+    "name", ["ddp", "fsdp", "zero3", pytest.param("zero2", marks=pytest.mark.slow)]
+)
 def test_a_run_goes_on_from_its_checkpoint_and_exports(name, tied_model_dir, root, tmp_path):
     """The head is tied: it must be one tensor before, in and after the shards."""
     arguments = (save_resume_export, 2, tmp_path, name, tied_model_dir, root, tmp_path)
@@ -147,7 +148,7 @@ def test_a_run_goes_on_from_its_checkpoint_and_exports(name, tied_model_dir, roo
     assert 0 < moved[0] < moved[1]
 
 
-@pytest.mark.parametrize("name", ["ddp", "fsdp"])
+@pytest.mark.parametrize("name", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp"])
 def test_16_bit_weights_are_rounded_alike_everywhere(name, tied_model_dir, root, tmp_path):
     """Each process draws the same numbers, and a run that goes on those of one that ran on."""
     work = partial(save_resume_export, trainer={"precision": "bf16-true"}, lr=1e-5)
