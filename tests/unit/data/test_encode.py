@@ -680,3 +680,21 @@ def test_template_key_tells_what_rows_become_and_nothing_else(changed_tokenizer)
         Encoder(with_special_tokens(changed_tokenizer(CHATML), "<|bos|> $A")).template_key,
     ]
     assert len(set(others)) == len(others)
+
+
+def test_a_prompt_is_encoded_once_for_all_answers_of_its_row(tiny_tokenizer, monkeypatch):
+    encoder = Encoder(tiny_tokenizer)
+    prompts, prompt = [], encoder.prompt(example("a"))
+
+    class Spy:
+        def __getattr__(self, name):
+            return getattr(tiny_tokenizer, name)
+
+        def __call__(self, text, **settings):
+            prompts.append(text == prompt)
+            return tiny_tokenizer(text, **settings)
+
+    encoder.tokenizer = Spy()
+    for answer in ("one", "two", "three"):
+        encoder.encode(example(answer))
+    assert sum(prompts) == 1

@@ -5,7 +5,14 @@ from dataclasses import replace
 import pytest
 
 from etw_lightning.data import lost_labels
-from etw_lightning.data.lost_labels import LostLabels, said_by, tell_lost, warn_of_repeats
+from etw_lightning.data.lost_labels import (
+    LostLabels,
+    Repeats,
+    percent,
+    said_by,
+    tell_lost,
+    tell_repeats,
+)
 from etw_lightning.schema import IGNORE_INDEX, EncodedRow, Example, Turn
 
 
@@ -69,13 +76,34 @@ def test_what_a_row_says(changes, is_same):
 @pytest.mark.parametrize("num", [0, 1, 5, 6])
 def test_rows_that_repeat_an_earlier_one_are_named(warned, num):
     others = [replace(ONE, id=f"f/{n + 1}") for n in range(num)]
-    assert warn_of_repeats([ONE, replace(ONE, id="g/0", answer="b"), *others]) == num
+    found = tell_repeats([ONE, replace(ONE, id="g/0", answer="b"), *others])
     if num == 0:
+        assert found is None
         assert warned == []
         return
-    names = [f"f/{n + 1} as f/0" for n in range(min(num, 5))]
+    names = tuple(f"f/{n + 1} as f/0" for n in range(min(num, 5)))
+    assert found == Repeats(num, num + 2, names)
+    assert found.to_json() == {"rows": num, "of_rows": num + 2, "first": list(names)}
     (said,) = warned
     assert said.startswith(
         f"{num} rows of data.forget_split say the same as an earlier one: "
         f"{', '.join(names)}{', ...' if num > 5 else ''}. They count"
     )
+
+
+def test_several_rows_of_an_example_count_as_one():
+    """Of seven examples of two rows each six lose labels, one of them in both its rows."""
+    lost = [(1, 1), (0, 1), (1, 0), (0, 2), (0, 1), (0, 1), (0, 0)]
+    rows = [row(f"a/{n}", 2, one) for n, pair in enumerate(lost) for one in pair]
+    found = LostLabels.of(rows)
+    assert (found.labels, found.rows, found.of_rows) == (8, 7, 14)
+    names = ("a/0", "a/1", "a/2", "a/3", "a/4")
+    assert found.by_example(rows) == replace(found, rows=6, of_rows=7, first=names)
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [(0.0234, "2.3"), (0.5, "50"), (0.987, "99"), (0.99, "99"), (0.999, "99.9"), (1.0, "100")],
+)
+def test_a_share_is_read_in_percent(share, said):
+    assert percent(share) == said

@@ -309,3 +309,8 @@ def test_on_cuda_the_head_is_not_widened(inputs, monkeypatch):
             is_kept = is_cuda and dtype == torch.bfloat16
             own = kernels._widened(weight, states, torch.float32)
             assert own.dtype == (torch.bfloat16 if is_kept else torch.float32)
+
+
+def test_what_a_pass_may_keep_and_what_a_core_has_at_hand():
+    assert kernels._ROOM == 268_435_456
+    assert kernels._CACHED == 524_288
