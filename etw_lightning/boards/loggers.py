@@ -61,6 +61,9 @@ def place_loggers(logger: Any, folder: Path) -> None:
         for key in ("save_dir", "tracking_uri"):
             if key == "save_dir" and arguments.get(key) in (None, *_DEFAULTS[kind]):
                 arguments[key] = str(folder / "mlruns" if kind == "MLFlowLogger" else folder)
+        if kind == "MLFlowLogger":
+            # Newer versions write files only where that is allowed; a run's folder is files.
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         if kind == "WandbLogger" and "WANDB_MODE" not in os.environ:
             # Nothing leaves the machine unless it was asked to.
             arguments["offline"] = arguments.get("offline") or "WANDB_API_KEY" not in os.environ

@@ -21,8 +21,8 @@ _OURS = (
     "events.*",
     "exported",
 )
-#: What a scheduler or a sweep puts there before a run begins.
-_LOGS = ("*.out", "*.err", "*.log", "log.txt")
+#: What a scheduler, a sweep, or a logger that has just been built puts there before a run begins.
+_LOGS = ("*.out", "*.err", "*.log", "log.txt", "mlruns", "wandb")
 
 
 def check_place(folder: Path) -> None:
