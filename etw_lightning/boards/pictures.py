@@ -65,6 +65,9 @@ class WeightPictures(Callback):
         if not isinstance(logger, GroupedTensorBoard) or trainer.sanity_checking:
             return
         labels, places, weights = (part.cpu() for part in found)
+        if not len(weights):
+            # Of several processes this one had no row left in the step before.
+            return
         step = trainer.global_step
         logger.experiment.add_histogram("weights/all", weights.float(), step)
         tokenizer = cast(UnlearningModule, pl_module).datamodule.encoder.tokenizer

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from etw_lightning.boards.grouped import GroupedTensorBoard, hyperparameters
 from etw_lightning.boards.groups import HEADLINES, card
 from etw_lightning.boards.loggers import give_defaults, place_loggers
-from etw_lightning.boards.pictures import heat_map
+from etw_lightning.boards.pictures import WeightPictures, heat_map
 from etw_lightning.boards.progress import LineProgress
 from etw_lightning.catalogue.suite import is_known_number
 from etw_lightning.runs.folder import run_label
@@ -153,3 +153,22 @@ def test_wandb_is_offline_unless_asked(tmp_path, monkeypatch):
     setting = {"class_path": path, "init_args": {"offline": False}}
     place_loggers(setting, tmp_path)
     assert not setting["init_args"]["offline"]
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_process_without_a_row_in_the_last_step_shows_no_weights(tmp_path, count):
+    """Several processes end an epoch with rows for some of them; TensorBoard takes no empty set."""
+    logger = GroupedTensorBoard(tmp_path, "run", "")
+    trainer = SimpleNamespace(
+        logger=logger, is_global_zero=True, sanity_checking=False, global_step=3
+    )
+    found = torch.arange(count), torch.zeros(count, dtype=torch.long), torch.ones(count)
+    tokenizer = SimpleNamespace(decode=lambda ids: str(ids[0]))
+    encoder = SimpleNamespace(tokenizer=tokenizer)
+    module = SimpleNamespace(last_weights=found, datamodule=SimpleNamespace(encoder=encoder))
+    WeightPictures().on_validation_end(trainer, module)
+    logger.experiment.flush()
+    events = EventAccumulator(logger.log_dir)
+    events.Reload()
+    assert events.Tags()["histograms"] == ["weights/all"] * (count > 0)
+    assert events.Tags()["images"] == ["weights/heat map"] * (count > 0)
