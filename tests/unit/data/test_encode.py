@@ -698,3 +698,31 @@ def test_a_prompt_is_encoded_once_for_all_answers_of_its_row(tiny_tokenizer, mon
     for answer in ("one", "two", "three"):
         encoder.encode(example(answer))
     assert sum(prompts) == 1
+
+
+def test_one_lost_label_is_lost(tiny_tokenizer):
+    example = Example("a/0", "one two three four", "who?")
+    whole = Encoder(tiny_tokenizer, "plain").encode(example)
+    cut = Encoder(tiny_tokenizer, "plain", len(whole.input_ids) - 1)
+    assert cut.encode(example).num_lost == 1
+    strict = Encoder(tiny_tokenizer, "plain", len(whole.input_ids) - 1, truncation="error")
+    with pytest.raises(InputError, match=rf"loses 1 of {whole.num_labels} labels"):
+        strict.encode(example)
+
+
+def test_an_end_token_that_a_prompt_says_itself_stays(tiny_tokenizer):
+    encoder = Encoder(tiny_tokenizer, "plain")
+    end = tiny_tokenizer.eos_token
+    ids = encoder._prompt_ids(f"who? {end}", False)
+    assert ids[-1] == tiny_tokenizer.eos_token_id
+    # One that only begins with it does not end in it.
+    assert encoder._prompt_ids(f"{end} who?", False)[-1] != tiny_tokenizer.eos_token_id
+
+
+def test_a_key_does_not_depend_on_the_order_of_a_set(tiny_tokenizer):
+    keys = []
+    for tokens in (("<a>", "<b>"), ("<b>", "<a>")):
+        encoder = Encoder(tiny_tokenizer, "plain")
+        encoder._renderer.special_tokens = tokens
+        keys.append(encoder.content_key)
+    assert keys[0] == keys[1]

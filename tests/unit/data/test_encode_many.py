@@ -47,6 +47,23 @@ def said_or_made(encode, examples, encoder):
         return str(error)
 
 
+def test_a_text_longer_than_the_tokenizers_own_length_is_no_warning(tokenizer_dir, monkeypatch):
+    """The model's length is checked where rows are cut."""
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir, model_max_length=8)
+    said = []
+    for name in ("warning", "warning_advice", "warning_once"):
+        for one in ("tokenization_utils_base", "tokenization_utils_tokenizers"):
+            logger = logging.get_logger(f"transformers.{one}")
+            monkeypatch.setattr(logger, name, lambda text, *rest: said.append(text), raising=False)
+    assert encode_each(others(), Encoder(tokenizer, "plain", 64))
+    assert said == []
+    tokenizer(text(2, 200))
+    assert said, "which it would say otherwise"
+
+
 def one_by_one(examples, encoder):
     return [encoder.encode(example) for example in examples]
 

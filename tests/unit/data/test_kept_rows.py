@@ -1,5 +1,6 @@
 """A large split is encoded once and read from its file: the same rows, weights and warnings."""
 
+import json
 import pickle
 import threading
 import tracemalloc
@@ -11,14 +12,14 @@ from toy import text, write_rows
 from etw_lightning.benchmarks.given_rows import GivenSource
 from etw_lightning.benchmarks.jsonl import JSONL
 from etw_lightning.benchmarks.source import Source
-from etw_lightning.data import encode_many, kept_rows
+from etw_lightning.data import encode_many, kept_rows, stored_rows
 from etw_lightning.data.encode import Encoder
 from etw_lightning.data.kept_rows import encode_split
 from etw_lightning.data.stored_rows import StoredRows, longest, representatives, sizes
 from etw_lightning.data.streams import Streams, StreamSettings, read_streams
 from etw_lightning.models.positions import row_extents
 from etw_lightning.models.step_layout import shared_beginning
-from etw_lightning.schema import EncodedRow, Example, InputError
+from etw_lightning.schema import IGNORE_INDEX, EncodedRow, Example, InputError
 from etw_lightning.training.training_batches import PairedRows
 
 NUM = 90
@@ -119,6 +120,13 @@ def test_what_all_rows_begin_with_is_known_without_them(tiny_tokenizer, tokenize
     assert shared_beginning([*representatives(rows), other]) == shared_beginning([*rows, other])
     without = split_of(examples(), Encoder(tiny_tokenizer, "plain")).rows
     assert shared_beginning(representatives(without)) == shared_beginning(without)
+
+
+def test_what_predicts_the_first_label_is_no_part_of_a_beginning(tmp_path):
+    """Of rows that agree up to their last token: not the token before it, which predicts it."""
+    some = [EncodedRow(f"a/{n}", (5, 6, 7, 8, 9, n), (IGNORE_INDEX,) * 5 + (n,)) for n in (1, 2)]
+    stored_rows.write_rows(tmp_path, iter(some), {})
+    assert json.loads((tmp_path / stored_rows._ABOUT).read_text())["beginning"] == [5, 6, 7, 8]
 
 
 @pytest.mark.parametrize("retain", ["retain+more", "raw", "retain"])

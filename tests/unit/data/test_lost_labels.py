@@ -107,3 +107,7 @@ def test_several_rows_of_an_example_count_as_one():
 )
 def test_a_share_is_read_in_percent(share, said):
     assert percent(share) == said
+
+
+def test_a_share_has_a_third_digit_above_99_percent():
+    assert [percent(share) for share in (0.99, 0.994, 0.9949)] == ["99", "99.4", "99.5"]
