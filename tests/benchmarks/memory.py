@@ -209,7 +209,7 @@ def train(case: Case, folder: Path) -> int:
         root=str(folder),
         forget_split="forget",
         retain_split="retain",
-        template="raw",
+        template="plain",
         max_length=case.tokens,
         batch_size=case.rows,
         seed=0,

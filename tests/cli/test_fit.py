@@ -214,9 +214,9 @@ def test_fine_tuning_makes_retain_results(fit, tofu_args, configs):
     tuned = fit("fit", config, *flags, "--data.split=retain90", name="tuned")
     assert [entry["epoch"] for entry in tuned.results["history"]] == [2]
     scalars, _ = logged(tuned.folder)
-    assert "loss/retain" in scalars
-    assert not {"loss/forget", "weights/max"} & set(scalars)
-    assert scalars["loss/retain"][-1] < scalars["loss/retain"][0]
+    assert "losses/retain" in scalars
+    assert not {"losses/forget", "weights/max"} & set(scalars)
+    assert scalars["losses/retain"][-1] < scalars["losses/retain"][0]
     assert tuned.results["retain_results"] is None
 
     run = fit(*tofu_args, f"--data.retain_results={tuned.folder}", "--model.forget=null")
@@ -235,7 +235,7 @@ def test_gradient_ascent_without_a_retain_term(fit, tofu_args, configs, retain_m
     )
     assert not (run.folder / "model").exists()
     scalars, _ = logged(run.folder)
-    assert "loss/retain" not in scalars
+    assert "losses/retain" not in scalars
     assert scalars["weights/mean_entropy"][0] > 0  # logged whatever the weighting
     assert scalars["weights/max"] == [1.0, 1.0]
 

@@ -311,7 +311,7 @@ def test_an_interrupt_stops_the_runs_where_they_go_on_from(place, tmp_path, numb
     assert log.read_text() == (
         f"start etw_seed0 (log {folder}/log.txt)\n"
         "stopped etw_seed0: the same command goes on with it\n"
-        "interrupted; what was scored is kept\n"
+        "interrupted; the same command goes on with what is not done\n"
     )
     (child,) = found
     assert not Path(f"/proc/{child}").exists()

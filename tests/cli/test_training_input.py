@@ -90,7 +90,7 @@ def test_it_is_refused_in_a_line(untrained, method, flags, said):
 
 def test_one_run_takes_one_method_file(untrained, configs):
     said = untrained(f"--config={configs}/method/npo.yaml", method="dpo")
-    assert said.startswith("config must hold one file of configs/method; got ")
+    assert said.startswith("config must hold one method file (method/...); got ")
     assert "dpo.yaml and " in said
 
 

@@ -52,7 +52,9 @@ def fit(root, tiny_model_dir, tmp_path):
     torch.set_num_threads(1)
 
     def run(clip, devices=1, batch_size=8, accumulate=1):
-        module = ExactModule(str(tiny_model_dir), lr=1e-15, weight_decay=0.0)
+        module = ExactModule(
+            str(tiny_model_dir), lr=1e-15, weight_decay=0.0, share_beginnings=False
+        )
         data = jsonl_data(
             root,
             batch_size=batch_size,

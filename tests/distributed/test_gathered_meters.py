@@ -55,6 +55,8 @@ def test_two_processes_give_what_one_gives(tmp_path):
 def test_one_process_alone_has_another_number():
     """Or the test above could not fail: of some of the rows each number is another, or none."""
     for name, case in CASES.items():
+        if case.expected == 0:
+            continue
         meter = case.make()
         meter.update(*case.part(0, 5))
         try:

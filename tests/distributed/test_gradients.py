@@ -77,6 +77,8 @@ def fit(model_dir, root, folder, split, *, kind=UnlearningModule, reduction="tok
         lr=1e-15,
         weight_decay=0.0,
         schedule="constant",
+        # A layout follows from what stands in a micro-batch, and with it the rounding.
+        share_beginnings=False,
     )
     datamodule = UnlearningDataModule(
         "jsonl",

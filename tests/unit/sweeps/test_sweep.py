@@ -174,7 +174,7 @@ def test_set_takes_the_place_of_grids_and_settings(write):
         ({"methods": {}}, "methods must hold at least one method; got none."),
         (
             {"methods": None},
-            "methods is missing from the sweep's file; it holds names of configs/method, as "
+            "methods is missing from the sweep's file; it holds names of method files, as "
             "[etw, ga], or names with grids of their own.",
         ),
         (
