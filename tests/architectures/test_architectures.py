@@ -33,6 +33,21 @@ RIGHT = (
     "moshi",
     "gemma3n_text",
 )
+#: A dozen kinds that are tried by default.
+TRIED = (
+    "llama",
+    "gpt2",
+    "gemma2",
+    "llama4_text",
+    "cohere",
+    "qwen3_moe",
+    "mamba",
+    "bart",
+    "gpt2/dropout",
+    "git",
+    "openai-gpt",
+    "inkling_text/unpadded",
+)
 REFUSED = {
     "bert": "transforms its hidden states before the output head",
     "bert-generation/both_ways": "looks ahead",
@@ -53,7 +68,9 @@ def study(tokenizer, tmp_path):
     return lambda name: studies.study(*JOBS[name], tokenizer, tmp_path)
 
 
-@pytest.mark.parametrize("name", RIGHT)
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=() if one in TRIED else pytest.mark.slow) for one in RIGHT]
+)
 def test_it_is_right(study, name):
     found = study(name)
     assert found["verdict"] == "right", found

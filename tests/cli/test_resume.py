@@ -240,6 +240,10 @@ WITHIN = {
 }
 
 
+#: Tried by default.
+DEFAULT = ("killed behind one", "stopped in one within a step")
+
+
 @pytest.fixture(scope="module")
 def whole_within(words, tmp_path_factory):
     """What a run with more flags leaves behind that nothing breaks off."""
@@ -258,7 +262,7 @@ def whole_within(words, tmp_path_factory):
 @pytest.mark.parametrize(
     ("flag", "fault", "ends"),
     [
-        pytest.param(*case, id=name, marks=SLOW if name == "stopped before one" else ())
+        pytest.param(*case, id=name, marks=() if name in DEFAULT else SLOW)
         for name, case in WITHIN.items()
     ],
 )

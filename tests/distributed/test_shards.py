@@ -99,6 +99,7 @@ def measure_both(name, models, root):
     return [measure_loading(name, model_dir, root) for model_dir in models][-1]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 def test_only_the_first_process_holds_a_whole_model(request, tmp_path):
     """The other one holds its half and a layer's worth; the first shows that this is measured."""
@@ -153,7 +154,7 @@ def records_of(folder):
     return {name: [row.to_json() for row in rows] for name, rows in load_records(folder).items()}
 
 
-@pytest.mark.parametrize("name", SHARDS)
+@pytest.mark.parametrize("name", [pytest.param("fsdp", marks=pytest.mark.slow), "zero3"])
 def test_records_of_shards_are_those_of_one_process(name, tiny_model_dir, tmp_path):
     """Thirteen, five, one and three rows: one process has a batch less, or none."""
     command = tofu_words(tmp_path / "rows", tiny_model_dir)

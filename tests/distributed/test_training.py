@@ -26,6 +26,9 @@ from etw_lightning.weighting import Uniform
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 
+#: Tried in full by ``-m slow``; by default ``test_shards`` and ``test_resume`` run ZeRO-3.
+SLOWER = [pytest.param(name, marks=pytest.mark.slow) for name in ("zero2", "zero3")]
+MORE_SPLITS = ("accumulated", "ddp", "zero2 accumulated", "zero3 accumulated")
 #: One step that changes each weight by its gradient: Adam's, clipped, would hide a wrong scale.
 GRADIENT = {
     "optimizer": "torch.optim.SGD",
@@ -112,7 +115,7 @@ def test_rows_that_are_laid_out_change_as_much(expected):
     assert any(not torch.equal(weights[name], one) for name, one in other.items())
 
 
-@pytest.mark.parametrize("name", ["fsdp", "zero3", pytest.param("zero2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["fsdp", *SLOWER])
 def test_losses_and_weights_are_those_of_ddp(expected, name, tiny_model_dir, root, tmp_path):
     for found in run_forked(train_cases, 2, tmp_path, name, tiny_model_dir, root):
         for case, (losses, weights) in expected.items():
@@ -120,9 +123,7 @@ def test_losses_and_weights_are_those_of_ddp(expected, name, tiny_model_dir, roo
             assert_same_weights(found[case][1], weights)
 
 
-@pytest.mark.parametrize(
-    "name", ["ddp", "fsdp", "zero3", pytest.param("zero2", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", ["ddp", "fsdp", *SLOWER])
 def test_a_run_goes_on_from_its_checkpoint_and_exports(name, tied_model_dir, root, tmp_path):
     """The head is tied: it must be one tensor before, in and after the shards."""
     arguments = (save_resume_export, 2, tmp_path, name, tied_model_dir, root, tmp_path)
@@ -217,10 +218,7 @@ def alone(tiny_model_dir, root, tmp_path_factory):
     [
         "ddp accumulated",
         "fsdp accumulated",
-        "zero2 accumulated",
-        "zero3 accumulated",
-        pytest.param("accumulated", marks=pytest.mark.slow),
-        pytest.param("ddp", marks=pytest.mark.slow),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in MORE_SPLITS),
     ],
 )
 def test_the_split_changes_no_loss_and_shares_no_row(alone, split, tiny_model_dir, root, tmp_path):

@@ -46,14 +46,14 @@ ROUGE = ("rouge1_recall", "rougeL_f1", "rougeL_recall")
 ATTACKS = ("loss", "zlib", "min_k", "min_k_plus_plus")
 #: The weights of ``model_a_pad`` are those of ``model_a``, whose padding token is its end token.
 PADDED = pytest.param("model_a_pad", marks=pytest.mark.slow)
-TOFU_MODELS = (PADDED, "model_a", "model_retain")
+TOFU_MODELS = (PADDED, "model_a", pytest.param("model_retain", marks=pytest.mark.slow))
 #: Models of each benchmark.
 MODELS = [
     pytest.param("tofu", "model_a_pad", marks=pytest.mark.slow),
     ("tofu", "model_a"),
     ("tofu", "model_retain"),
     ("muse", "model_a"),
-    ("muse", "model_retain"),
+    pytest.param("muse", "model_retain", marks=pytest.mark.slow),
 ]
 MUSE_MODELS = ("model_a", "model_retain")
 

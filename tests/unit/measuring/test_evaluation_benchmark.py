@@ -56,6 +56,7 @@ def line(evaluation, root, tiny_model_dir):
     return json.loads("".join(out))
 
 
+@pytest.mark.slow
 def test_one_line_says_what_both_ways_took(line):
     both = {"one_pass", "by_metric"}
     for key in ("process_seconds", "padding_share", "peak_memory_mb"):
@@ -120,6 +121,7 @@ def test_another_number_or_text_is_refused(evaluation, key):
         evaluation.largest_difference(values, {k: v for k, v in values.items() if k[1] != "zlib"})
 
 
+@pytest.mark.slow
 def test_the_other_way_gives_the_numbers_of_the_code_it_stands_for(evaluation, data_dir):
     """Stored evaluations of open-unlearning; padding and end token are one in this model."""
     from by_metric import Fed, Suite, by_metric

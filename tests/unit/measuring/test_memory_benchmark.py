@@ -10,6 +10,7 @@ def memory(program):
     return program("memory")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists(), reason="the system keeps no resettable peak"
 )
