@@ -41,7 +41,6 @@ from etw_lightning.notices import printable
 from etw_lightning.runs.checkpointing import Checkpoints
 from etw_lightning.runs.companions import end_with_first, start_companions
 from etw_lightning.runs.cpu_precision import settle_precision
-from etw_lightning.runs.evaluate import UnlearningTrainer
 from etw_lightning.runs.folder import (
     UNREADABLE,
     FinishedError,
@@ -60,6 +59,7 @@ from etw_lightning.runs.resume import (
     traces_of,
 )
 from etw_lightning.runs.run_report import RunReport
+from etw_lightning.runs.trainer import UnlearningTrainer
 from etw_lightning.schema import Conventions, InputError
 from etw_lightning.training.datamodule import UnlearningDataModule
 from etw_lightning.training.module import UnlearningModule

@@ -8,12 +8,13 @@ from typing import Any, cast
 
 from etw_lightning.commands.run_checks import RunChecks, say
 from etw_lightning.metrics import Metric
-from etw_lightning.runs.evaluate import Evaluation, UnlearningTrainer
+from etw_lightning.runs.evaluate import Evaluation
 from etw_lightning.runs.folder import (
     remove_run,
 )
 from etw_lightning.runs.key import run_key
 from etw_lightning.runs.second_passes import SecondPasses, extras_of
+from etw_lightning.runs.trainer import UnlearningTrainer
 from etw_lightning.schema import InputError
 from etw_lightning.scoring.lm_eval_bridge import check_tasks, lm_eval_scores
 from etw_lightning.training.strategies import check_layout, is_first_process

@@ -25,7 +25,6 @@ from etw_lightning.models.loading import check_vocabulary, load_config
 from etw_lightning.notices import printable
 from etw_lightning.runs.checkpointing import Checkpoints
 from etw_lightning.runs.cpu_precision import Changed
-from etw_lightning.runs.evaluate import find_known
 from etw_lightning.runs.preemption import StopSignals
 from etw_lightning.runs.run_report import RunReport
 from etw_lightning.schema import Conventions
@@ -34,6 +33,7 @@ from etw_lightning.scoring.provenance import describe
 from etw_lightning.scoring.record_cache import model_identity, precision_name
 from etw_lightning.training import quickstart_models
 from etw_lightning.training.datamodule import Role, UnlearningDataModule
+from etw_lightning.training.known_scores import find_known
 from etw_lightning.training.module import UnlearningModule
 from etw_lightning.training.other_models import OtherModels
 from etw_lightning.training.strategies import check_layout, computing_precision, is_first_process

@@ -40,7 +40,7 @@ _CLASSES = (
     "forget/*.py",
     "retain/*.py",
     "runs/checkpointing.py",
-    "runs/evaluate.py",
+    "runs/trainer.py",
     "schema.py",
     "training/datamodule.py",
     "training/module.py",

@@ -17,7 +17,7 @@ _MOVED: Mapping[tuple[str, str], str] = {
     ("collapse_settings", "callbacks.collapse_settings"): "CollapseSettings",
     ("data", "training.datamodule"): "UnlearningDataModule",
     ("encode", "data.encode"): "Encoder",
-    ("evaluate", "runs.evaluate"): "LmEval UnlearningTrainer",
+    ("evaluate", "runs.trainer"): "LmEval UnlearningTrainer",
     ("guards", "callbacks.guards"): "FiniteGuard",
     ("label_scorer", "models.label_scorer"): "LabelScorer",
     ("module", "training.module"): "UnlearningModule",

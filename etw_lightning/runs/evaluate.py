@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
-from lightning.pytorch import Trainer
-
 from etw_lightning.catalogue.entries import Part
-from etw_lightning.catalogue.suite import metric_names
 from etw_lightning.judging.judgement import Judgement, judge, print_judgement
-from etw_lightning.memory.check_memory import print_memory
 from etw_lightning.metrics import Metric
 from etw_lightning.runs.results import (
     MUSE_SETS,
@@ -25,12 +20,11 @@ from etw_lightning.runs.results import (
     print_metrics,
     write_results,
 )
-from etw_lightning.runs.row_weights import print_weights, row_weights
 from etw_lightning.schema import InputError, Record
 from etw_lightning.scoring.batches import make_records
 from etw_lightning.scoring.parts import parts_of, with_parts
 from etw_lightning.scoring.provenance import generating
-from etw_lightning.scoring.record_cache import Known, known_scores, model_identity, score_keys
+from etw_lightning.scoring.record_cache import known_scores
 from etw_lightning.scoring.retain_results import (
     differing,
     load_provenance,
@@ -42,186 +36,14 @@ from etw_lightning.scoring.retain_results import (
     write_lines,
 )
 from etw_lightning.training.datamodule import Role, UnlearningDataModule
-from etw_lightning.training.module import UnlearningModule
-from etw_lightning.training.scoring_module import Scores
 
-__all__ = ["WORST_ROWS", "Evaluation", "LmEval", "UnlearningTrainer", "find_known", "sources"]
+__all__ = ["WORST_ROWS", "Evaluation", "sources"]
 
 _KEY = "output_dir"
 #: Page of the rows that went worst.
 WORST_ROWS = "worst_rows.md"
 #: What the evaluated model is called in its judgement.
 THIS = "this model"
-
-
-@dataclass(frozen=True)
-class LmEval:
-    """What to run of lm-evaluation-harness.
-
-    Args:
-        tasks: Names of tasks or groups, or task files ending in ``.yaml``.
-        num_fewshot: Examples shown first; null for each task's own number.
-        limit: First rows of each task; null for all.
-        apply_chat_template: Put the model's chat template around prompts.
-    """
-
-    tasks: list[str]
-    num_fewshot: NonNegativeInt | None = None
-    limit: PositiveInt | None = None
-    apply_chat_template: bool = False
-
-
-class UnlearningTrainer(Trainer):
-    """Lightning's trainer, which can also evaluate a model without training it."""
-
-    def fit(  # type: ignore[override]  # the command line gives no other path than a string
-        self,
-        model: Any,
-        train_dataloaders: Any = None,
-        val_dataloaders: Any = None,
-        datamodule: Any = None,
-        ckpt_path: str | None = None,
-        weights_only: bool | None = None,
-    ) -> None:
-        """Train, and evaluate epoch by epoch; given again, the command goes on where it was.
-
-        Args:
-            model: Holds the model.
-            train_dataloaders: Left to ``datamodule``.
-            val_dataloaders: Left to ``datamodule``.
-            datamodule: Holds the rows.
-            ckpt_path: Checkpoint of another run to begin from: a file, a folder of shards, a
-                step's folder, or a run's, whose newest step is taken.
-            weights_only: Checkpoints are read as plain values whatever this says; false is refused.
-        """
-        super().fit(
-            model,
-            train_dataloaders,
-            val_dataloaders,
-            datamodule,
-            ckpt_path=ckpt_path,
-            weights_only=weights_only,
-        )
-
-    def evaluate(
-        self,
-        model: UnlearningModule,
-        datamodule: UnlearningDataModule,
-        metrics: str | list[str] | None = None,
-        gibberish_classifier: str | None = None,
-        spacy_model: str | None = None,
-        lm_eval: LmEval | None = None,
-        ckpt_path: str | None = None,
-        weights_only: bool | None = None,
-    ) -> None:
-        """Score a model without training; write its records and results.json.
-
-        Args:
-            model: Holds the model.
-            datamodule: Holds the rows.
-            metrics: Names, separated by commas or as a list; null for the whole suite of the
-                benchmark. Only what these need is scored.
-            gibberish_classifier: Folder or hub name of a sequence classifier with a label
-                ``clean``, that judges generations.
-            spacy_model: Name or folder of a spaCy model, whose nouns and entities are compared
-                with the words marked in ``data.annotations``.
-            lm_eval: Tasks of lm-evaluation-harness to run too.
-            ckpt_path: Of ``fit`` alone; to score a checkpoint, give it as ``model.pretrained``.
-            weights_only: Of ``fit`` alone.
-        """
-        self.validate(model, datamodule=datamodule, verbose=False)
-
-    def check(
-        self,
-        model: UnlearningModule,
-        datamodule: UnlearningDataModule,
-        memory_per_gpu: PositiveFloat | None = None,
-        ckpt_path: str | None = None,
-        weights_only: bool | None = None,
-    ) -> None:
-        """Verify what fit would verify, and predict memory; train, load and write nothing.
-
-        Args:
-            model: Names the model.
-            datamodule: Holds the rows.
-            memory_per_gpu: GiB of one GPU; null for that of the GPU at hand, and on a CPU for
-                what the run needs there.
-            ckpt_path: As of ``fit``.
-            weights_only: As of ``fit``.
-        """
-        print_memory(model, datamodule, self, memory_per_gpu)
-
-    def weights(
-        self,
-        model: UnlearningModule,
-        datamodule: UnlearningDataModule,
-        row: NonNegativeInt = 0,
-        weightings: str | list[str] | None = None,
-        ckpt_path: str | None = None,
-        weights_only: bool | None = None,
-    ) -> None:
-        """Show how much weightings give each token of one forget row; train and write nothing.
-
-        Args:
-            model: Names the model.
-            datamodule: Holds the rows.
-            row: Number of the forget row, from 0.
-            weightings: Names of methods, or uniform, separated by commas or as a list; null for
-                the weighting of the run. One that compares with the target model takes
-                data.target_model, or the model itself.
-            ckpt_path: Of ``fit`` alone.
-            weights_only: Of ``fit`` alone.
-        """
-        print_weights(row_weights(model, datamodule, self, row, metric_names(weightings) or ()))
-
-
-def find_known(
-    pretrained: str,
-    data: UnlearningDataModule,
-    precision: str,
-    *,
-    whole: bool,
-    say: Callable[[str], None],
-) -> tuple[Scores, dict[tuple[str, Part], str]]:
-    """Look up what has been scored of a model before, and say so in one line a set.
-
-    Args:
-        pretrained: The model.
-        data: With its evaluation sets.
-        precision: Of the weights and of the run, in words.
-        whole: Take parts of sets only if no row is missing.
-        say: Takes the lines.
-
-    Returns:
-        The scores, and the keys under which the missing ones are to be kept.
-    """
-    identity = model_identity(pretrained)
-    known: Scores = {}
-    keys: dict[tuple[str, Part], str] = {}
-    for name, eval_set in data.eval_sets.items():
-        said = []
-        for part, key in score_keys(identity, eval_set, data.encoder, precision).items():
-            keys[name, part] = key
-            found = known_scores(key, with_parts(eval_set, [part]))
-            if found.damage:
-                say(f"{name}: {found.damage} can't be read; what they held is scored again")
-            takes = bool(found.scores) and not (whole and found.pending)
-            if takes:
-                known[name, part] = found.scores
-            said.append(f"{part} {_how(found if takes else None, len(eval_set.examples))}")
-        if any(name == known_name for known_name, _ in known):
-            say(f"{name}: {', '.join(said)}")
-    return known, keys
-
-
-def _how(found: Known | None, n: int) -> str:
-    if found is None:
-        return "scored"
-    if not found.pending:
-        return "read from cache"
-    return (
-        f"of {n - len(found.pending)} of {n} rows read from cache, of {len(found.pending)} scored"
-    )
 
 
 def sources(data: UnlearningDataModule) -> dict[str, Any]:

@@ -1,0 +1,62 @@
+"""What a model has been found to say of a run's evaluation sets before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from etw_lightning.catalogue.entries import Part
+from etw_lightning.scoring.parts import with_parts
+from etw_lightning.scoring.record_cache import Known, known_scores, model_identity, score_keys
+from etw_lightning.training.datamodule import UnlearningDataModule
+from etw_lightning.training.scoring_module import Scores
+
+__all__ = ["find_known"]
+
+
+def find_known(
+    pretrained: str,
+    data: UnlearningDataModule,
+    precision: str,
+    *,
+    whole: bool,
+    say: Callable[[str], None],
+) -> tuple[Scores, dict[tuple[str, Part], str]]:
+    """Look up what has been scored of a model before, and say so in one line a set.
+
+    Args:
+        pretrained: The model.
+        data: With its evaluation sets.
+        precision: Of the weights and of the run, in words.
+        whole: Take parts of sets only if no row is missing.
+        say: Takes the lines.
+
+    Returns:
+        The scores, and the keys under which the missing ones are to be kept.
+    """
+    identity = model_identity(pretrained)
+    known: Scores = {}
+    keys: dict[tuple[str, Part], str] = {}
+    for name, eval_set in data.eval_sets.items():
+        said = []
+        for part, key in score_keys(identity, eval_set, data.encoder, precision).items():
+            keys[name, part] = key
+            found = known_scores(key, with_parts(eval_set, [part]))
+            if found.damage:
+                say(f"{name}: {found.damage} can't be read; what they held is scored again")
+            takes = bool(found.scores) and not (whole and found.pending)
+            if takes:
+                known[name, part] = found.scores
+            said.append(f"{part} {_how(found if takes else None, len(eval_set.examples))}")
+        if any(name == known_name for known_name, _ in known):
+            say(f"{name}: {', '.join(said)}")
+    return known, keys
+
+
+def _how(found: Known | None, n: int) -> str:
+    if found is None:
+        return "scored"
+    if not found.pending:
+        return "read from cache"
+    return (
+        f"of {n - len(found.pending)} of {n} rows read from cache, of {len(found.pending)} scored"
+    )
