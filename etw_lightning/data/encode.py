@@ -1,16 +1,15 @@
-"""Examples to token ids and labels: masking, truncation, chunking."""
+"""Examples to token ids and labels: truncation, chunking, and what tells encoders apart."""
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
-from etw_lightning.data.rendering import Rendered, Renderer, Template
+from etw_lightning.data.rendering import Template
+from etw_lightning.data.row_layout import Layout, RowLayouts
 from etw_lightning.schema import IGNORE_INDEX, Conventions, EncodedRow, Example, InputError
 
 __all__ = ["JOINT", "Encoder", "Template", "Truncation", "is_raw"]
@@ -39,41 +38,7 @@ def is_raw(examples: Sequence[Example]) -> bool:
     return all(example.question is None for example in examples)
 
 
-class _Tokens(NamedTuple):
-    """What a tokenizer makes of a text; no offsets of a prompt, where nothing reads them."""
-
-    ids: list[int]
-    offsets: list[tuple[int, int]]
-
-
-class _Layout(NamedTuple):
-    """A text as tokens.
-
-    Args:
-        shown: The text.
-        ids: Token ids.
-        labels: As ``EncodedRow.labels``.
-        offsets: Characters of each token; of an end token put behind the text, its end.
-    """
-
-    shown: Rendered
-    ids: list[int]
-    labels: list[int]
-    offsets: list[tuple[int, int]]
-
-    @property
-    def num_labels(self) -> int:
-        """Number of labelled tokens."""
-        return len(self.labels) - self.labels.count(IGNORE_INDEX)
-
-    @property
-    def labelled(self) -> list[tuple[int, int]]:
-        """Offsets of the labelled tokens."""
-        pairs = zip(self.labels, self.offsets, strict=True)
-        return [offsets for label, offsets in pairs if label != IGNORE_INDEX]
-
-
-class Encoder:
+class Encoder(RowLayouts):
     """Turns examples into token ids and labels for one tokenizer and template.
 
     Labels cover what the model is to say after the prompt, and nothing else: the answer, the token
@@ -124,21 +89,11 @@ class Encoder:
                 f"The tokenizer of {tokenizer.name_or_path!r} has no end token; an answer could "
                 "never be taught to stop. Set eos_token in its tokenizer_config.json."
             )
-        self.tokenizer = tokenizer
-        self._renderer = Renderer(
-            tokenizer, template, system_prompt, template_kwargs, conventions.second_end_token
-        )
-        self.template = template
+        super().__init__(tokenizer, template, system_prompt, template_kwargs, conventions)
         self.max_length = max_length
         self.system_prompt = system_prompt
         self.template_kwargs = dict(template_kwargs or {})
-        self.conventions = conventions
         self.truncation = truncation
-        self._last_prompt: tuple[str, bool, list[int]] = ("", False, [])
-        #: What texts of the rows at hand are shown as and become, by text and whether special
-        #: tokens are added; filled by ``encode_all``.
-        self._shown: dict[tuple[int, str], Rendered] = {}
-        self._ahead: dict[tuple[str, bool], _Tokens] = {}
         self.length_key = length_key
 
     @property
@@ -151,16 +106,6 @@ class Encoder:
     def set_right(self) -> tuple[str, ...]:
         """What of the template was changed so that answers go on where prompts end."""
         return self._renderer.set_right
-
-    @functools.cached_property
-    def end_ids(self) -> frozenset[int]:
-        """Tokens that end an answer: the tokenizer's end token, and what closes a turn of a chat.
-
-        They need not be one: a generation stops at any of them, as every answer is taught to end
-        in one.
-        """
-        ends = self.tokenizer.convert_tokens_to_ids(list(self._renderer.turn_ends()))
-        return frozenset([self.tokenizer.eos_token_id, *ends])
 
     @property
     def content_key(self) -> str:
@@ -192,7 +137,7 @@ class Encoder:
         their entries or a template's white space; records of models with equal keys were made of
         the same tokens.
         """
-        rows = [self._lay_out(probe, probe.answer) for probe in _PROBES]
+        rows = [self.lay_out(probe, probe.answer) for probe in _PROBES]
         state: dict[str, Any] = {
             "rows": [(row.ids, row.labels) for row in rows],
             "prompts": [self.encode_prompt(probe) for probe in _PROBES],
@@ -208,27 +153,6 @@ class Encoder:
         state = asdict(self.conventions)
         return {key: state[key] for key in state if key not in ("floor", "gold_text")}
 
-    def prompt(self, example: Example) -> str:
-        """Return the text an answer is generated after; empty for raw text."""
-        return self._renderer.prompt(example)
-
-    def encode_prompt(self, example: Example) -> list[int]:
-        """Return the token ids of ``prompt``, for generation."""
-        return self._prompt_ids(self.prompt(example), self._adds_special(example))
-
-    def _prompt_ids(self, prompt: str, adds_special: bool) -> list[int]:
-        """Return a prompt's tokens; the last prompt's are kept, for all answers of its row."""
-        if self._last_prompt[:2] != (prompt, adds_special):
-            found = self._ahead.get((prompt, adds_special))
-            if found is None:
-                encoded = self.tokenizer(prompt, add_special_tokens=adds_special, verbose=False)
-                found = _Tokens(list(encoded["input_ids"]), [])
-            ids, end = found.ids, self.tokenizer.eos_token
-            # Some tokenizers end every text; a prompt goes on.
-            ends_it = ids[-1:] == [self.tokenizer.eos_token_id] and not prompt.endswith(end)
-            self._last_prompt = (prompt, adds_special, ids[:-1] if ends_it else ids)
-        return list(self._last_prompt[2])
-
     def encode(self, example: Example, answer: str | None = None) -> EncodedRow:
         """Return ids and labels of an example, or of its question with another answer.
 
@@ -242,7 +166,7 @@ class Encoder:
         Raises:
             InputError: If no labelled token is left after truncation; names the row.
         """
-        whole = self._lay_out(example, example.answer if answer is None else answer)
+        whole = self.lay_out(example, example.answer if answer is None else answer)
         layout = self._cut(whole)
         num_lost = whole.num_labels - layout.num_labels
         is_cut = num_lost > 0
@@ -286,52 +210,9 @@ class Encoder:
         with self.ahead(pairs):
             return [self.encode(example, answer) for example, answer in pairs]
 
-    @contextmanager
-    def ahead(self, pairs: Sequence[tuple[Example, str]]) -> Iterator[None]:
-        """Have all that is asked of some rows meanwhile read off a few calls of the tokenizer.
-
-        Args:
-            pairs: Rows, each with an answer; some hundreds.
-        """
-        try:
-            self._look_ahead(pairs)
-            yield
-        finally:
-            self._shown, self._ahead = {}, {}
-
-    def _look_ahead(self, pairs: Sequence[tuple[Example, str]]) -> None:
-        """Render and tokenise some rows, and the prompts of those that have one."""
-        wholes, prompts = dict[tuple[str, bool], None](), dict[tuple[str, bool], None]()
-        for example, answer in pairs:
-            try:
-                shown = self._renderer.render(example, answer)
-            except InputError:
-                break  # told when it is this row's turn, if no row before it is refused
-            self._shown[id(example), answer] = shown
-            adds_special = self._adds_special(example)
-            wholes[shown.text, adds_special] = None
-            if example.question is not None:
-                prompts[shown.text[: shown.start], adds_special] = None
-        for texts, has_offsets in ((prompts, False), (wholes, True)):
-            for adds_special in (False, True):
-                some = [text for text, adds in texts if adds == adds_special]
-                if not some:
-                    continue
-                encoded = self.tokenizer(
-                    some,
-                    add_special_tokens=adds_special,
-                    return_offsets_mapping=has_offsets,
-                    verbose=False,
-                )
-                offsets = encoded["offset_mapping"] if has_offsets else [[]] * len(some)
-                found = map(_Tokens, encoded["input_ids"], offsets)
-                self._ahead |= {
-                    (text, adds_special): one for text, one in zip(some, found, strict=True)
-                }
-
     def num_tokens(self, example: Example, answer: str) -> int:
         """Return how many tokens a row would have if none were cut."""
-        return len(self._lay_out(example, answer).ids)
+        return len(self.lay_out(example, answer).ids)
 
     def answer_spans(self, example: Example) -> list[tuple[int, int]]:
         """Return where each labelled token lies in ``example.answer``, in characters.
@@ -340,7 +221,7 @@ class Encoder:
             One pair a label of ``encode(example)``: ``(0, 0)`` for what stands before the answer,
             twice its length for what stands behind it.
         """
-        layout = self._cut(self._lay_out(example, example.answer))
+        layout = self._cut(self.lay_out(example, example.answer))
         first, answer = layout.shown.place, layout.shown.answer
         stop, stripped = first + len(answer), max(example.answer.find(answer), 0)
 
@@ -359,7 +240,7 @@ class Encoder:
         It is another where ``max_length`` cuts the answer, where a template changes its beginning
         or end, and for raw text of a tokenizer that puts no begin token before it.
         """
-        layout = self._cut(self._lay_out(example, example.answer))
+        layout = self._cut(self.lay_out(example, example.answer))
         spans = layout.labelled
         # The first token may begin in the prompt, or hold the space that ends a plain one.
         shown = layout.shown
@@ -419,122 +300,12 @@ class Encoder:
         ids = list(self.tokenizer("a", add_special_tokens=True)["input_ids"])
         return ids[:1] if ids[:1] == [self.tokenizer.bos_token_id] else []
 
-    def _adds_special(self, example: Example) -> bool:
-        """Tell whether the tokenizer's own special tokens are wanted: a chat template has them."""
-        return self.template == "plain" or example.verbatim or example.question is None
-
-    def _cut(self, layout: _Layout) -> _Layout:
+    def _cut(self, layout: Layout) -> Layout:
         """Return the first ``max_length`` tokens."""
         kept = slice(self.max_length)
         return layout._replace(
             ids=layout.ids[kept], labels=layout.labels[kept], offsets=layout.offsets[kept]
         )
-
-    def _lay_out(self, example: Example, answer: str) -> _Layout:
-        """Return all tokens of an example with one of its answers."""
-        shown = self._shown.get((id(example), answer)) or self._renderer.render(example, answer)
-        ids, offsets = self._tokens(shown.text, self._adds_special(example))
-        if example.question is not None:
-            ids, offsets = self._as_asked(example, shown, ids, offsets)
-        labels = _labels(ids, offsets, (*shown.earlier, (shown.start, shown.stop)))
-        if self._lacks_end(example, shown.text[: shown.stop], ids):
-            end = self.tokenizer.eos_token_id
-            body = len(ids) - 1 if ids[-1] == end else len(ids)
-            ids, labels = [*ids[:body], end], [*labels[:body], end]
-            offsets = [*offsets[:body], (len(shown.text), len(shown.text))]
-        labels[:1] = [IGNORE_INDEX] * len(labels[:1])
-        self._check_ends(example, labels)
-        return _Layout(shown, ids, labels, offsets)
-
-    def _tokens(self, text: str, adds_special: bool) -> tuple[list[int], list[tuple[int, int]]]:
-        """Return the tokens of a text, each with its characters."""
-        found = self._ahead.get((text, adds_special))
-        if found is None or len(found.offsets) < len(found.ids):
-            encoded = self.tokenizer(
-                text, add_special_tokens=adds_special, return_offsets_mapping=True, verbose=False
-            )
-            found = _Tokens(encoded["input_ids"], encoded["offset_mapping"])
-        return list(found.ids), list(found.offsets)
-
-    def _as_asked(
-        self, example: Example, shown: Rendered, ids: list[int], offsets: list[tuple[int, int]]
-    ) -> tuple[list[int], list[tuple[int, int]]]:
-        """Return a row's tokens, those of its prompt as they are when an answer is asked for.
-
-        Where the last of the prompt and the first of the answer would make one token, or the
-        prompt alone falls into others, the answer is encoded behind the prompt by itself.
-
-        Raises:
-            InputError: If that would be another text.
-        """
-        border = shown.start
-        asked = self._prompt_ids(shown.text[:border], self._adds_special(example))
-        if ids[: len(asked)] == asked and offsets[len(asked) :][:1] >= [(border, border)]:
-            return ids, offsets
-        whole = self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
-        # Some tokenizers put a space before a text, which a line end in front takes upon itself.
-        for head in ("", "\n"):
-            encoded = self.tokenizer(
-                head + shown.text[border:],
-                add_special_tokens=False,
-                return_offsets_mapping=True,
-                verbose=False,
-            )
-            shift = border - len(head)
-            pairs = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-            rest = [
-                (token, (left + shift, right + shift))
-                for token, (left, right) in pairs
-                if left >= len(head)
-            ]
-            tokens = [*asked, *(token for token, _ in rest)]
-            if self.tokenizer.decode(tokens, clean_up_tokenization_spaces=False) == whole:
-                _, before = self._tokens(shown.text[:border], self._adds_special(example))
-                return tokens, [*before[: len(asked)], *(place for _, place in rest)]
-        raise InputError(
-            f"Row {example.id}: {shown.text[max(border - 12, 0) : border]!r}, which ends its "
-            f"prompt, and {shown.text[border : border + 12]!r}, which its answer begins with, "
-            "share a token of this tokenizer and can't be parted: what is asked would not be what "
-            "is taught. Move the border of the row, or remove it."
-        )
-
-    def _check_ends(self, example: Example, labels: list[int]) -> None:
-        """Refuse a row that a generation would not stop at the end of."""
-        if example.question is None or example.verbatim or self.conventions.second_end_token:
-            return
-        last = next((label for label in reversed(labels) if label != IGNORE_INDEX), None)
-        ends = [] if last is None else [last]
-        if not self.end_ids.issuperset(ends):
-            raise InputError(
-                f"Row {example.id} ends in {self.tokenizer.decode(ends)!r}, where no generation "
-                "would stop: the chat template closes this row otherwise than others. Set "
-                "data.template to 'plain', or remove the row."
-            )
-
-    def _lacks_end(self, example: Example, labelled: str, ids: list[int]) -> bool:
-        """Tell whether an end token is still to be put behind the answer."""
-        if example.question is None or example.verbatim:
-            return False
-        if self.conventions.second_end_token and self.template == "chat":
-            return ids[-1] != self.tokenizer.eos_token_id
-        return not self._renderer.ends_a_turn(labelled)
-
-
-def _labels(
-    ids: Sequence[int], offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]
-) -> list[int]:
-    """Return the ids of the tokens that have characters in a span, ``IGNORE_INDEX`` elsewhere."""
-    pairs = zip(ids, offsets, strict=True)
-    if len(spans) == 1:  # nearly every row, and most of the time that is spent here
-        ((start, stop),) = spans
-        return [
-            token if left < stop and right > start else IGNORE_INDEX
-            for token, (left, right) in pairs
-        ]
-    return [
-        token if any(left < stop and right > start for start, stop in spans) else IGNORE_INDEX
-        for token, (left, right) in pairs
-    ]
 
 
 def _short_hash(state: Any) -> str:

@@ -32,7 +32,14 @@ __all__ = ["SMALL", "SplitRows", "encode_split"]
 #: Rows up to which a split is encoded at each start and held in memory.
 SMALL = 5000
 #: Modules whose text decides what a row becomes, or how it is kept.
-_CODE = ("data.encode", "data.rendering", "data.encode_many", "data.kept_rows", "data.stored_rows")
+_CODE = (
+    "data.encode",
+    "data.row_layout",
+    "data.rendering",
+    "data.encode_many",
+    "data.kept_rows",
+    "data.stored_rows",
+)
 
 
 class SplitRows(NamedTuple):

@@ -66,6 +66,7 @@ _CODE = (
     "tuning.decoder",
     "kernels.distributions",
     "data.encode",
+    "data.row_layout",
     "data.rendering",
     "models.continuation",
     "models.generation",
