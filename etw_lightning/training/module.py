@@ -11,7 +11,8 @@ from typing import Any, cast
 import torch
 from jsonargparse import lazy_instance
 from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.utilities import GradClipAlgorithmType, rank_zero_warn
 from torch import Tensor
 
 from etw_lightning.forget import GA, ForgetObjective
@@ -233,6 +234,24 @@ class UnlearningModule(PreparedModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip before a fused step too, where nothing is scaled.
+
+        Lightning refuses that under any mixed precision, though in bfloat16 there is no scale that
+        a fused step would have to take off first.
+        """
+        precision = self.trainer.precision_plugin
+        if isinstance(precision, MixedPrecision) and precision.scaler is None:
+            kind = GradClipAlgorithmType(gradient_clip_algorithm or GradClipAlgorithmType.NORM)
+            Precision.clip_gradients(precision, optimizer, gradient_clip_val or 0.0, kind)
+            return
+        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def _make_optimizer(self, scorer: LabelScorer) -> torch.optim.Optimizer:
         is_scaled = self._trainer is not None and self._trainer.scaler is not None

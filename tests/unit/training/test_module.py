@@ -510,6 +510,24 @@ def test_vectors_are_not_decayed(fit):
     assert {parameter.dim() for parameter in vectors["params"]} == {1}
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize(
+    ("algorithm", "norm"), [("norm", None), ("value", float("inf"))], ids=["norm", "value"]
+)
+def test_gradients_are_clipped_before_a_fused_step(fit, precision, algorithm, norm):
+    clip = {"gradient_clip_val": 1e-4, "gradient_clip_algorithm": algorithm}
+    limits = {"max_steps": 1, "precision": precision, **clip}
+    module, watch = fit(trainer=limits, betas=(0.0, 0.999))
+    (optimizer,) = module.trainer.optimizers
+    assert optimizer.defaults["fused"]
+    # Without a running mean, Adam's first moment is the gradient that it was given.
+    given = torch.cat([state["exp_avg"].flatten() for state in optimizer.state.values()])
+    whole = torch.cat([one.flatten() for one in watch.gradients[0]])
+    kind = {} if norm is None else {"ord": norm}
+    assert torch.linalg.vector_norm(whole, **kind) > 1e-3
+    assert torch.linalg.vector_norm(given, **kind).item() == pytest.approx(1e-4, rel=1e-3)
+
+
 def test_nothing_to_train_is_refused(tiny_model_dir):
     with pytest.raises(InputError, match=r"model\.forget and model\.retain are both null"):
         UnlearningModule(str(tiny_model_dir), forget=None, retain=None)
