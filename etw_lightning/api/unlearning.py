@@ -38,7 +38,7 @@ from etw_lightning.training.named_methods import method_settings
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Unlearned", "UnlearningResults", "unlearn"]
+__all__ = ["Unlearned", "UnlearningResults", "seeded", "unlearn"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -189,7 +189,7 @@ def unlearn(
         "precision": precision,
         **(trainer or {}),
     }
-    with quietly(), interruptible(), restored(given.lm), _seeded(seed):
+    with quietly(), interruptible(), restored(given.lm), seeded(seed):
         module = UnlearningModule.from_model(
             given.lm, given.tokenizer, **{**said, "lr": lr, **settings}
         )
@@ -255,7 +255,7 @@ class _Watch(Callback):
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Seed all random generators as a run does, and give them their state back."""
     states = (random.getstate(), np.random.get_state())
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []

@@ -30,7 +30,7 @@ from etw_lightning.files.class_paths import is_class_path
 from etw_lightning.metrics import Metric
 from etw_lightning.schema import InputError
 
-__all__ = ["Plan", "explain", "metric_names", "select"]
+__all__ = ["Plan", "explain", "is_known_number", "metric_names", "metric_of", "select"]
 
 
 @dataclass(frozen=True)
@@ -287,7 +287,7 @@ def explain(name: str) -> str:
     if name.startswith(_HARNESS):
         return _titled(name, "A number of lm-evaluation-harness, as that defines it for the task.")
     own = own_entry(name) if is_class_path(name) else None
-    metric = name if own is not None else _emitter(name)
+    metric = name if own is not None else metric_of(name)
     if metric is None:
         numbers = [one for entry in CATALOGUE.values() for one in _expanded(entry)]
         near = difflib.get_close_matches(name, [*CATALOGUE, *numbers], n=1)
@@ -324,10 +324,10 @@ _COLUMNS: Mapping[str, str] = {
 @functools.cache
 def is_known_number(name: str) -> bool:
     """Tell whether a number of this name is one of the catalogue's."""
-    return _emitter(name) is not None
+    return metric_of(name) is not None
 
 
-def _emitter(name: str) -> str | None:
+def metric_of(name: str) -> str | None:
     """Return the metric that gives a number; None if none does."""
     if name in CATALOGUE or name in _COLUMNS:
         return _COLUMNS.get(name, name)

@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, str] = {
     "sweep": "Train with several settings and pick one: sweep plan|run|report --config FILE.",
     "report": "Make one HTML file of finished runs, or a table: report RUN... -o report.html.",
     "compare": "Rank finished runs over seeds by a named rule: compare RUN... --rank RULE.",
+    "attack": "Attack a finished run and its retain model alike: attack NAME --model RUN.",
     "export": "Make a model's folder of a checkpoint: export --checkpoint PATH.",
     "explain": "Say what a metric, or a number of results.json, is: explain NAME.",
     "configs": "List the shipped configurations; print one: configs NAME; copy all: --copy DIR.",
@@ -219,6 +220,12 @@ def _compare(words: list[str]) -> int:
     return compare(words)
 
 
+def _attack(words: list[str]) -> int:
+    from etw_lightning.commands.attack import attack
+
+    return attack(words)
+
+
 def _report(words: list[str]) -> int:
     from etw_lightning.commands.report import report
 
@@ -245,6 +252,7 @@ def _sweep(words: list[str]) -> int:
 
 #: Commands that begin without what ``fit`` needs.
 _LIGHT: Mapping[str, Callable[[list[str]], int]] = {
+    "attack": _attack,
     "compare": _compare,
     "configs": _configs,
     "explain": _explain,

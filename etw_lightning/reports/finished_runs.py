@@ -94,12 +94,13 @@ def _records(folder: Path) -> _Sets:
     return load_records(folder, "report")
 
 
-def read_run(path: str | Path, name: str | None = None) -> FinishedRun:
+def read_run(path: str | Path, name: str | None = None, key: str = "report") -> FinishedRun:
     """Read one run; what its records say is read when it is asked for.
 
     Args:
         path: Its folder.
         name: What it is called; None for the folder's name.
+        key: What errors begin with.
 
     Raises:
         InputError: If it is no folder of a finished run; says which of these.
@@ -107,18 +108,18 @@ def read_run(path: str | Path, name: str | None = None) -> FinishedRun:
     folder = Path(path).expanduser()
     file = folder / "results.json"
     if not folder.is_dir():
-        raise InputError(f"report: {str(path)!r} is no folder of a run.")
+        raise InputError(f"{key}: {str(path)!r} is no folder of a run.")
     if not file.is_file():
-        raise InputError(f"report: {str(path)!r} holds no results.json, so it is no finished run.")
+        raise InputError(f"{key}: {str(path)!r} holds no results.json, so it is no finished run.")
     try:
         results = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise InputError(f"report: {file} can't be read ({error}).") from error
+        raise InputError(f"{key}: {file} can't be read ({error}).") from error
     if not isinstance(results, dict) or "command" not in results:
-        raise InputError(f"report: {file} was written by no run of ours.")
+        raise InputError(f"{key}: {file} was written by no run of ours.")
     if not results.get("finished"):
         reason = (results.get("stopped") or {}).get("reason", "it was broken off")
-        raise InputError(f"report: {str(path)!r} is not finished: {reason}.")
+        raise InputError(f"{key}: {str(path)!r} is not finished: {reason}.")
     config = _config(folder)
     settings = hyperparameters(config, int(results.get("seed") or 0))
     return FinishedRun(folder, name or folder.name, results, settings, config)

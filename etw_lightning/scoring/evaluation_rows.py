@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from etw_lightning.benchmarks import Benchmark
 from etw_lightning.catalogue.entries import Part
@@ -79,6 +79,8 @@ class EvaluationRows:
         self._batches: dict[tuple[str, Part], list[ScoreBatch]] = {}
         self._encoder: Encoder | None = None
         self._batch_size: int
+        #: What makes other rows of those that are read; None leaves them as they are.
+        self.rewrite: Callable[[EvalSet], EvalSet] | None = None
 
     def require(self, needs: Mapping[str, Collection[Part]]) -> None:
         """Add parts of sets to those that are scored."""
@@ -89,10 +91,15 @@ class EvaluationRows:
         """Read an evaluation set; return why it is not there, empty if it is."""
         if name not in self._offered:
             try:
-                self._offered |= benchmark.eval_sets([name])
+                self._read(benchmark, [name])
             except MissingRowsError as error:
                 return str(error)
         return ""
+
+    def _read(self, benchmark: Benchmark, names: Sequence[str]) -> None:
+        found = benchmark.eval_sets(names)
+        rewrite = self.rewrite or (lambda one: one)
+        self._offered |= {name: rewrite(one) for name, one in found.items()}
 
     def offered(self, name: str) -> EvalSet:
         """Return a set that has been read, with all that can be scored of it."""
@@ -107,7 +114,7 @@ class EvaluationRows:
         self._encoder, self._batch_size = encoder, batch_size
         missing = sorted(set(self.wanted) - set(self._offered))
         if missing:
-            self._offered |= benchmark.eval_sets(missing)
+            self._read(benchmark, missing)
         for name, parts in self.wanted.items():
             self.sets[name] = with_parts(self._offered[name], parts)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import cast, get_args
 
 from lightning.pytorch import LightningDataModule
@@ -61,6 +61,14 @@ class ComparableRows(LightningDataModule):
     def eval_sets(self) -> dict[str, EvalSet]:
         """The sets that are scored, each with the parts that are wanted of it."""
         return self._rows.sets
+
+    def rewrite_sets(self, rewrite: Callable[[EvalSet], EvalSet]) -> None:
+        """Score other rows than the benchmark's: what this makes of each set as it is read.
+
+        Args:
+            rewrite: Takes a set and returns one with the same ids in the same order.
+        """
+        self._rows.rewrite = rewrite
 
     def offered(self, name: str) -> EvalSet:
         """Return a set that is scored, with all that the benchmark can have scored of it."""

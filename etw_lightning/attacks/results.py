@@ -1,0 +1,133 @@
+"""What an attack leaves: a file beside the run, and a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from etw_lightning.attacks.attacked_run import AttackedRun
+from etw_lightning.attacks.running import AttackOutcome
+from etw_lightning.metrics import Metric
+from etw_lightning.runs.results import write_results
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["NO_RETAIN", "as_json", "print_outcome", "save_outcome"]
+
+#: What is said where the attack on the retain model is missing.
+NO_RETAIN = (
+    "no retain model is at hand, so nothing says what a model that never knew the rows answers to "
+    "this attack: what came back may be learnt anew, or guessed. --retain_model PATH gives one."
+)
+_ARROWS = {"up": "↑", "down": "↓", "zero": "→ 0", "retain": "→ retain", "none": ""}
+
+
+def as_json(
+    outcome: AttackOutcome, run: AttackedRun, name: str, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return all of it, ready for ``json.dumps``.
+
+    Args:
+        outcome: What the attack came to.
+        run: The run that was attacked.
+        name: What the attack is called.
+        settings: Its class and arguments.
+    """
+    has_retain = bool(outcome.retain_after)
+    numbers = {}
+    for number in outcome.after:
+        found = {
+            "target": outcome.target.get(number),
+            "before": outcome.before.get(number),
+            "after": outcome.after[number],
+            "retain_before": outcome.retain_before.get(number),
+            "retain_after": outcome.retain_after.get(number),
+        }
+        numbers[number] = {
+            "direction": outcome.after[number].direction,
+            "n": outcome.after[number].n,
+            **{key: None if one is None else one.value for key, one in found.items()},
+            "recovered": outcome.recovered(number),
+            "recovered_by_retain": outcome.recovered_by_retain(number),
+        }
+    return {
+        "attack": name,
+        **settings,
+        "seed": run.seed,
+        "run": {
+            "config_hash": run.results.get("config_hash"),
+            "git_commit": run.results.get("git_commit"),
+        },
+        "retain_model": run.name("retain") if has_retain else None,
+        **({} if has_retain else {"warning": NO_RETAIN}),
+        "numbers": numbers,
+        "seconds": outcome.seconds,
+    }
+
+
+def save_outcome(found: Mapping[str, Any], path: Path) -> None:
+    """Write what ``as_json`` gave."""
+    write_results(path, found)
+
+
+def print_outcome(outcome: AttackOutcome, title: str, console: Console | None = None) -> None:
+    """Print what was forgotten and how much of it came back, and what else there is.
+
+    Args:
+        outcome: What the attack came to.
+        title: What stands above.
+        console: Where to print; standard output by default.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    console = console or Console()
+    if not console.is_terminal:
+        console.width = max(console.width, _LOG_WIDTH)
+    has_retain = bool(outcome.retain_after)
+    heads = ["target", "before", "after", "recovered"]
+    heads += ["retain before", "after", "recovered"] * has_retain
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("")
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    names = sorted(outcome.after, key=lambda name: outcome.recovered(name) is None)
+    for name in names:
+        metric = outcome.after[name]
+        cells = [
+            _number(outcome.target.get(name)),
+            _number(outcome.before.get(name)),
+            _number(metric),
+            _percent(outcome.recovered(name)),
+        ]
+        cells += [
+            _number(outcome.retain_before.get(name)),
+            _number(outcome.retain_after.get(name)),
+            _percent(outcome.recovered_by_retain(name)),
+        ] * has_retain
+        table.add_row(f"{name} {_ARROWS[metric.direction]}".rstrip(), *cells)
+    console.print(table)
+    console.print(
+        "recovered: (after - before) / (target - before), of numbers of the forget set which the "
+        "run had moved the better way; the retain model never knew the rows",
+        highlight=False,
+    )
+    if not has_retain:
+        console.print(f"warning: {NO_RETAIN}", highlight=False)
+
+
+#: Width of what is printed into a log.
+_LOG_WIDTH = 120
+
+
+def _number(metric: Metric | None) -> str:
+    if metric is None:
+        return "-"
+    value = metric.value + 0.0
+    return f"{value:.2e}" if 0 < abs(value) < 1e-3 else f"{value:.4g}"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.0f} %"

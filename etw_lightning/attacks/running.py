@@ -1,0 +1,143 @@
+"""One attack on one run: numbers before and under it, of the unlearned and of the retain model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from etw_lightning.api.unlearning import seeded
+from etw_lightning.attacks.attacked_run import AttackedRun
+from etw_lightning.attacks.interface import Attack, Subject, Who
+from etw_lightning.attacks.scoring import Examiner, metrics_of_run
+from etw_lightning.metrics import Metric
+from etw_lightning.metrics.recovery import recovered_share
+
+__all__ = ["AttackOutcome", "run_attack"]
+
+_Numbers = Mapping[str, Metric]
+
+
+@dataclass(frozen=True)
+class AttackOutcome:
+    """What an attack came to.
+
+    The recovered share is that of numbers which speak of the forget set, and of the attack's own.
+
+    Args:
+        target: Numbers of the target model without the attack, by name.
+        before: Of the unlearned model without it.
+        after: Of the unlearned model under it.
+        retain_before: Of the retain model without it; empty where none is at hand.
+        retain_after: Of the retain model under the same attack.
+        own: Names of numbers that the attack itself has measured.
+        seconds: What it took.
+    """
+
+    target: _Numbers
+    before: _Numbers
+    after: _Numbers
+    retain_before: _Numbers = field(default_factory=dict)
+    retain_after: _Numbers = field(default_factory=dict)
+    own: frozenset[str] = frozenset()
+    seconds: float = 0.0
+
+    def recovered(self, name: str) -> float | None:
+        """Return the share of what was forgotten that the attack has brought back, by a number."""
+        return self._share(name, self.before, self.after)
+
+    def recovered_by_retain(self, name: str) -> float | None:
+        """Return the same of the retain model, which never knew it: what is learnt anew."""
+        return self._share(name, self.retain_before, self.retain_after)
+
+    def _share(self, name: str, before: _Numbers, after: _Numbers) -> float | None:
+        is_there = all(name in found for found in (before, after, self.target))
+        if not is_there or not (name in self.own or _is_of_forgetting(name)):
+            return None
+        was, now, target = (found[name].value for found in (before, after, self.target))
+        return recovered_share(was, now, target, before[name].direction)
+
+
+def run_attack(
+    attack: Attack,
+    run: AttackedRun,
+    metrics: Sequence[str] | None = None,
+    *,
+    progress: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> AttackOutcome:
+    """Attack a run's model, and its retain model in the same way.
+
+    Args:
+        attack: The attack.
+        run: The run.
+        metrics: Names of metrics; None for those that gave the run's own numbers.
+        progress: Draw bars.
+        say: Takes a line about what is done.
+
+    Raises:
+        InputError: If it can't be done.
+    """
+    start = time.monotonic()
+    tell = say or _nothing
+    attack.check(run)
+    names = list(metrics) if metrics is not None else []
+    if metrics is None and attack.scores_suite:
+        names = metrics_of_run(run)
+    plain = Examiner(run, names, progress=progress)
+    attacked = plain
+    if attack.changes_rows:
+        attacked = Examiner(run, names, partial(attack.change_rows, run=run), progress=progress)
+    models: tuple[Who, ...] = ("target", "unlearned")
+    if run.has("retain"):
+        models = (*models, "retain")
+    own: frozenset[str] = frozenset()
+    before: dict[Who, dict[str, Metric]] = {}
+    after: dict[Who, dict[str, Metric]] = {}
+    for who in models:
+        tell(f"{who} model, without the attack")
+        before[who] = plain.of(who)
+        if attack.measures:
+            before[who] |= attack.measure_before(_subject(who, plain, run))
+        if who == "target":
+            continue
+        tell(f"{who} model, under the attack")
+        with seeded(run.seed):
+            after[who], own = _under(attack, _subject(who, attacked, run), attacked)
+    return AttackOutcome(
+        before["target"],
+        before["unlearned"],
+        after["unlearned"],
+        before.get("retain", {}),
+        after.get("retain", {}),
+        own,
+        round(time.monotonic() - start, 1),
+    )
+
+
+def _nothing(line: str) -> None:
+    """Say nothing."""
+
+
+def _is_of_forgetting(name: str) -> bool:
+    """Tell by its name whether a number of the suite speaks of the forget set."""
+    words = ("forget", "verbmem", "privleak", "mia_", "still_said")
+    return any(word in name for word in words) and not name.startswith("retain")
+
+
+def _subject(who: Who, examiner: Examiner, run: AttackedRun) -> Subject:
+    lm: Any = examiner.placed(run.load(who))
+    sets = examiner.sets
+    return Subject(who, lm, run.tokenizer, sets, examiner.data.encoder, run)
+
+
+def _under(
+    attack: Attack, subject: Subject, examiner: Examiner
+) -> tuple[dict[str, Metric], frozenset[str]]:
+    """Return the numbers of an attacked model, and the names of those that are the attack's own."""
+    lm = attack.change_model(subject)
+    found = examiner.of_lm(lm) if attack.scores_suite else {}
+    own = attack.measure(replace(subject, lm=lm)) if attack.measures else {}
+    return {**found, **own}, frozenset(own)

@@ -1,0 +1,219 @@
+"""``attack``: a run's numbers before and under an attack, beside those of the retain model."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from etw_lightning.commands.options import Options
+from etw_lightning.files.class_paths import is_class_path, look_here
+from etw_lightning.files.config_files import find_config, shipped
+from etw_lightning.notices import printable
+from etw_lightning.schema import InputError
+
+__all__ = ["attack", "parser"]
+
+_FOLDER = "attack/"
+_OPTION = re.compile(r"--(attack|data)\.([\w.]+)(?:=(.*))?", re.DOTALL)
+
+
+def attack(args: Sequence[str]) -> int:
+    """Run ``attack``.
+
+    Args:
+        args: Words after ``attack``.
+
+    Returns:
+        0.
+
+    Raises:
+        InputError: If there is no such attack or run, or the one can't be made on the other.
+    """
+    words = list(args)
+    if {"-h", "--help"} & set(words) and words[0] not in ("-h", "--help"):
+        parser().print_help()
+        sys.stdout.write("\n")
+        return _explain(words[0])
+    options, more = parser().parse_known_args(words)
+    _check_words(more)
+    look_here()
+    from etw_lightning.commands.quiet import be_quiet
+    from etw_lightning.reports.finished_runs import read_run
+
+    run = read_run(options.model, key="attack")
+    be_quiet()
+    given = ["--attack", options.name] if _is_class(options.name) else _file(options.name)
+    from etw_lightning.attacks.attacked_run import AttackedRun
+    from etw_lightning.attacks.results import as_json, print_outcome, save_outcome
+    from etw_lightning.attacks.running import run_attack
+    from etw_lightning.catalogue.suite import metric_names
+
+    inner = _inner()
+    config = _parse(inner, [*_data_of(run), *given, *more])
+    attacked = AttackedRun(
+        run,
+        lambda: inner.instantiate(config).data,
+        options.retain_model,
+        options.target_model,
+        options.seed,
+    )
+    name = _name(options.name, more)
+    output = Path(options.output or attacked.folder / "attacks" / f"{name}.json").expanduser()
+    outcome = run_attack(
+        _built(inner, config),
+        attacked,
+        metric_names(options.metrics),
+        progress=sys.stdout.isatty(),
+        say=_say,
+    )
+    found = as_json(outcome, attacked, name, config.attack.as_dict())
+    save_outcome(found, output)
+    print_outcome(outcome, f"{name} on {attacked.folder}")
+    sys.stdout.write(f"results: {output}\n")
+    return 0
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{printable(line)}\n")
+    sys.stdout.flush()
+
+
+def _is_class(name: str) -> bool:
+    return is_class_path(name) and not Path(name).suffix.startswith(".y")
+
+
+def _file(name: str) -> list[str]:
+    """Return the words that lay an attack's configuration over the run's rows."""
+    is_path = "/" in name or name.endswith((".yaml", ".yml"))
+    known = [one.removeprefix(_FOLDER) for one in shipped() if one.startswith(_FOLDER)]
+    try:
+        found = find_config(name if is_path else f"{_FOLDER}{name}", "attack")
+    except InputError as error:
+        if is_path:
+            raise
+        raise InputError(
+            f"attack must be {', '.join(known)}, a file, or the path of a class; got {name!r}."
+        ) from error
+    if found.note:
+        sys.stderr.write(f"note: {found.note}\n")
+    return ["--config", str(found.path)]
+
+
+def _name(name: str, more: Sequence[str]) -> str:
+    """Return what the results are called: the attack, and what was typed of its arguments."""
+    first = name.rpartition(".")[2] if _is_class(name) else Path(name).stem
+    joined = " ".join(more)
+    typed = re.findall(r"--attack\.([\w.]+)[= ](\S+)", joined)
+    parts = [f"{key.rpartition('.')[2]}{re.sub(r'[^A-Za-z0-9.]+', '_', to)}" for key, to in typed]
+    return "-".join([first, *parts])
+
+
+def _check_words(words: Sequence[str]) -> None:
+    """Refuse an option that is none; those of the attack and of the rows are left to the parser."""
+    for place, word in enumerate(words):
+        before = _OPTION.fullmatch(words[place - 1]) if place else None
+        is_value = before is not None and before[3] is None
+        if not _OPTION.fullmatch(word) and not is_value:
+            raise InputError(
+                f"attack: there is no option {word!r}; attack --help lists what there is, attack "
+                "NAME --help what of the attack (--attack.KEY)."
+            )
+
+
+def _inner() -> Any:
+    """Return the parser of an attack and of the run's rows."""
+    from etw_lightning.attacks.interface import Attack
+    from etw_lightning.commands.parser import Parser
+    from etw_lightning.training.datamodule import UnlearningDataModule
+
+    inner: Any = Parser(exit_on_error=False)
+    inner.add_argument("--config", action="config")
+    inner.add_subclass_arguments(Attack, "attack", required=True)
+    inner.add_class_arguments(UnlearningDataModule, "data")
+    return inner
+
+
+def _data_of(run: Any) -> list[str]:
+    """Return the run's rows as words; nothing where its configuration can't be read."""
+    import json
+
+    data = run.config.get("data")
+    return ["--config", json.dumps({"data": data})] if data else []
+
+
+def _parse(inner: Any, words: Sequence[str]) -> Any:
+    from jsonargparse import ArgumentError
+
+    from etw_lightning.commands.refusals.messages import one_line
+
+    try:
+        return inner.parse_args(list(words))
+    except ArgumentError as error:
+        raise InputError(one_line(str(error))) from error
+
+
+def _built(inner: Any, config: Any) -> Any:
+    from etw_lightning.commands.refusals.messages import one_line
+
+    try:
+        return inner.instantiate(config).attack
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(one_line(str(error))) from error
+
+
+def _explain(name: str) -> int:
+    """Show what an attack takes."""
+    from etw_lightning.files.class_paths import path_of
+
+    look_here()
+    inner = _inner()
+    words = ["--attack", name] if _is_class(name) else _file(name)
+    kind = _parse(inner, words).attack.class_path
+    from etw_lightning.attacks.interface import Attack
+    from etw_lightning.files.class_paths import class_at
+
+    found = class_at(kind, Attack, "attack")
+    try:
+        inner.parse_args([f"--attack.help={path_of(found)}"])
+    except SystemExit:
+        return 0
+    return 0
+
+
+def parser() -> Options:
+    """Return the command's options, but for those of each attack."""
+    parser = Options("attack", __doc__)
+    parser.epilog = (
+        "--attack.KEY VALUE sets an argument of the attack, which attack NAME --help lists; "
+        "--data.KEY VALUE one of the run's rows, such as --data.max_new_tokens 40."
+    )
+    known = [one.removeprefix(_FOLDER) for one in shipped() if one.startswith(_FOLDER)]
+    parser.add_argument(
+        "name",
+        metavar="NAME",
+        help=f"{', '.join(known)}; or a file; or the path of a class of your own",
+    )
+    parser.add_argument(
+        "--model", metavar="RUN", required=True, help="folder of a finished run that unlearned"
+    )
+    parser.add_argument("--output", metavar="FILE", help="null: RUN/attacks/NAME.json")
+    parser.add_argument(
+        "--metrics", help="names, separated by commas; without: those of the run's own numbers"
+    )
+    parser.add_argument(
+        "--retain_model",
+        metavar="PATH",
+        help="model that never saw the forget set; without: the run's data.retain_model",
+    )
+    parser.add_argument(
+        "--target_model",
+        metavar="PATH",
+        help="model that knows it; without: the one that the run began with",
+    )
+    parser.add_argument("--seed", type=int, help="of what is drawn; without: the run's")
+    return parser
