@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,8 +13,10 @@ from etw_lightning.models.positions import looks_everywhere
 from etw_lightning.models.stopping import Stops
 
 __all__ = [
+    "Choose",
     "by_library",
     "by_step",
+    "likeliest",
     "new_cache",
     "says_anew",
     "says_by_library",
@@ -24,6 +26,9 @@ __all__ = [
 
 #: What the prompts of a batch must share, in tokens, to be worth a forward pass of its own.
 _MIN_SHARED = 8
+#: Chooses the next token of some rows from what is said of it, ``(R, V)``, the rows' numbers in the
+#: batch and how many tokens each has already; ``(R,)``.
+Choose = Callable[[Tensor, Sequence[int], int], Tensor]
 #: What a forward pass must take to be stepped through here; others are left to the library.
 _STEPPED = {"input_ids", "attention_mask", "position_ids", "past_key_values", "logits_to_keep"}
 
@@ -40,6 +45,11 @@ def new_cache(lm: Any) -> Any:
     return cache if plain else None
 
 
+def likeliest(logits: Tensor, _rows: Sequence[int], _step: int) -> Tensor:
+    """Return the likeliest next token of each row."""
+    return logits.argmax(-1)
+
+
 def by_step(
     lm: Any,
     cache: Any,
@@ -48,14 +58,15 @@ def by_step(
     max_new_tokens: int,
     ends: set[int],
     stops: Stops,
+    choose: Choose = likeliest,
 ) -> list[list[int]]:
     """Return the new tokens of each row, its end token included."""
     ids, mask, seen = _read_shared(lm, cache, ids, mask)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, seen:]
     found: list[list[int]] = [[] for _ in range(len(ids))]
     rows = list(range(len(ids)))
-    for _ in range(max_new_tokens):
-        newest = _next_tokens(lm, cache, ids, mask, positions)
+    for step in range(max_new_tokens):
+        newest = choose(_next_logits(lm, cache, ids, mask, positions), rows, step)
         kept = _going_on(found, rows, newest, ends, stops)
         if not kept:
             break
@@ -67,11 +78,6 @@ def by_step(
         ids, positions = newest[:, None], positions[:, -1:] + 1
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=-1)
     return found
-
-
-def _next_tokens(lm: Any, cache: Any, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-    """Read tokens and return the likeliest next one of each row, ``(B,)``."""
-    return _next_logits(lm, cache, ids, mask, positions).argmax(-1)
 
 
 def _next_logits(lm: Any, cache: Any, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
@@ -105,7 +111,7 @@ def _read_shared(lm: Any, cache: Any, ids: Tensor, mask: Tensor) -> tuple[Tensor
     if shared < _MIN_SHARED or not looks_everywhere(lm):
         return ids, mask, 0
     head, seen = torch.tensor(rows[0][:shared], device=ids.device).T[:, None]
-    _next_tokens(lm, cache, head, seen, (seen.cumsum(-1) - 1).clamp(min=0))
+    _next_logits(lm, cache, head, seen, (seen.cumsum(-1) - 1).clamp(min=0))
     cache.batch_repeat_interleave(len(ids))
     width = max(map(len, rows)) - shared
     tail = mask[:, -width:].clone()
@@ -132,12 +138,30 @@ def _num_shared(rows: Sequence[list[Any]]) -> int:
 
 
 def by_library(
-    lm: Any, ids: Tensor, mask: Tensor, max_new_tokens: int, ends: set[int], stops: Stops
+    lm: Any,
+    ids: Tensor,
+    mask: Tensor,
+    max_new_tokens: int,
+    ends: set[int],
+    stops: Stops,
+    choose: Choose = likeliest,
 ) -> list[list[int]]:
     """Do what ``by_step`` does for models whose state can't be picked row by row."""
-    from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+    from transformers import (
+        GenerationConfig,
+        LogitsProcessor,
+        LogitsProcessorList,
+        StoppingCriteria,
+        StoppingCriteriaList,
+    )
 
     width = ids.shape[1]
+
+    class Chosen(LogitsProcessor):
+        def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+            newest = choose(scores, range(len(scores)), input_ids.shape[1] - width)
+            forced = torch.full_like(scores, -float("inf"))
+            return forced.scatter(-1, newest[:, None], 0.0)
 
     class Stopped(StoppingCriteria):
         def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
@@ -151,7 +175,10 @@ def by_library(
         pad_token_id=stops.tokenizer.eos_token_id,
         use_cache=True,
     )
-    out = _generate(lm, ids, mask, config, stopping_criteria=StoppingCriteriaList([Stopped()]))
+    how: dict[str, Any] = {"stopping_criteria": StoppingCriteriaList([Stopped()])}
+    if choose is not likeliest:
+        how["logits_processor"] = LogitsProcessorList([Chosen()])
+    out = _generate(lm, ids, mask, config, **how)
     new: list[list[int]] = out[:, width:].tolist()
     return new
 
@@ -169,14 +196,20 @@ def _generate(lm: Any, ids: Tensor, mask: Tensor, config: Any, **how: Any) -> An
 
 
 def without_cache(
-    lm: Any, ids: Tensor, mask: Tensor, max_new_tokens: int, ends: set[int], stops: Stops
+    lm: Any,
+    ids: Tensor,
+    mask: Tensor,
+    max_new_tokens: int,
+    ends: set[int],
+    stops: Stops,
+    choose: Choose = likeliest,
 ) -> list[list[int]]:
     """Do what ``by_step`` does for models whose state is not to be trusted; nothing is padded."""
     found: list[list[int]] = [[] for _ in range(len(ids))]
     rows = list(range(len(ids)))
-    for _ in range(max_new_tokens):
+    for step in range(max_new_tokens):
         out = lm(input_ids=ids, attention_mask=mask, use_cache=False)
-        newest = out.logits[:, -1].argmax(-1)
+        newest = choose(out.logits[:, -1], rows, step)
         ids, mask = torch.cat([ids, newest[:, None]], -1), nn.functional.pad(mask, (0, 1), value=1)
         kept = _going_on(found, rows, newest, ends, stops)
         if not kept:

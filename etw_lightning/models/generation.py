@@ -1,4 +1,4 @@
-"""Greedy continuation of prompts, a batch at a time, with a key-value cache.
+"""Greedy and sampled continuation of prompts, a batch at a time, with a key-value cache.
 
 What a row becomes depends on that row alone, but for rounding: prompts are padded on the left, what
 all of them begin with goes through the model once, and a row leaves the batch as soon as it has
@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from etw_lightning.models.continuation import (
+    Choose,
     by_library,
     by_step,
+    likeliest,
     says_anew,
     says_by_library,
     says_by_step,
@@ -26,10 +28,11 @@ from etw_lightning.models.continuation import (
 from etw_lightning.models.continuation import new_cache as _new_cache
 from etw_lightning.models.positions import narrowest_window
 from etw_lightning.models.probes import is_alike, mode_of, probe_ids
+from etw_lightning.models.sampling import Draws, Sampling
 from etw_lightning.models.stopping import Stops, cut, end_ids
 from etw_lightning.notices import warn_first
 
-__all__ = ["Way", "continue_greedily", "cut", "way_of"]
+__all__ = ["Way", "continue_greedily", "continue_sampled", "cut", "way_of"]
 
 #: Tokens of the prompt, the padding and the continuation by which a model is asked about padding.
 _NUM_PROBED, _NUM_PADDED, _NUM_STEPS = 12, 3, 3
@@ -76,26 +79,89 @@ def continue_greedily(
     and less around each step), and 1.8 s instead of 5.6 for MUSE's 100 with few-shot prompts (of
     75,337 positions 11,401 remain).
     """
+    return _continued(
+        lm, input_ids, attention_mask, tokenizer, max_new_tokens, stop_strings, further_ends, None
+    )
+
+
+@torch.no_grad()
+def continue_sampled(
+    lm: Any,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    tokenizer: Any,
+    max_new_tokens: int,
+    stop_strings: Sequence[str] = (),
+    further_ends: Collection[int] = (),
+    *,
+    keys: Sequence[str],
+    sampling: Sampling,
+) -> list[str]:
+    """Continue left-padded prompts by tokens that are drawn, and return the new texts.
+
+    Rows end as in ``continue_greedily``. A row's text hangs on its key, the seed and the model,
+    not on the rows beside it, but for rounding.
+
+    Args:
+        lm: As of ``continue_greedily``, and so all that is not named here.
+        input_ids: ``(B, T)``.
+        attention_mask: ``(B, T)``.
+        tokenizer: Its tokenizer.
+        max_new_tokens: >= 1.
+        stop_strings: Where a text is cut.
+        further_ends: Further tokens that end a text.
+        keys: Names each row and which of its samples it is, ``(B,)``.
+        sampling: Temperature, mass and seed.
+
+    Returns:
+        Texts as of ``continue_greedily``.
+
+    Raises:
+        InputError: If what the model says is not a number.
+    """
+    draws = Draws(keys, max_new_tokens, sampling)
+    return _continued(
+        lm, input_ids, attention_mask, tokenizer, max_new_tokens, stop_strings, further_ends, draws
+    )
+
+
+def _continued(
+    lm: Any,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    tokenizer: Any,
+    max_new_tokens: int,
+    stop_strings: Sequence[str],
+    further_ends: Collection[int],
+    draws: Draws | None,
+) -> list[str]:
+    """Continue prompts by the likeliest tokens, or by those that are drawn."""
     stop_strings = [string for string in stop_strings if string]
     ends = end_ids(lm, tokenizer) | {*further_ends}
     stops = Stops(tokenizer, stop_strings)
     tokens: list[list[int]] = [[] for _ in range(len(input_ids))]
     way = way_of(lm)
     for rows, start in _batches(attention_mask, way):
-        part = (input_ids[rows, start:], attention_mask[rows, start:])
+        part = (input_ids[rows, start:], attention_mask[rows, start:], max_new_tokens, ends, stops)
+        choose = likeliest if draws is None else _of_part(draws, rows.tolist())
         cache = _new_cache(lm)
         if way == "no cache":
-            found = without_cache(lm, *part, max_new_tokens, ends, stops)
+            found = without_cache(lm, *part, choose)
         elif cache is None:
-            found = by_library(lm, *part, max_new_tokens, ends, stops)
+            found = by_library(lm, *part, choose)
         else:
-            found = by_step(lm, cache, *part, max_new_tokens, ends, stops)
+            found = by_step(lm, cache, *part, choose)
         for row, new in zip(rows.tolist(), found, strict=True):
             tokens[row] = new
     texts = tokenizer.batch_decode(
         tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
     )
     return [cut(text, stop_strings) for text in texts]
+
+
+def _of_part(draws: Draws, rows: Sequence[int]) -> Choose:
+    """Return what chooses the tokens of some rows of a batch, counted among themselves."""
+    return lambda logits, places, step: draws(logits, [rows[place] for place in places], step)
 
 
 def _batches(mask: Tensor, way: Way) -> list[tuple[Tensor, int]]:
