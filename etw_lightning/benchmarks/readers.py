@@ -13,7 +13,7 @@ from etw_lightning.benchmarks.own import OwnBenchmark
 from etw_lightning.benchmarks.quickstart_reader import Quickstart
 from etw_lightning.benchmarks.source import Source, check_name
 from etw_lightning.benchmarks.tofu import TOFU
-from etw_lightning.files.class_paths import class_at, is_class_path
+from etw_lightning.files.class_paths import build, class_at, is_class_path
 
 __all__ = ["BenchmarkName", "find_reader", "make_reader"]
 
@@ -30,7 +30,8 @@ def find_reader(benchmark: str | OwnBenchmark) -> BenchmarkName | OwnBenchmark:
         InputError: If there is none of this name.
     """
     if isinstance(benchmark, str) and is_class_path(benchmark):
-        return cast(OwnBenchmark, class_at(benchmark, OwnBenchmark, "data.benchmark")())
+        kind = class_at(benchmark, OwnBenchmark, "data.benchmark")
+        return cast(OwnBenchmark, build(kind, benchmark, "data.benchmark"))
     if isinstance(benchmark, str):
         check_name("data.benchmark", benchmark, get_args(BenchmarkName))
         return cast(BenchmarkName, benchmark)

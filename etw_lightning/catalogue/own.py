@@ -9,7 +9,7 @@ from typing import Any, ClassVar, cast, get_args
 
 from etw_lightning.catalogue.entries import Entry, Extra, Family, Given, Part
 from etw_lightning.catalogue.listing import CATALOGUE
-from etw_lightning.files.class_paths import class_at, path_of
+from etw_lightning.files.class_paths import build, class_at, path_of
 from etw_lightning.metrics import Metric
 from etw_lightning.schema import InputError
 
@@ -78,7 +78,7 @@ def own_entry(path: str) -> Entry:
                 raise InputError(
                     f"metrics: {path}.{key} must be some of {', '.join(known)}; got {name!r}."
                 )
-    metric = kind()
+    metric = build(kind, path, "metrics")
     sets = tuple(kind.sets)
 
     def compute(given: Given, _sets: tuple[str, ...]) -> dict[str, Metric]:

@@ -17,7 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from etw_lightning import callbacks, forget, retain, weighting
 from etw_lightning.commands.refusals.class_changes import check_order, forget_arguments
 from etw_lightning.commands.refusals.messages import LAMBDA, one_line, with_lambda
-from etw_lightning.commands.refusals.own_classes import check_classes
+from etw_lightning.commands.refusals.own_classes import Making, check_classes
 from etw_lightning.files.config_files import resolve_words
 from etw_lightning.files.moved_classes import check_current
 from etw_lightning.files.yaml_checks import scalars
@@ -74,6 +74,23 @@ class Parser(LightningArgumentParser):
         given = list(sys.argv[1:] if args is None else args)
         given = [re.sub(rf"^--{LAMBDA[0]}(?==|$)", f"--{LAMBDA[1]}", word) for word in given]
         return super().parse_args(_with_files(given), *rest, **kwargs)
+
+    def instantiate_classes(self, cfg: Any, **kwargs: Any) -> Any:
+        """Make what settings name; what a class of the user's own raises is one line.
+
+        Raises:
+            InputError: Names its key and path.
+        """
+        making = Making(cfg)
+        try:
+            return super().instantiate_classes(
+                cfg, instantiators=[(making, object, True)], **kwargs
+            )
+        except ValueError:
+            if making.refusal is None:
+                raise
+        # What a key takes besides a class is tried after it, and the reasons are lost on the way.
+        raise making.refusal
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Print one line and exit; a parser inside another one raises what the outer one prints."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from etw_lightning.schema import InputError
 
-__all__ = ["check_class", "class_at", "is_class_path", "look_here", "path_of"]
+__all__ = ["build", "check_class", "class_at", "is_class_path", "look_here", "path_of"]
 
 
 def is_class_path(name: str) -> bool:
@@ -112,9 +112,37 @@ def _module(name: str, path: str, key: str) -> ModuleType:
             "or install it."
         ) from error
     except Exception as error:  # a module of the user's may raise anything
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        said = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
         raise InputError(
-            f"{key} {path!r}: module {name!r} can't be imported: {said} "
-            f"({Path(last.filename).name}, line {last.lineno})."
+            f"{key} {path!r}: module {name!r} can't be imported: {_with_place(error, '')}."
         ) from error
+
+
+def build(kind: type, path: str, key: str, /, *args: Any, **kwargs: Any) -> Any:
+    """Return an object of a class of the user's own.
+
+    Args:
+        kind: The class.
+        path: Its path as it was typed.
+        key: Configuration key that errors name.
+        args: Its arguments.
+        kwargs: Its arguments by name.
+
+    Raises:
+        InputError: If its ``__init__`` raises anything; tells what and where.
+    """
+    try:
+        return kind(*args, **kwargs)
+    except Exception as error:  # a class of the user's may raise anything
+        file = getattr(sys.modules.get(kind.__module__), "__file__", None) or ""
+        raise InputError(f"{key} {path!r} can't be made: {_with_place(error, file)}.") from error
+
+
+def _with_place(error: Exception, file: str) -> str:
+    """Return what was raised and where: in a file if the error has come through it, or behind it.
+
+    The place of a call of ours is none of the user's and left out.
+    """
+    said = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".:")
+    frames = [one for one in traceback.extract_tb(error.__traceback__) if one.filename != __file__]
+    frames = [one for one in frames if one.filename == file] or frames
+    return f"{said} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else said

@@ -302,3 +302,121 @@ def test_a_benchmark_may_have_arguments_in_a_file(run, place, tiny_model_dir):
     )
     outcome = run("evaluate", "--metrics=probability", "--config=data.yaml", benchmark="jsonl")
     assert outcome.status == 0, outcome.err
+
+
+#: Classes of each kind whose ``__init__`` raises, and where they are named.
+FAILING = '''
+from lightning.pytorch.callbacks import Callback
+
+from my_parts import Diary, Halved, Averaged, Length, LongWords
+
+
+def fail(table):
+    return table["absent"]
+
+
+class Unready(Callback):
+    def __init__(self, path: str = "here") -> None:
+        fail({})
+
+
+class BadWords(LongWords):
+    def __init__(self, power: float = 1.0) -> None:
+        raise TypeError("power\\n  must be even")
+
+
+class BadHalves(Halved):
+    def __init__(self) -> None:
+        raise ValueError("no halves")
+
+
+class BadMean(Averaged):
+    def __init__(self) -> None:
+        1 / 0
+
+
+class BadLength(Length):
+    def __init__(self) -> None:
+        raise RuntimeError
+
+
+class Asking(Length):
+    def __init__(self, more):
+        pass
+
+
+class BadDiary(Diary):
+    def __init__(self, year: int = 1958) -> None:
+        open(f"{year}.txt")
+'''
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--model.weighting=failing.BadWords"],
+            "model.weighting 'failing.BadWords' can't be made: TypeError: power must be even "
+            "(failing.py, line 18).",
+        ),
+        (
+            ["--model.weighting=Random", "--model.weighting.of=failing.BadWords"],
+            "model.weighting.of 'failing.BadWords' can't be made: TypeError: power must be even "
+            "(failing.py, line 18).",
+        ),
+        (
+            ["--model.forget=failing.BadHalves"],
+            "model.forget 'failing.BadHalves' can't be made: ValueError: no halves (failing.py, "
+            "line 23).",
+        ),
+        (
+            ["--model.retain=failing.BadMean"],
+            "model.retain 'failing.BadMean' can't be made: ZeroDivisionError: division by zero "
+            "(failing.py, line 28).",
+        ),
+        (
+            ["--trainer.callbacks+=failing.Unready"],
+            "trainer.callbacks 'failing.Unready' can't be made: KeyError: 'absent' (failing.py, "
+            "line 8).",
+        ),
+        (
+            ["--trainer.callbacks+=Suite", "--trainer.callbacks.metrics=failing.BadLength"],
+            "metrics 'failing.BadLength' can't be made: RuntimeError (failing.py, line 33).",
+        ),
+        (
+            ["--trainer.callbacks+=Suite", "--trainer.callbacks.metrics=failing.Asking"],
+            "metrics 'failing.Asking' can't be made: TypeError: Asking.__init__() missing 1 "
+            "required positional argument: 'more'.",
+        ),
+        (
+            ["--data.benchmark=failing.BadDiary"],
+            "data.benchmark 'failing.BadDiary' can't be made: FileNotFoundError: [Errno 2] No such "
+            "file or directory: '1958.txt' (failing.py, line 43).",
+        ),
+        (
+            ['--data.benchmark={"class_path": "failing.BadDiary", "init_args": {"year": 1960}}'],
+            "data.benchmark 'failing.BadDiary' can't be made: FileNotFoundError: [Errno 2] No such "
+            "file or directory: '1960.txt' (failing.py, line 43).",
+        ),
+        (
+            [
+                "--trainer.callbacks+=lightning.pytorch.callbacks.EarlyStopping",
+                "--trainer.callbacks.monitor=x",
+                "--trainer.callbacks.mode=up",
+            ],
+            "trainer.callbacks 'lightning.pytorch.callbacks.EarlyStopping' can't be made: "
+            "MisconfigurationException: `mode` can be min, max, got up (early_stopping.py, line ",
+        ),
+    ],
+)
+def test_what_a_class_of_ones_own_raises_when_it_is_made_is_one_line(
+    words, message, run, place, monkeypatch
+):
+    (place / "failing.py").write_text(FAILING)
+    monkeypatch.delitem(sys.modules, "failing", raising=False)
+    outcome = run("check", *words)
+    assert outcome.status == 2
+    last = outcome.err.splitlines()[-1]
+    assert last.startswith(f"error: {message}")
+    assert "Traceback" not in outcome.err
+    assert not (place / "run").exists()

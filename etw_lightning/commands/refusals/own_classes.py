@@ -1,26 +1,31 @@
-"""Classes of the user's own are looked at before they are parsed: what is wrong is said of them.
+"""Classes of the user's own: what is wrong with their paths, and what they raise when they are made.
 
-The parser tries a path as everything that a key takes, and keeps the reasons of each to itself.
+The parser tries a path as everything that a key takes, and keeps the reasons of each to itself: so
+paths are looked at before.
 """
 
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import yaml
+from jsonargparse import Namespace
 from lightning.pytorch.callbacks import Callback
 
 from etw_lightning.commands.refusals.refused_values import Choices
-from etw_lightning.files.class_paths import check_class, is_class_path
+from etw_lightning.files.class_paths import build, check_class, is_class_path, path_of
 from etw_lightning.files.yaml_checks import composed, keyed
 from etw_lightning.forget import ForgetObjective
 from etw_lightning.retain import RetainObjective
+from etw_lightning.schema import InputError
 from etw_lightning.weighting import TokenWeighting
 
-__all__ = ["check_classes"]
+__all__ = ["Making", "check_classes"]
 
 #: Keys that take classes, with what these must be.
 _KINDS: Mapping[str, type] = {
@@ -90,3 +95,51 @@ def _typed(words: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield from keyed(yaml.compose(value if is_pair else following), key)
         except yaml.YAMLError:
             continue
+
+
+class Making:
+    """Makes what settings name by class paths; what a class that is not ours raises is one line.
+
+    Args:
+        settings: Of the command.
+    """
+
+    def __init__(self, settings: Namespace) -> None:
+        held = settings.as_dict()
+        self.refusal: InputError | None = None
+        self.named = {path: key for key, path in _paths(held.get(held.get("subcommand"), held), "")}
+
+    def __call__(self, kind: type, /, *args: Any, **kwargs: Any) -> Any:
+        """Return an object of a class.
+
+        Raises:
+            InputError: If the class is named and not ours, and raises anything.
+        """
+        path = next((path for path in self.named if _is_at(kind, path)), None)
+        if path is None or path.startswith(_OURS):
+            return kind(*args, **kwargs)
+        try:
+            return build(kind, path, self.named[path], *args, **kwargs)
+        except InputError as error:
+            self.refusal = error
+            raise
+
+
+def _paths(settings: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Yield the keys that hold a class path, and the path."""
+    if isinstance(settings, list):
+        for one in settings:
+            yield from _paths(one, key)
+    elif isinstance(settings, dict):
+        path = settings.get("class_path")
+        if isinstance(path, str):
+            yield key, path
+        for name, value in settings.items():
+            inner = key if path is not None and name == "init_args" else f"{key}.{name}".lstrip(".")
+            yield from _paths(value, inner)
+
+
+def _is_at(kind: type, path: str) -> bool:
+    """Tell whether a path is that of a class, by its own module or by a package that has it too."""
+    package, _, name = path.rpartition(".")
+    return path == path_of(kind) or getattr(sys.modules.get(package), name, None) is kind
