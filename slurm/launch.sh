@@ -80,6 +80,8 @@ run_step() {
   local job=${SLURM_JOB_ID-} step='' status=0
   [[ -n $job ]] || fail "this is no Slurm job; submit it with sbatch, or show it with --dry-run."
   [[ -z ${SLURM_ARRAY_TASK_ID-} ]] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+  # The program adds a line to it whenever something has been scored for good.
+  export ETW_SCORED=${folder%/}.scored
   trap '[[ -z $step ]] || kill -USR1 "$step" 2>/dev/null || true' INT TERM USR1
   "${step_words[@]}" &
   step=$!
@@ -87,7 +89,7 @@ run_step() {
   while kill -0 "$step" 2>/dev/null; do wait "$step" || true; done
   wait "$step" || status=$?
   if [[ $status -ne 143 ]]; then
-    rm -f "$(requeues_file)"
+    rm -f "$(requeues_file)" "$ETW_SCORED"
   elif has_progress; then
     requeue "$job"
   fi
@@ -99,23 +101,27 @@ requeues_file() {
   echo "${folder%/}.requeues"
 }
 
-# Notes the run's newest checkpoint; says so and fails where three lives in a row have added none.
-# A run that is stopped before it has done anything would else go round for ever.
+# Notes the run's newest checkpoint and how much has been scored for good; says so and fails where
+# three lives in a row have added to neither. A run that is stopped before it has done anything would
+# else go round for ever.
 has_progress() {
-  local newest='' before='' lives=0 file
+  local newest='' scored=0 before=0: lives=0 now file
   file=$(requeues_file)
   newest=$(cd "$folder/checkpoints" 2>/dev/null && printf '%s\n' step-* | sort | tail -n 1) || true
+  [[ ! -f $ETW_SCORED ]] || scored=$(($(wc -l <"$ETW_SCORED")))
   [[ ! -f $file ]] || read -r lives before <"$file" || true
-  if [[ $newest == "$before" ]]; then lives=$((lives + 1)); else lives=0; fi
+  now=$scored:$newest
+  if [[ $now == "$before" ]]; then lives=$((lives + 1)); else lives=0; fi
   if [[ $lives -ge 3 ]]; then
     rm -f "$file"
     echo "error: this job was stopped $lives times in a row without a new checkpoint in" \
-      "$folder/checkpoints, so it is not requeued; ask for more time, or for earlier checkpoints" \
-      "with --checkpoints.every_n_steps, and submit it again: it goes on from what there is." >&2
+      "$folder/checkpoints and without a newly scored row, so it is not requeued; ask for more" \
+      "time, or for earlier checkpoints with --checkpoints.every_n_steps, and submit it again: it" \
+      "goes on from what there is." >&2
     return 1
   fi
   mkdir -p "$(dirname "$file")"
-  echo "$lives $newest" >"$file"
+  echo "$lives $now" >"$file"
 }
 
 # Puts the job back in the queue, unless Slurm is ending it: one that was cancelled would come back,

@@ -145,4 +145,6 @@ def _with_place(error: Exception, file: str) -> str:
     said = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".:")
     frames = [one for one in traceback.extract_tb(error.__traceback__) if one.filename != __file__]
     frames = [one for one in frames if one.filename == file] or frames
-    return f"{said} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else said
+    return (
+        f"{said} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else said
+    )

@@ -2,7 +2,8 @@
 
 Each part of a set has a folder of its own, named by a hash of the weights, the rows, the encoding,
 the precision and the code. Every process adds the batches it has finished to a journal there, one
-checked line each, so that what is interrupted goes on from its last batch.
+checked line each, so that what is interrupted goes on from its last batch. A file that
+``$ETW_SCORED`` names gets a line then, by which a job script sees that a life was not in vain.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ __all__ = [
     "Known",
     "known_scores",
     "model_identity",
+    "note_progress",
     "pending_set",
     "precision_name",
     "rows_hash",
@@ -187,10 +189,12 @@ class Journal:
 
     Args:
         key: One of ``score_keys``.
+        of_rows: Whether the next run of the same command reads what rows there are of a part of
+            which some are missing, so that each batch brings it on.
     """
 
-    def __init__(self, key: str) -> None:
-        self._path = _folder(key) / f"{uuid.uuid4().hex}.jsonl"
+    def __init__(self, key: str, *, of_rows: bool = True) -> None:
+        self._path, self._of_rows = _folder(key) / f"{uuid.uuid4().hex}.jsonl", of_rows
         self._stream: TextIO | None = None
         self._synced = time.monotonic()
 
@@ -208,6 +212,8 @@ class Journal:
             if time.monotonic() - self._synced > _SYNC_SECONDS:
                 os.fsync(self._stream.fileno())
                 self._synced = time.monotonic()
+        if self._of_rows:
+            note_progress()
 
     def close(self) -> None:
         """Bring what is left to the disk."""
@@ -215,6 +221,25 @@ class Journal:
             os.fsync(self._stream.fileno())
             self._stream.close()
             self._stream = None
+
+
+def note_progress() -> None:
+    """Add a line to the file that a job script counts, if there is one: something was kept.
+
+    Raises:
+        InputError: If it can't be written.
+    """
+    path = os.environ.get("ETW_SCORED")
+    if path:
+        try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "a", encoding="utf-8") as stream:
+                stream.write("scored\n")
+        except OSError as error:
+            raise InputError(
+                f"ETW_SCORED: {path} can't be written ({error.strerror or error}); give another "
+                "output_dir, beside which it may be."
+            ) from error
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from etw_lightning.schema import Record
 from etw_lightning.scoring.batches import Score, make_records, score_batch
 from etw_lightning.scoring.evaluation_rows import ScoreWork
 from etw_lightning.scoring.parts import parts_of, with_parts
-from etw_lightning.scoring.record_cache import Journal
+from etw_lightning.scoring.record_cache import Journal, note_progress
 from etw_lightning.scoring.retain_results import RetainResults
 from etw_lightning.scoring.scores import is_finite, not_finite
 from etw_lightning.training.datamodule import UnlearningDataModule
@@ -132,6 +132,8 @@ class ScoringModule(LightningModule):
     def on_validation_end(self) -> None:
         """Let callbacks say anew next time what is due."""
         self._due.clear()
+        if self.trainer.sanity_checking and self._journals:
+            note_progress()
         self._close_journals()
 
     def whole_to_save(self) -> tuple[Any, Tensor | None]:
@@ -170,7 +172,11 @@ class ScoringModule(LightningModule):
         self._scores[place] += scores
         if place in self.journal_keys:
             if place not in self._journals:
-                self._journals[place] = Journal(self.journal_keys[place])
+                # Batches come part by part, and fit goes on from whole parts alone.
+                is_fit = self.trainer.sanity_checking
+                if is_fit and self._journals:
+                    note_progress()
+                self._journals[place] = Journal(self.journal_keys[place], of_rows=not is_fit)
             self._journals[place].append(scores)
 
     def _score(self, work: ScoreWork) -> list[Score]:

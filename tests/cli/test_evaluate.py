@@ -277,6 +277,41 @@ def test_an_end_before_the_end_is_no_success(command, args, home, stop_after, ha
     signal.signal(signal.SIGUSR1, before)
 
 
+def test_what_is_scored_for_good_is_noted_for_job_scripts(
+    command, args, tofu_args, home, stop_after, monkeypatch, retain_model_dir
+):
+    notes = home.parent / "no folder yet" / "out.scored"
+    monkeypatch.setenv("ETW_SCORED", str(notes))
+
+    def num_noted():
+        return len(notes.read_text().splitlines()) if notes.exists() else 0
+
+    more = ["--metrics=model_utility", "--data.eval_batch_size=1"]
+    resume = stop_after(4, interrupt)
+    command(*args, *more, f"--output_dir={home.parent / 'out'}")
+    assert num_noted() == 4, "evaluate goes on from each batch"
+    resume()
+
+    # Three rows of the retain set, their answers first.
+    for count, parts_done in ((2, 0), (3, 0), (4, 1), (8, 2)):
+        notes.unlink(missing_ok=True)
+        shutil.rmtree(home.parent / "cache", ignore_errors=True)
+        resume = stop_after(count, interrupt)
+        callback = '--trainer.callbacks=[{"class_path": "ModelUtility"}]'
+        run = [*tofu_args, f"--data.retain_model={retain_model_dir}", callback, *more[1:]]
+        assert command(*run, f"--output_dir={home.parent / str(count)}").status == 130
+        assert num_noted() == parts_done, "fit goes on from whole parts"
+        resume()
+
+
+def test_notes_that_can_not_be_written_are_named(command, args, home, monkeypatch):
+    (home.parent / "file").touch()
+    monkeypatch.setenv("ETW_SCORED", str(home.parent / "file" / "out.scored"))
+    result = command(*args, "--metrics=model_utility", f"--output_dir={home.parent / 'out'}")
+    assert result.status == 2
+    assert result.err.startswith(f"error: ETW_SCORED: {home.parent}/file/out.scored can't be ")
+
+
 def test_an_interruption_before_the_pass_is_one_line(command, args, home, monkeypatch):
     monkeypatch.setattr(record_cache, "score_batch", lambda *_: interrupt())
     result = command(*args, "--metrics=forget_quality")

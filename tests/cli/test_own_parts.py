@@ -305,7 +305,7 @@ def test_a_benchmark_may_have_arguments_in_a_file(run, place, tiny_model_dir):
 
 
 #: Classes of each kind whose ``__init__`` raises, and where they are named.
-FAILING = '''
+FAILING = """
 from lightning.pytorch.callbacks import Callback
 
 from my_parts import Diary, Halved, Averaged, Length, LongWords
@@ -348,7 +348,7 @@ class Asking(Length):
 class BadDiary(Diary):
     def __init__(self, year: int = 1958) -> None:
         open(f"{year}.txt")
-'''
+"""
 
 
 @pytest.mark.parametrize(

@@ -377,6 +377,31 @@ def test_a_new_checkpoint_begins_the_count_anew(called, tmp_path):
     assert not (tmp_path / "run.requeues").exists()
 
 
+def test_scored_rows_begin_the_count_anew(called, tmp_path):
+    variables, log = called
+    run, scored = [*RUN[:-1], tmp_path / "run"], tmp_path / "run.scored"
+    lives = [True, False, False, True, False, False, False]
+    for number, has_scored in enumerate(lives, start=1):
+        log.unlink(missing_ok=True)
+        if has_scored:
+            with scored.open("a") as stream:
+                stream.write("scored\n")
+        result = one_run("single", "evaluate", *run[1:], **{**variables, "STATUS": 143})
+        assert ("scontrol requeue" in log.read_text()) == (number < len(lives)), number
+    assert "and without a newly scored row, so it is not requeued" in result.stderr
+    one_run("single", "evaluate", *run[1:], **{**variables, "STATUS": 0})
+    assert not scored.exists()
+
+
+def test_the_program_is_told_where_to_note_what_it_has_scored(called, tmp_path):
+    variables, log = called
+    tool = tmp_path / "bin" / "python"
+    tool.write_text('#!/bin/bash\necho "noted in $ETW_SCORED" >>"$LOG"\n')
+    run = [*RUN[:-1], f"{tmp_path}/run/"]
+    assert one_run("single", *run, **variables).returncode == 0
+    assert log.read_text().splitlines()[-1] == f"noted in {tmp_path}/run.scored"
+
+
 def test_a_configuration_may_be_named(called):
     variables, log = called
     run = ["fit", "--config", "muse_news", "--config=strategy/fsdp", *RUN[3:]]
