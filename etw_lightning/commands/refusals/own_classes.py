@@ -1,4 +1,4 @@
-"""Classes of the user's own: what is wrong with their paths, and what they raise when they are made.
+"""Classes of the user's own: what is wrong with their paths, and what they raise when made.
 
 The parser tries a path as everything that a key takes, and keeps the reasons of each to itself: so
 paths are looked at before.
