@@ -116,6 +116,7 @@ class RunChecks(LightningCLI):
             found = quickstart_models.resolve(model.pretrained, self.seed)
         model.pretrained = found
         data.load(model.pretrained)
+        model.continues = data.continues
         name = (model.pretrained, "model.pretrained")
         if data.tokenizer_name is not None:
             name = (data.tokenizer_name, "data.tokenizer")

@@ -15,6 +15,7 @@ from etw_lightning.kernels.distributions import HeadDistributions
 from etw_lightning.kernels.head import LinearStatistics, linear_scores, linear_statistics
 from etw_lightning.kernels.logits import LogitTransform
 from etw_lightning.kernels.signals import Padded, Signal, States, TokenSignals
+from etw_lightning.models.generation import way_of
 from etw_lightning.models.head_probe import find_transform, vocabulary_size
 from etw_lightning.models.noise import named_noise, quieten
 from etw_lightning.models.packing import PackedRows, pack_rows, prefix_tree
@@ -345,11 +346,12 @@ class LabelScorer(nn.Module):
         """Return a copy that is never trained: the reference model."""
         return copy.deepcopy(self).requires_grad_(False).eval()
 
-    def check_head(self, key: str = "model.pretrained") -> None:
+    def check_head(self, key: str = "model.pretrained", *, continues: bool = False) -> None:
         """Find out what the model makes of its output head's logits; refuse what can't be scored.
 
         Args:
             key: Configuration key that the error names.
+            continues: Find out too how prompts have to be continued.
 
         Raises:
             InputError: If the model's own logits can't be had from its last hidden states, or it
@@ -357,6 +359,8 @@ class LabelScorer(nn.Module):
         """
         check_reading(self.lm, key)
         self.transform = find_transform(self.lm, key)
+        if continues:
+            way_of(self.lm)
 
 
 def _may_take_trees(lm: Any) -> bool:

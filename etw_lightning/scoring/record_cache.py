@@ -408,7 +408,7 @@ def score_model(
         nonlocal scorer
         if scorer is None:
             scorer = LabelScorer(load_model(pretrained, dtype, attention, key)).eval()
-            scorer.check_head(key)
+            scorer.check_head(key, continues=any(part == "generation" for _, part in todo))
             scorer = place(scorer)
         return scorer
 

@@ -252,6 +252,11 @@ class UnlearningDataModule(ComparableRows):
         return self._train_encoder
 
     @property
+    def continues(self) -> bool:
+        """Whether the model is to go on with prompts, as far as sets have been asked for."""
+        return any("generation" in parts_of(one) for one in self.eval_sets.values())
+
+    @property
     def streams(self) -> dict[str, Sequence[EncodedRow]]:
         """Rows of each group that is trained on: ``forget``, ``retain``, ``alternative``."""
         return self._streams.rows

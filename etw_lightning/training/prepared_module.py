@@ -114,7 +114,7 @@ class PreparedModule(ScoringModule):
         else:
             lm = load_model(self.pretrained, self.dtype_name, self.attention)
         scorer = LabelScorer(lm, self.chunk_size)
-        scorer.check_head()
+        scorer.check_head(continues=self.continues)
         if self.method.layers:
             self.method.check_layers(len(scorer.layer_stack))
         if self.trains:

@@ -41,6 +41,9 @@ class ScoringModule(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.scorer: LabelScorer | None = None
+        #: Whether the model will be asked to go on with prompts, as far as is known when it is
+        #: loaded.
+        self.continues = False
         self.adapter: Adapter | None = None
         self._merging = ExitStack()
         #: The model whole, while a validation needs it; in a list, so that it is no part of this
@@ -73,6 +76,7 @@ class ScoringModule(LightningModule):
         keep_order(self.trainer)
         if self.datamodule.eval_sets:
             score_whole(self.trainer)
+        self.continues |= self.datamodule.continues
         found = (self.known, self.journal_keys)
         self.known, self.journal_keys = self.trainer.strategy.broadcast(found)
 

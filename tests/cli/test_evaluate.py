@@ -12,6 +12,7 @@ import warnings
 import pytest
 import torch
 
+from etw_lightning.models import generation
 from etw_lightning.scoring import provenance, record_cache
 from etw_lightning.scoring.retain_results import load_records
 from etw_lightning.training import scoring_module
@@ -111,6 +112,27 @@ def test_evaluating_what_fit_scored_reads_it(command, evaluate, tofu_args, retai
     _, mine, _ = evaluate("--metrics=model_utility", using=saved, name="mine")
     target = json.loads((folder / "results.json").read_text())["history"][0]["metrics"]
     assert mine["metrics"]["model_utility"]["value"] == target["model_utility"]["value"]
+
+
+def test_how_a_model_continues_is_found_out_at_load_if_it_is_to_generate(
+    evaluate, scored, monkeypatch
+):
+    asked = []
+    original = generation.says_anew
+
+    def ask(lm, *given):
+        asked.append((lm, len(scored)))
+        return original(lm, *given)
+
+    monkeypatch.setattr(generation, "says_anew", ask)
+    evaluate("--metrics=forget_quality", name="answers")
+    assert asked == []
+    scored.clear()
+    evaluate("--metrics=model_utility", name="both")
+    # Two prompts at once, before anything is scored, and never again.
+    assert [num_scored for _, num_scored in asked] == [0, 0]
+    assert len(scored) > 0
+    assert generation.way_of(asked[0][0]) == "padded"
 
 
 # Interruptions.

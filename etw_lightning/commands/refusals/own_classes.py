@@ -107,7 +107,9 @@ class Making:
     def __init__(self, settings: Namespace) -> None:
         held = settings.as_dict()
         self.refusal: InputError | None = None
-        self.named = {path: key for key, path in _paths(held.get(held.get("subcommand"), held), "")}
+        self.named = {
+            path: key for key, path in _paths(held.get(str(held.get("subcommand")), held), "")
+        }
 
     def __call__(self, kind: type, /, *args: Any, **kwargs: Any) -> Any:
         """Return an object of a class.
