@@ -9,19 +9,51 @@ together, all runs of the method are.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from etw_lightning.runs.key import run_key
+from etw_lightning.runs.key import run_key, that_count
 from etw_lightning.schema import InputError
 from etw_lightning.sweeps.runs import Run
 
-__all__ = ["SettingsReader"]
+__all__ = ["Parse", "SettingsReader", "with_keys"]
 
-_Parse = Callable[[Sequence[str]], Mapping[str, Any]]
+#: Gives the configuration that the words of a ``fit`` command mean.
+Parse = Callable[[Sequence[str]], Mapping[str, Any]]
+#: So many runs take seconds to read.
+_MANY = 50
 _Words = tuple[str, ...]
 #: Settings below which each class has arguments of its own.
 _CLASSES = ("model.weighting", "model.forget", "model.retain", "trainer")
+
+
+def with_keys(runs: Sequence[Run], parse: Parse) -> list[Run]:
+    """Give each run its content key, and the name of an earlier run that equals it."""
+    first: dict[str, str] = {}
+    keyed = []
+    reader = SettingsReader(parse, runs)
+    for run in _shown(runs):
+        try:
+            settings = reader.settings(run)
+        except InputError as error:
+            raise InputError(f"{error} (run {run.name})") from error
+        key = run_key(settings)
+        name = first.setdefault(key, run.name)
+        equal_to = None if name == run.name else name
+        keyed.append(replace(run, key=key, settings=that_count(settings), equal_to=equal_to))
+    return keyed
+
+
+def _shown(runs: Sequence[Run]) -> Iterable[Run]:
+    """Return runs one by one, with a bar on a terminal while there are many of them."""
+    if len(runs) < _MANY or not sys.stderr.isatty():
+        return runs
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(runs, "reading the runs", console=Console(stderr=True), transient=True)
 
 
 class SettingsReader:
@@ -32,7 +64,7 @@ class SettingsReader:
         runs: All runs that will be asked for.
     """
 
-    def __init__(self, parse: _Parse, runs: Sequence[Run]) -> None:
+    def __init__(self, parse: Parse, runs: Sequence[Run]) -> None:
         self.parse = parse
         self.last = {run.base: run for run in runs}
         #: Settings of bases; None for one that can't be parsed alone, or of which parts depend on

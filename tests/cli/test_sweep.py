@@ -69,7 +69,7 @@ def run_sweep(command):
     def call(*words):
         forking = SimpleNamespace(**{**vars(subprocess), "Popen": ForkedProgram})
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("etw_lightning.commands.sweep.subprocess", forking)
+            patch.setattr("etw_lightning.sweeps.processes.subprocess", forking)
             return command("sweep", "run", *words)
 
     return call

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from etw_lightning.commands.sweep import with_keys
 from etw_lightning.runs.key import run_key
 from etw_lightning.schema import InputError
+from etw_lightning.sweeps.reading import with_keys
 from etw_lightning.sweeps.runs import Run
 
 NUMBERS = {"GA": {}, "NPO": {"beta": 0.1}, "SimNPO": {"beta": 4.5, "delta": 0.0}}

@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from etw_lightning.commands.sweep import _ranges, _start, plan, sweep, with_keys
+from etw_lightning.commands.sweep import _ranges, plan, sweep
 from etw_lightning.runs.key import run_key, that_count
 from etw_lightning.schema import InputError
 from etw_lightning.sweeps.choice import choose, gather, rule
 from etw_lightning.sweeps.grid import Bound, Select, load_sweep
+from etw_lightning.sweeps.processes import _start
+from etw_lightning.sweeps.reading import with_keys
 from etw_lightning.sweeps.report import check_metrics, report
 from etw_lightning.sweeps.runs import expand, find_finished, is_finished, strangers
 
