@@ -30,7 +30,7 @@ COMMANDS: Mapping[str, str] = {
     "evaluate": "Score a model without training; write its records and results.json.",
     "check": "Verify what fit would verify, and predict memory; train, load and write nothing.",
     "weights": "Show the weight that each token of a forget row would have: weights --row 3.",
-    "sweep": "Train with several settings and pick one: sweep plan|run|report --config FILE.",
+    "sweep": "Train with several settings, pick one: sweep plan|run|search|report --config FILE.",
     "report": "Make one HTML file of finished runs, or a table: report RUN... -o report.html.",
     "compare": "Rank finished runs over seeds by a named rule: compare RUN... --rank RULE.",
     "attack": "Attack a finished run and its retain model alike: attack NAME --model RUN.",

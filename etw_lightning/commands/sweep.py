@@ -1,4 +1,4 @@
-"""``sweep``: the runs of a grid as commands, run here or by Slurm, and reported in one table."""
+"""``sweep``: runs of a grid, or of a search, run here or by Slurm, and reported in one table."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from pathlib import Path
 from etw_lightning.commands.options import Options
 from etw_lightning.notices import program
 from etw_lightning.scoring.retain_results import write_atomically
-from etw_lightning.sweeps.grid import Sweep, load_sweep
+from etw_lightning.sweeps.grid import Sweep, has_ranges, load_sweep
 from etw_lightning.sweeps.processes import PROGRAM, held, run_all, say
 from etw_lightning.sweeps.reading import Parse, with_keys
 from etw_lightning.sweeps.report import check_metrics, report
 from etw_lightning.sweeps.runs import Finished, Run, expand, find_finished, strangers
+from etw_lightning.sweeps.search import Searches
+from etw_lightning.sweeps.study import check_optuna
 
 __all__ = ["parser", "plan", "sweep"]
 
 
 def sweep(args: Sequence[str], reader: Callable[[], Parse]) -> int:
-    """Run ``sweep plan``, ``sweep run`` or ``sweep report``.
+    """Run ``sweep plan``, ``sweep run``, ``sweep search`` or ``sweep report``.
 
     Args:
         args: Words after ``sweep``.
@@ -35,19 +37,32 @@ def sweep(args: Sequence[str], reader: Callable[[], Parse]) -> int:
             the rule names a number that no metric gives.
     """
     options = parser().parse_args(list(args))
-    changes = [text for texts in options.set for text in texts]
-    given = load_sweep(options.config, options.output_dir, changes)
-    runs = with_keys(expand(given), reader())
-    check_metrics(given, (run.settings for run in runs))
-    found = find_finished(runs)
+    changes, over = (
+        [text for texts in one for text in texts] for one in (options.set, options.over)
+    )
+    given = load_sweep(options.config, options.output_dir, changes, over)
+    is_search = options.command == "search" or (options.command == "report" and has_ranges(given))
+    failed = 0
+    if is_search:
+        check_optuna()
+        searches = Searches(given, reader(), given.seed if options.seed is None else options.seed)
+        if options.command == "search":
+            with held(Path(given.output_dir)):
+                failed = searches.run(options.trials or given.trials, options.jobs)
+        runs = searches.drawn_runs()
+        found = find_finished(runs)
+    else:
+        runs = with_keys(expand(given), reader())
+        check_metrics(given, (run.settings for run in runs))
+        found = find_finished(runs)
     if options.command == "plan":
         plan(given, runs, found)
         return 0
-    failed = 0
     if options.command == "run":
         failed = _run(given, runs, found, options.jobs)
     elif not found:
-        words = ["sweep", *("run" if word == "report" else word for word in args)]
+        way = "search" if is_search else "run"
+        words = ["sweep", *(way if word == "report" else word for word in args)]
         line = f"{program()} {shlex.join(words)}"
         say(f"nothing is finished in {given.output_dir!r}; {line} runs what there is")
         return 1
@@ -119,8 +134,9 @@ def parser() -> Options:
     parser = Options("sweep", __doc__)
     parser.add_argument(
         "command",
-        choices=("plan", "run", "report"),
-        help="print the commands; run them; print the table (exit status 1: nothing to report yet)",
+        choices=("plan", "run", "search", "report"),
+        help="print the commands; run them; draw points from ranges and run these; print the table "
+        "(exit status 1: nothing to report yet)",
     )
     parser.add_argument(
         "--config",
@@ -138,7 +154,32 @@ def parser() -> Options:
         help="setting of every run; takes the place of the file's value or grid; what is given to "
         "plan must be given to run and report too",
     )
+    parser.add_argument(
+        "--over",
+        action="append",
+        nargs="+",
+        default=[],
+        metavar="key=range",
+        help="what search draws from, as model.lambda=log:0.01..1, model.lr=1e-5..1e-3 or "
+        "'model.weighting.temperature=[0.5, 1, 2]'; takes the place of the file's value or grid",
+    )
+    parser.add_argument(
+        "--trials", type=_positive, help="points of each method (search); the file's, else 20"
+    )
+    parser.add_argument(
+        "--seed", type=_whole, help="seed of the draws (search); the file's, else 0"
+    )
     return parser
+
+
+def _flat(texts: Sequence[Sequence[str]]) -> list[str]:
+    return [text for some in texts for text in some]
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number >= 0; got {text!r}")
+    return int(text)
 
 
 def _positive(text: str) -> int:

@@ -12,7 +12,17 @@ from etw_lightning.schema import InputError
 from etw_lightning.sweeps.grid import Bound, Select
 from etw_lightning.sweeps.runs import Finished, Run, find_finished
 
-__all__ = ["Point", "average", "choose", "gather", "is_p_value", "log10", "rule"]
+__all__ = [
+    "Point",
+    "average",
+    "choose",
+    "excess",
+    "gather",
+    "is_p_value",
+    "log10",
+    "needed",
+    "rule",
+]
 
 
 @dataclass
@@ -102,16 +112,16 @@ def choose(points: Sequence[Point], select: Select) -> tuple[Point | None, bool]
     whole = [point for point in points if point.is_whole]
     if not whole:
         return None, False
-    excess = [_excess(point, select.bounds) for point in whole]
-    aims = [_needed(point, select.metric) for point in whole]
-    if min(excess) > 0:
-        return whole[excess.index(min(excess))], False
+    misses = [excess(point, select.bounds) for point in whole]
+    aims = [needed(point, select.metric) for point in whole]
+    if min(misses) > 0:
+        return whole[misses.index(min(misses))], False
     # Among p-values of one sign the order is that of their logarithms.
     better = max if select.maximise else min
-    best = better(aim for aim, much in zip(aims, excess, strict=True) if much <= 0)
+    best = better(aim for aim, much in zip(aims, misses, strict=True) if much <= 0)
     return next(
         point
-        for point, aim, much in zip(whole, aims, excess, strict=True)
+        for point, aim, much in zip(whole, aims, misses, strict=True)
         if aim == best and much <= 0
     ), True
 
@@ -133,11 +143,15 @@ def rule(select: Select) -> str:
     return f"{text} among the grid points whose {' and '.join(said)}" if said else text
 
 
-def _excess(point: Point, bounds: Sequence[Bound]) -> float:
-    """Return by how much a point misses the bound it misses most, as a share of it; <= 0: none."""
+def excess(point: Point, bounds: Sequence[Bound]) -> float:
+    """Return by how much a point misses the bound it misses most, as a share of it; <= 0: none.
+
+    Raises:
+        InputError: If a run lacks a number of a bound, or its target model's.
+    """
     worst = -math.inf
     for bound in bounds:
-        mean, limit = _needed(point, bound.metric), bound.value
+        mean, limit = needed(point, bound.metric), bound.value
         if bound.kind == "at_least_of_target":
             target = average(bound.metric, point.numbers(bound.metric, of_target=True))
             if target is None:
@@ -152,7 +166,12 @@ def _excess(point: Point, bounds: Sequence[Bound]) -> float:
     return worst
 
 
-def _needed(point: Point, metric: str) -> float:
+def needed(point: Point, metric: str) -> float:
+    """Return the mean of a number over a point's runs.
+
+    Raises:
+        InputError: If one lacks it.
+    """
     mean = point.mean(metric)
     if mean is None:
         folder = next(one.folder for one in point.found if metric not in one.metrics)

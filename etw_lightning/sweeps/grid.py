@@ -15,20 +15,23 @@ import yaml
 from etw_lightning.files.config_files import find_config, shipped
 from etw_lightning.files.yaml_checks import check_once
 from etw_lightning.schema import InputError
+from etw_lightning.sweeps.ranges import Range, read_range
 
-__all__ = ["SEED", "Bound", "Select", "Sweep", "load_sweep", "value_text"]
+__all__ = ["SEED", "Bound", "Grid", "Select", "Sweep", "has_ranges", "load_sweep", "value_text"]
 
 #: The setting over whose values a report averages.
 SEED = "seed_everything"
 #: The paper calls the weight of the forget term lambda, which the command line takes too.
 _SAME = {"model.lambda": "model.forget_weight"}
-_KEYS = ("config", "output_dir", "methods", "grid", "settings", "select", "columns")
+_KEYS = ("config", "output_dir", "methods", "grid", "settings", "select", "columns", "search")
 #: Settings that each run gets from the sweep.
 _OWN = ("config", "output_dir", "overwrite", "ckpt_path")
 _BOUNDS = ("at_least", "at_most", "at_least_of_target")
 _METHODS = Path("configs/method")
 _METHODS_HINT = "names of method files, as [etw, ga], or names with grids of their own"
 _SELECT_HINT = "the rule by which a grid point is chosen, as {maximise: forget_quality}"
+#: Settings with the values of each, or for a search the range that they are drawn from.
+Grid = Mapping[str, Sequence[Any] | Range]
 
 
 @dataclass(frozen=True)
@@ -72,17 +75,26 @@ class Sweep:
         settings: Settings that all runs have in common.
         select: How a point of the grid is chosen.
         columns: Numbers the report shows.
+        trials: Points that a search draws for each method.
+        seed: Seed of what a search draws.
     """
 
     config: tuple[str, ...]
     output_dir: str
-    methods: Mapping[str, tuple[str, Mapping[str, Sequence[Any]]]]
+    methods: Mapping[str, tuple[str, Grid]]
     settings: Mapping[str, Any]
     select: Select
     columns: tuple[str, ...]
+    trials: int = 20
+    seed: int = 0
 
 
-def load_sweep(path: str, output_dir: str | None = None, changes: Sequence[str] = ()) -> Sweep:
+def load_sweep(
+    path: str,
+    output_dir: str | None = None,
+    changes: Sequence[str] = (),
+    over: Sequence[str] = (),
+) -> Sweep:
     """Read and check a sweep's file.
 
     Args:
@@ -90,6 +102,8 @@ def load_sweep(path: str, output_dir: str | None = None, changes: Sequence[str] 
         output_dir: Folder to use instead of the file's.
         changes: Texts ``key=value``; each takes the place of the file's setting, or of its values
             in every grid.
+        over: Texts ``key=range`` or ``key=[values]``; each takes the place of the file's setting,
+            and of its values in every grid.
 
     Raises:
         InputError: If a key is unknown or missing, or a value is none that the key takes.
@@ -100,12 +114,14 @@ def load_sweep(path: str, output_dir: str | None = None, changes: Sequence[str] 
     files = (config,) if isinstance(config, str) else tuple(_texts("config", config))
     for file in files:
         find_config(file)
-    changed = dict(_change(text) for text in changes)
+    changed = dict(_change("--set", text) for text in changes)
+    drawn = _grid("--over", dict(_change("--over", text) for text in over))
     settings = _settings("settings", given.get("settings") or {})
+    settings = {key: value for key, value in settings.items() if key not in drawn}
     common = _grid("grid", given.get("grid") or {})
-    methods = {}
+    methods: dict[str, tuple[str, Grid]] = {}
     for label, (file, own) in _methods(_needed(given, "methods", _METHODS_HINT)).items():
-        grid = {**own, **{key: values for key, values in common.items() if key not in own}}
+        grid = {**own, **{key: values for key, values in common.items() if key not in own}, **drawn}
         for key in settings.keys() & grid.keys():
             raise InputError(f"{key} must stand in settings or in a grid; {label} has it in both.")
         methods[label] = file, grid
@@ -125,7 +141,25 @@ def load_sweep(path: str, output_dir: str | None = None, changes: Sequence[str] 
     # The rule comes last: where it is missing, all else is in order.
     select = _select(_needed(given, "select", _SELECT_HINT))
     shown = columns or [select.metric, *(bound.metric for bound in select.bounds)]
-    return Sweep(files, folder, methods, settings, select, tuple(dict.fromkeys(shown)))
+    numbers = _search(given.get("search") or {})
+    return Sweep(files, folder, methods, settings, select, tuple(dict.fromkeys(shown)), **numbers)
+
+
+def has_ranges(sweep: Sweep) -> bool:
+    """Tell whether a setting is to be drawn from a range, so that it is no grid."""
+    return any(
+        isinstance(one, Range) for _, grid in sweep.methods.values() for one in grid.values()
+    )
+
+
+def _search(given: Any) -> dict[str, int]:
+    """Check how many points a search draws, and its seed."""
+    _check_keys("search.", _pairs("search", given), ("trials", "seed"))
+    for key, value in given.items():
+        least = int(key == "trials")
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InputError(f"search.{key} must be a whole number >= {least}; got {value!r}.")
+    return dict(given)
 
 
 def _needed(given: Mapping[str, Any], key: str, hint: str) -> Any:
@@ -171,13 +205,13 @@ def _texts(key: str, given: Any) -> list[str]:
     return given
 
 
-def _methods(given: Any) -> dict[str, tuple[str, dict[str, list[Any]]]]:
+def _methods(given: Any) -> dict[str, tuple[str, dict[str, list[Any] | Range]]]:
     """Return label to file and own grid."""
     if isinstance(given, list):
         given = dict.fromkeys(_texts("methods", given))
     if not _pairs("methods", given):
         raise InputError("methods must hold at least one method; got none.")
-    found: dict[str, tuple[str, dict[str, list[Any]]]] = {}
+    found: dict[str, tuple[str, dict[str, list[Any] | Range]]] = {}
     for name, grid in given.items():
         is_path = "/" in name or name.endswith((".yaml", ".yml"))
         file = Path(name) if is_path else _METHODS / f"{name}.yaml"
@@ -220,35 +254,40 @@ def _settings(place: str, given: Any) -> dict[str, Any]:
     return found
 
 
-def _grid(place: str, given: Any) -> dict[str, list[Any]]:
+def _grid(place: str, given: Any) -> dict[str, list[Any] | Range]:
     grid = _settings(place, given)
-    for key, values in grid.items():
+    for name, values in grid.items():
+        key = f"{place} {name}" if place.startswith("--") else f"{place}.{name}"
+        found = read_range(key, values)
+        if found is not None:
+            grid[name] = found
+            continue
         if not isinstance(values, list) or not values:
             raise InputError(
-                f"{place}.{key} must be a list of values, at least one; got {values!r:.60}."
+                f"{key} must be a list of values, at least one, or for sweep search a range as "
+                f"log:0.01..1; got {values!r:.60}."
             )
         for value in values:
             if isinstance(value, list | dict):
                 raise InputError(
-                    f"{place}.{key} must hold numbers, texts, true, false or null; "
-                    f"got {value!r:.60}."
+                    f"{key} must hold numbers, texts, true, false or null; got {value!r:.60}."
                 )
         texts = [value_text(value) for value in values]
         twice = next((text for text in texts if texts.count(text) > 1), None)
         if twice is not None:
-            raise InputError(f"{place}.{key} must hold each value once; got {twice} more often.")
+            raise InputError(f"{key} must hold each value once; got {twice} more often.")
     return grid
 
 
-def _change(text: str) -> tuple[str, Any]:
+def _change(option: str, text: str) -> tuple[str, Any]:
     name, is_pair, value = text.partition("=")
     if not is_pair or not name:
-        raise InputError(f"--set must be given as key=value; got {text!r}.")
+        raise InputError(f"{option} must be given as key=value; got {text!r}.")
     try:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError:
-        raise InputError(f"--set {name} must be YAML; got {value!r}.") from None
-    ((key, one),) = _settings("--set", {name.lstrip("-"): parsed}).items()
+        raise InputError(f"{option} {name} must be YAML; got {value!r}.") from None
+    ((key, one),) = _settings(option, {name.lstrip("-"): parsed}).items()
     return key, one
 
 

@@ -29,11 +29,20 @@ _Words = tuple[str, ...]
 _CLASSES = ("model.weighting", "model.forget", "model.retain", "trainer")
 
 
-def with_keys(runs: Sequence[Run], parse: Parse) -> list[Run]:
-    """Give each run its content key, and the name of an earlier run that equals it."""
+def with_keys(runs: Sequence[Run], parse: Parse | SettingsReader) -> list[Run]:
+    """Give each run its content key, and the name of an earlier run that equals it.
+
+    Args:
+        runs: The runs.
+        parse: Gives the configuration that the words of a ``fit`` command mean; or a reader, which
+            keeps what it has parsed.
+
+    Raises:
+        InputError: If the parser refuses the settings of one; names it.
+    """
     first: dict[str, str] = {}
     keyed = []
-    reader = SettingsReader(parse, runs)
+    reader = parse if isinstance(parse, SettingsReader) else SettingsReader(parse, runs)
     for run in _shown(runs):
         try:
             settings = reader.settings(run)

@@ -16,8 +16,18 @@ from etw_lightning.runs.folder import UNREADABLE, finished_command, made_as, set
 from etw_lightning.runs.newer_options import unlike
 from etw_lightning.schema import InputError
 from etw_lightning.sweeps.grid import SEED, Sweep, value_text
+from etw_lightning.sweeps.ranges import Range
 
-__all__ = ["Finished", "Run", "expand", "find_finished", "is_finished", "strangers"]
+__all__ = [
+    "Finished",
+    "Run",
+    "base_words",
+    "expand",
+    "find_finished",
+    "is_finished",
+    "make_run",
+    "strangers",
+]
 
 _SHORT = {"model.forget_weight": "lambda", SEED: "seed"}
 #: Settings that the command line takes as a flag, without a value.
@@ -62,46 +72,66 @@ def expand(sweep: Sweep) -> list[Run]:
 
     Raises:
         InputError: If two runs would write to one folder, or one would not write in a folder of
-            its own below the sweep's.
+            its own below the sweep's, or a grid holds a range.
     """
-    short = _short_names({key for _, grid in sweep.methods.values() for key in grid})
-    common = [word for file in sweep.config for word in ("--config", file)]
-    same = [word for key, value in sweep.settings.items() for word in _option(key, value)]
     runs: dict[str, Run] = {}
-    for method, (file, grid) in sweep.methods.items():
-        # The seed comes last, so that a point's runs stand side by side.
-        keys = sorted(grid, key=lambda key: key == SEED)
-        for values in itertools.product(*(grid[key] for key in keys)):
-            whole = {short[k]: value_text(v) for k, v in zip(keys, values, strict=True)}
-            # What a method has one value for tells none of its runs from another.
-            fixed = {short[k] for k in keys if k != SEED and len(grid[k]) == 1}
-            texts = {name: text for name, text in whole.items() if name not in fixed}
-            name = "_".join([method, *(_part(key, text) for key, text in texts.items())])
-            if name in runs:
+    for method, (_, grid) in sweep.methods.items():
+        lists: dict[str, Sequence[Any]] = {}
+        for key, values in grid.items():
+            if isinstance(values, Range):
                 raise InputError(
-                    f"two runs would write to the folder {name!r}, as their values differ in "
+                    f"{key} of {method} is the range {values}, which sweep search draws from; "
+                    "plan and run need a list of values."
+                )
+            lists[key] = values
+        varied = {key for key, values in lists.items() if len(values) > 1}
+        # The seed comes last, so that a point's runs stand side by side.
+        keys = sorted(lists, key=lambda key: key == SEED)
+        for values in itertools.product(*(lists[key] for key in keys)):
+            run = make_run(sweep, method, dict(zip(keys, values, strict=True)), varied)
+            if run.name in runs:
+                raise InputError(
+                    f"two runs would write to the folder {run.name!r}, as their values differ in "
                     "signs that a folder's name can't hold; put them in sweeps of their own."
                 )
-            _check_name(name, method)
-            own = [(k, tuple(_option(k, v))) for k, v in zip(keys, values, strict=True)]
-            folder = Path(sweep.output_dir) / name
-            require_inside(folder, Path(sweep.output_dir), f"run {name!r} of the sweep")
-            base = ("fit", *common, "--config", file, *same)
-            words = [*base, *(w for _, option in own for w in option), "--output_dir", str(folder)]
-            seed = texts.pop(_SHORT[SEED], "")
-            same_for_all = tuple(pair for pair in whole.items() if pair[0] in fixed)
-            runs[name] = Run(
-                name,
-                method,
-                tuple(texts.items()),
-                same_for_all,
-                seed,
-                tuple(words),
-                folder,
-                base,
-                tuple(own),
-            )
+            runs[run.name] = run
     return list(runs.values())
+
+
+def make_run(sweep: Sweep, method: str, values: Mapping[str, Any], varied: Collection[str]) -> Run:
+    """Return the run of a method with these values of its grid.
+
+    Args:
+        sweep: The sweep.
+        method: Label of the method.
+        values: Each setting of its grid with a value, the seed last.
+        varied: Settings that tell the method's runs apart, and so stand in the name.
+
+    Raises:
+        InputError: If it would not write in a folder of its own below the sweep's.
+    """
+    short = _short_names({key for _, grid in sweep.methods.values() for key in grid})
+    whole = {short[key]: value_text(value) for key, value in values.items()}
+    fixed = {short[key] for key in values if key != SEED and key not in varied}
+    texts = {name: text for name, text in whole.items() if name not in fixed}
+    name = "_".join([method, *(_part(key, text) for key, text in texts.items())])
+    _check_name(name, method)
+    folder = Path(sweep.output_dir) / name
+    require_inside(folder, Path(sweep.output_dir), f"run {name!r} of the sweep")
+    own = [(key, tuple(_option(key, value))) for key, value in values.items()]
+    base = base_words(sweep, method)
+    words = [*base, *(w for _, option in own for w in option), "--output_dir", str(folder)]
+    seed = texts.pop(_SHORT[SEED], "")
+    same_for_all = tuple(pair for pair in whole.items() if pair[0] in fixed)
+    point = tuple(texts.items())
+    return Run(name, method, point, same_for_all, seed, tuple(words), folder, base, tuple(own))
+
+
+def base_words(sweep: Sweep, method: str) -> tuple[str, ...]:
+    """Return the words that the commands of all runs of a method begin with."""
+    common = [word for file in sweep.config for word in ("--config", file)]
+    same = [word for key, value in sweep.settings.items() for word in _option(key, value)]
+    return ("fit", *common, "--config", sweep.methods[method][0], *same)
 
 
 def _check_name(name: str, method: str) -> None:

@@ -297,7 +297,7 @@ def test_help_names_the_program(command, args, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/usr/bin/etw"])
     assert program() == "etw"
     if args == ["--help"]:
-        assert "sweep plan|run|report" in " ".join(out.split())
+        assert "sweep plan|run|search|report" in " ".join(out.split())
 
 
 def test_every_argument_of_a_method_is_checked(command):

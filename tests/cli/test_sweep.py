@@ -13,7 +13,9 @@ import yaml
 from faults import ForkedProgram, run_until
 
 ROOT = Path(__file__).resolve().parents[2]
-SHIPPED = sorted((ROOT / "configs" / "sweep").glob("*.yaml"))
+#: One draws from ranges, the others are grids.
+SEARCH = ROOT / "configs" / "sweep" / "quickstart_search.yaml"
+SHIPPED = sorted({*(ROOT / "configs" / "sweep").glob("*.yaml")} - {SEARCH})
 #: A sweep of each method over a grid of its own.
 MANY = ROOT / "configs" / "sweep" / "quickstart_methods.yaml"
 SWEEP = {
@@ -66,11 +68,11 @@ def place(tmp_path_factory, tofu_dir, tiny_model_dir, retain_model_dir):
 def run_sweep(command):
     """Run a sweep whose runs are forked; what stops them starts them as a user's sweep does."""
 
-    def call(*words):
+    def call(*words, sub="run"):
         forking = SimpleNamespace(**{**vars(subprocess), "Popen": ForkedProgram})
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("etw_lightning.sweeps.processes.subprocess", forking)
-            return command("sweep", "run", *words)
+            return command("sweep", sub, *words)
 
     return call
 
@@ -256,6 +258,59 @@ def test_a_typo_in_the_rule_is_found_before_anything_runs(place, command):
         "Did you mean 'forget_quality'?\n"
     )
     assert not (place / "typo").exists()
+
+
+@pytest.fixture(scope="module")
+def searched(place, run_sweep):
+    """What a search of two points gives back, one of a run that is there already."""
+    words = ("--over", "model.lambda=log:0.05..0.5", "model.lr=[0.001]", "--trials", "2")
+    sweep = {**SWEEP, "methods": ["etw"], "output_dir": "searched"}
+    # What tiny models say is worth nothing; how likely answers are is a number all the same.
+    sweep["select"] = {
+        "maximise": "forget_quality",
+        "subject_to": {"retain_probability": {"at_least_of_target": 0.95}},
+    }
+    (place / "searched.yaml").write_text(yaml.safe_dump(sweep, sort_keys=False))
+    return run_sweep("--config", "searched.yaml", *words, sub="search")
+
+
+def test_a_search_leaves_runs_that_other_commands_read(searched, command, place):
+    assert (searched.status, searched.err) == (0, "")
+    folders = sorted(path.name for path in (place / "searched").glob("etw_*"))
+    assert len(folders) == 2
+    assert [name for name in folders if f"done {name}: " in searched.out] == folders
+    out = command("compare", "searched", "--rank", "fq_at_utility_floor", "--format", "json")
+    assert (out.status, out.err) == (0, "")
+    (found,) = [json.loads(out.out)]
+    assert sorted(run for one in found["places"] for run in one["runs"]) == folders
+    out = command("report", "searched", "--format", "json")
+    assert sorted(json.loads(out.out)["runs"]) == folders
+
+
+def test_the_number_that_a_search_is_told_is_the_one_of_its_run(searched, place):
+    from etw_lightning.sweeps.choice import log10
+    from etw_lightning.sweeps.study import open_journal
+
+    storage = open_journal(place / "searched", mends=False)
+    (study,) = storage.get_all_studies()
+    for trial in storage.get_all_trials(study._study_id):
+        (path,) = (place / "searched").glob(f"*lambda{trial.params['model.forget_weight']:.4g}_*")
+        results = json.loads((path / "results.json").read_text())
+        assert trial.value == log10(results["metrics"]["forget_quality"]["value"])
+        (start,) = [one["metrics"] for one in results["history"] if one["epoch"] == 0]
+        floor = 0.95 * start["retain_probability"]["value"]
+        miss = (floor - results["metrics"]["retain_probability"]["value"]) / floor
+        assert list(trial.constraints.values()) == [pytest.approx(miss, abs=1e-12)]
+
+
+def test_the_shipped_search_can_be_begun(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    out = command("sweep", "report", "--config", SEARCH, "--output_dir", tmp_path / "none")
+    assert (out.status, out.err) == (1, "")
+    assert " sweep search --config " in out.out
+    out = command("sweep", "plan", "--config", SEARCH, "--output_dir", tmp_path / "none")
+    assert out.status == 2
+    assert out.err.startswith("error: model.forget_weight of etw is the range log:0.02..0.5, ")
 
 
 @pytest.mark.parametrize("folder", ["/dev/null", "small.yaml", "small.yaml/under"])

@@ -201,11 +201,13 @@ def test_set_takes_the_place_of_grids_and_settings(write):
         ),
         (
             {"methods": {"etw": {"model.lr": 1}}},
-            "methods.etw.model.lr must be a list of values, at least one; got 1.",
+            "methods.etw.model.lr must be a list of values, at least one, or for sweep search a "
+            "range as log:0.01..1; got 1.",
         ),
         (
             {"grid": {"model.lr": []}},
-            "grid.model.lr must be a list of values, at least one; got [].",
+            "grid.model.lr must be a list of values, at least one, or for sweep search a range "
+            "as log:0.01..1; got [].",
         ),
         (
             {"grid": {"model.lr": [[1]]}},
