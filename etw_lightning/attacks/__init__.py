@@ -4,8 +4,29 @@
 retain model beside it.
 """
 
+from etw_lightning.attacks.beginning import FirstWords
+from etw_lightning.attacks.hinting import Options, SameSubject
 from etw_lightning.attacks.interface import Attack, Subject
+from etw_lightning.attacks.judges import LeakJudge, RougeJudge, SaidJudge
 from etw_lightning.attacks.merging import Merge
+from etw_lightning.attacks.mixing import Mix
 from etw_lightning.attacks.pruning import Prune
+from etw_lightning.attacks.sampling import Sample
+from etw_lightning.attacks.wording import BestWording, Reword
 
-__all__ = ["Attack", "Merge", "Prune", "Subject"]
+__all__ = [
+    "Attack",
+    "BestWording",
+    "FirstWords",
+    "LeakJudge",
+    "Merge",
+    "Mix",
+    "Options",
+    "Prune",
+    "Reword",
+    "RougeJudge",
+    "SaidJudge",
+    "SameSubject",
+    "Sample",
+    "Subject",
+]
