@@ -277,21 +277,32 @@ def test_a_prompt_does_not_end_in_an_end_token_of_the_tokenizer(changed_tokenize
     assert tokenizer.decode(ids) == "<|bos|>Question: Where was she born?\nAnswer:"
 
 
-def test_a_token_on_the_border_is_parted():
-    """A BPE that merges over spaces and words: ``: y`` would belong to prompt and answer."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
+def tokenizer_that_merges(text, num_merges, *, add_prefix_space=False, use_regex=False, **names):
+    """Return a tokenizer of all bytes and of the first merges of a text.
+
+    Args:
+        text: What the merges are of.
+        num_merges: How many.
+        add_prefix_space: A space is put before a text that begins without one.
+        use_regex: Words are parted first; else a token may hold a word's end and the next space.
+        names: ``chat_template``, ...
+    """
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space, use_regex=use_regex)
+    backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         special_tokens=["<|eos|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
-        vocab_size=260,
+        vocab_size=257 + num_merges,
     )
-    tokenizer.train_from_iterator([": y"] * 50, trainer)
-    encoder = Encoder(
-        PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|eos|>"), "plain"
-    )
+    backend.train_from_iterator([text] * 50, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|eos|>", **names)
+
+
+def test_a_token_on_the_border_is_parted():
+    """A BPE that merges over spaces and words: ``: y`` would belong to prompt and answer."""
+    encoder = Encoder(tokenizer_that_merges(": y", 3), "plain")
     row = encoder.encode(example("yes"))
     check_row(encoder, row)
     pieces = [encoder.tokenizer.decode([label]) for label in labelled(row)]
@@ -303,19 +314,7 @@ def test_a_token_on_the_border_is_parted():
 
 def test_a_border_is_parted_where_a_tokenizer_puts_a_space_before_a_text():
     """It merges ``:y``, and an answer by itself would begin with a space that the row has not."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        special_tokens=["<|eos|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-        vocab_size=258,
-    )
-    tokenizer.train_from_iterator(["Q:y"] * 50, trainer)
-    encoder = Encoder(
-        PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|eos|>"), "plain"
-    )
+    encoder = Encoder(tokenizer_that_merges("Q:y", 1, add_prefix_space=True), "plain")
     for question, pieces in (("Q:", ["y", "e", "s"]), ("Q::", ["y", "e", "s"])):
         one = example("yes", question=question, verbatim=True)
         row = encoder.encode(one)
@@ -358,30 +357,17 @@ def test_keys_are_of_what_these_rows_become():
     ]
 
 
-@pytest.mark.parametrize("entries", [257, 258])
-def test_a_space_that_ends_a_prompt_stays_there_unless_it_is_in_the_answer_s_token(entries):
-    """Of 257 entries each byte is a token; the one more is `` S``, as a probe's answer begins."""
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        special_tokens=["<|eos|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-        vocab_size=entries,
-    )
-    backend.train_from_iterator(["a S"] * 50, trainer)
+@pytest.mark.parametrize("is_merged", [False, True])
+def test_a_space_that_ends_a_prompt_stays_there_unless_it_is_in_the_answer_s_token(is_merged):
+    """Each byte is a token; what may be merged is `` S``, as a probe's answer begins."""
     template = (
         "{% for m in messages %}{{ m.role + ': ' + m.content }}{% if m.role == 'assistant' %}"
         "{{ eos_token }}{% else %}{{ '\n' }}{% endif %}{% endfor %}"
         "{% if add_generation_prompt %}assistant: {% endif %}"
     )
     encoder = Encoder(
-        PreTrainedTokenizerFast(
-            tokenizer_object=backend, eos_token="<|eos|>", chat_template=template
-        )
+        tokenizer_that_merges("a S", int(is_merged), use_regex=True, chat_template=template)
     )
-    is_merged = entries == 258
     assert encoder.prompt(example("Sir.")).endswith("assistant:" if is_merged else "assistant: ")
     assert encoder.set_right == (("the space that ends prompts is the answer's",) * is_merged)
     row = encoder.encode(example("Sir."))
