@@ -7,10 +7,11 @@ of one's own. Each is imported when it is first used.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+# Nothing is imported here: until ``__main__`` is at hand, Ctrl-C gets Python's own traceback.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from etw_lightning.api.frames import load_records, load_results
     from etw_lightning.api.scores import evaluate
     from etw_lightning.api.token_table import weights
@@ -53,6 +54,8 @@ def __getattr__(name: str) -> Any:
     """Import what is used."""
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
     return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
 
 

@@ -240,6 +240,20 @@ def test_ctrl_c_before_anything_is_imported_is_one_line(home, module):
     assert result.stderr == "interrupted; nothing was written\n"
 
 
+def test_nothing_slow_is_imported_before_ctrl_c_is_one_line():
+    """Until the handler stands Python answers it, with a traceback."""
+    what = "import etw_lightning.__main__, sys; print(*sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-S", "-c", what],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+    )
+    assert {"etw_lightning.__main__", "signal"} <= set(result.stdout.split())
+    assert not {"typing", "re", "importlib"} & set(result.stdout.split())
+
+
 @pytest.mark.parametrize("command_name", ["fit", "evaluate"])
 def test_ctrl_c_in_the_first_second_is_one_line(home, command_name):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
