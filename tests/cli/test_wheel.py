@@ -1,10 +1,12 @@
 """The built wheel, installed where nothing of the checkout can be seen, run in an empty folder."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -13,7 +15,18 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 #: What a wheel is built from.
-SOURCES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE")
+SOURCES = (
+    "pyproject.toml",
+    "setup.py",
+    "MANIFEST.in",
+    "README.md",
+    "LICENSE",
+    "CHANGELOG.md",
+    "CITATION.cff",
+    "CONTRIBUTING.md",
+)
+#: What links of Markdown lead to.
+_LINKED = re.compile(r"\]\(([^)]*)\)")
 
 
 def call(*words, cwd, **variables):
@@ -31,16 +44,16 @@ def call(*words, cwd, **variables):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """A wheel of this tree, built from a copy of it, so that nothing is left in the tree."""
+    """A wheel built of the source archive of a copy of this tree, in which nothing is left."""
     folder = tmp_path_factory.mktemp("build")
     source = folder / "source"
     source.mkdir()
     for name in SOURCES:
         shutil.copy(ROOT / name, source)
-    for name in ("etw_lightning", "configs"):
-        ignored = shutil.ignore_patterns("__pycache__")
+    for name in ("etw_lightning", "configs", "docs"):
+        ignored = shutil.ignore_patterns("__pycache__", "generated", "api")
         shutil.copytree(ROOT / name, source / name, ignore=ignored)
-    words = (sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, source)
+    words = (sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, source)
     built = call(*words, cwd=folder)
     assert built.returncode == 0, built.stdout + built.stderr
     (found,) = folder.glob("*.whl")
@@ -85,6 +98,27 @@ def test_the_wheel_holds_each_configuration_once_and_the_mark_of_types(wheel):
     held = [name for name in names if name.endswith(".yaml")]
     assert sorted(held) == sorted(f"etw_lightning/{name}" for name in there)
     assert "etw_lightning/py.typed" in names
+
+
+def test_what_an_index_shows_names_files_of_the_source_archive_and_links_to_none(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (one for one in archive.namelist() if one.endswith(".dist-info/METADATA"))
+        head, text = archive.read(name).decode().split("\n\n", 1)
+    assert "\nDescription-Content-Type: text/markdown\n" in head
+    assert text.startswith(
+        "# etw_lightning\n\nFiles that are named here are in the source archive."
+    )
+    (source,) = wheel.parent.glob("*.tar.gz")
+    with tarfile.open(source) as archive:
+        held = {one.partition("/")[2] for one in archive.getnames()}
+    readme = (ROOT / "README.md").read_text()
+    files = {one for one in _LINKED.findall(readme) if not one.startswith("https://")}
+    assert len(files) > 20
+    assert files <= held
+    assert all(f"`{one}`" in text for one in files)
+    assert {one.partition(":")[0] for one in _LINKED.findall(text)} == {"https"}
+    # All else is as it is read in the tree.
+    assert text.count("\n") == readme.count("\n") + 2
 
 
 def test_it_lists_and_prints_what_is_shipped(etw):
