@@ -228,6 +228,13 @@ FAMILIES = {
         "{% endfor %}{% if add_generation_prompt %}{{ ' ASSISTANT: ' }}{% endif %}",
         ("</s>",),
     ),
+    "A line end that the prompt lacks": Family(
+        _turns(_CHATML[0], _CHATML[1], "<|im_start|>assistant"), _CHATML_TOKENS
+    ),
+    "A line end and a space that the prompt lacks": Family(
+        _turns("<|im_start|>{{ m.role }}\n{{ ' ' }}", _CHATML[1], "<|im_start|>assistant"),
+        _CHATML_TOKENS,
+    ),
     "A thinking block without a way round it": Family(
         _turns(
             *_CHATML, answer="{{ '<think>\\n' ~ m.content[:2] ~ '</think>\\n' }}{{ m.content }}"
@@ -252,7 +259,8 @@ Three ways of setting right, tried in this order:
 
 1. `enable_thinking: false` (or `thinking: false`), where the template knows it and it is not given
    in `data.template_kwargs`: an empty block of thoughts then stands in the prompt.
-2. What the template puts before every answer, always the same, ends the prompt.
+2. What the template puts before every answer, always the same, ends the prompt; of white space
+   only line ends, where no token holds them and the answer's first word: a space is the answer's.
 3. A space that ends the prompt is left to the answer, where a tokenizer makes it one token with the
    answer's first word.
 

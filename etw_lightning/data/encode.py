@@ -41,10 +41,9 @@ def is_raw(examples: Sequence[Example]) -> bool:
 class Encoder(RowLayouts):
     """Turns examples into token ids and labels for one tokenizer and template.
 
-    Labels cover what the model is to say after the prompt, and nothing else: the answer, the token
-    that ends it and, where a template begins an answer with more than its prompt for one ends in,
-    that too; of a chat whose turns are all labelled, the same of each turn of the assistant. They
-    are found in the rendered text by character offsets. Raw texts, and what continues a verbatim
+    Labels cover what the model is to say after the prompt, and nothing else: the answer, spaces
+    that the template puts before it (line ends there end the prompt) and the token that ends it; of
+    a chat whose turns are all labelled, the same of each turn of the assistant. They are found in the rendered text by character offsets. Raw texts, and what continues a verbatim
     prompt, have no token that ends them.
 
     What is taught, scored, asked and where a generation stops are one text: a row begins with the

@@ -101,6 +101,10 @@ class Renderer:
             found.append((lead, reason))
             if lead is not None and not lead.strip():
                 self.set_right += tuple(f"data.template_kwargs.{name} false" for name in more)
+                # Line ends; a space is the answer's, as in the plain template. Widely used code
+                # labels them all.
+                line_ends = "" if self.second_end_token else lead.rstrip(" ")
+                self._end_prompts(line_ends if self._is_parted(line_ends) else "")
                 return self._move_space()
         self.template_kwargs, (lead, reason) = given, found[0]
         asked = next((name for name in _THINKING if given.get(name)), None)
@@ -117,8 +121,7 @@ class Renderer:
                 "another template."
             )
         if lead is not None:
-            self._lead = lead
-            self.set_right += (f"{lead!r}, which the template puts before answers, ends prompts",)
+            self._end_prompts(lead)
             self._move_space()
 
     def _leads(self) -> tuple[str | None, str]:
@@ -140,6 +143,30 @@ class Renderer:
                 )
             leads.add(before[len(asked) :] if before.startswith(asked) else None)
         return (leads.pop() if len(leads) == 1 else None), ""
+
+    def _end_prompts(self, lead: str) -> None:
+        """Have prompts end in what the template puts before every answer; nothing if it is empty."""
+        self._lead = lead
+        if lead:
+            self.set_right += (f"{lead!r}, which the template puts before answers, ends prompts",)
+
+    def _is_parted(self, lead: str) -> bool:
+        """Tell whether the tokens of a prompt with white space behind it are those of its texts.
+
+        White space that is in one token with the first word of an answer is the answer's.
+        """
+        for question, answer in _PROBES:
+            said = self._said(Example("probe", answer, question))
+            texts = (
+                self._fill(said, prompts=True) + lead,
+                self._fill([*said, Turn("assistant", answer)]),
+            )
+            ids, whole = (
+                self.tokenizer(one, add_special_tokens=False)["input_ids"] for one in texts
+            )
+            if whole[: len(ids)] != ids:
+                return False
+        return True
 
     def _move_space(self) -> None:
         """Leave the space that ends a prompt to the answer, if that is whose token it is in."""

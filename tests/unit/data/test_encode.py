@@ -45,6 +45,8 @@ SHORT_PROMPT = (
     "{% for m in messages %}{{ '<|user|>' + m['role'] + '\n\n' + m['content'] + eos_token }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|user|>assistant' }}{% endif %}"
 )
+#: Its prompt ends before two spaces, which are the answer's.
+SPACED = SHORT_PROMPT.replace("\n\n", "  ")
 
 SECOND_END = Conventions(second_end_token=True)
 
@@ -175,12 +177,14 @@ def test_a_template_without_an_end_token_gets_one(changed_tokenizer):
 
 
 @pytest.mark.parametrize("answer", ANSWERS)
-def test_what_follows_the_prompt_before_the_answer_is_labelled(changed_tokenizer, answer):
-    """A model that is to answer after the prompt has to say the newlines too."""
+def test_line_ends_that_a_template_puts_before_answers_end_prompts(changed_tokenizer, answer):
+    """They are no part of an answer: every model knows them, whatever it knows of the row."""
     encoder = Encoder(changed_tokenizer(SHORT_PROMPT))
     row = encoder.encode(example(answer))
     check_row(encoder, row)
-    assert labelled_text(encoder, row) == f"\n\n{answer}<|eos|>"
+    assert labelled_text(encoder, row) == f"{answer}<|eos|>"
+    assert encoder.prompt(example(answer)).endswith("\n\n")
+    assert encoder.set_right == ("'\\n\\n', which the template puts before answers, ends prompts",)
     assert row.input_ids == (*encoder.encode_prompt(example(answer)), *labelled(row))
 
 
@@ -480,7 +484,7 @@ def test_nothing_is_scored_of_a_text_without_labels(tiny_tokenizer, answer):
 
 
 def test_spans_of_what_stands_around_the_answer(changed_tokenizer):
-    encoder = Encoder(changed_tokenizer(SHORT_PROMPT))
+    encoder = Encoder(changed_tokenizer(SPACED))
     spans = encoder.answer_spans(example("x y"))
     assert [spans[0], spans[1], spans[-1]] == [(0, 0), (0, 0), (3, 3)]
     assert spans[2:-1] == [(0, 1), (1, 2), (2, 3)]
@@ -492,7 +496,7 @@ def test_spans_count_from_the_answer_as_it_is_stored(changed_tokenizer):
     stripping = CHATML.replace("m['content']", "(m['content'] | trim)")
     spans = Encoder(changed_tokenizer(stripping)).answer_spans(example("  x y "))
     assert spans == [(2, 3), (3, 4), (4, 5), (6, 6)]
-    stripping = SHORT_PROMPT.replace("m['content']", "(m['content'] | trim)")
+    stripping = SPACED.replace("m['content']", "(m['content'] | trim)")
     spans = Encoder(changed_tokenizer(stripping)).answer_spans(example("  x y "))
     assert spans == [(0, 0), (0, 0), (2, 3), (3, 4), (4, 5), (6, 6)]
 
@@ -518,8 +522,8 @@ def test_scored_text_is_the_answer_unless_it_was_cut(tiny_tokenizer, template, a
 
 def test_scored_text_of_other_templates_and_of_raw_text(changed_tokenizer):
     text = "Once upon a time"
-    encoder = Encoder(changed_tokenizer(SHORT_PROMPT))
-    assert encoder.scored_text(example(text)) == f"\n\n{text}"
+    encoder = Encoder(changed_tokenizer(SPACED))
+    assert encoder.scored_text(example(text)) == f"  {text}"
     encoder = Encoder(changed_tokenizer(CHATML), conventions=SECOND_END)
     assert encoder.scored_text(example(text)) == f"{text}\n"
     raw = example(text, question=None)

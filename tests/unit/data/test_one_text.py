@@ -28,6 +28,8 @@ SET_RIGHT = {
     "Qwen 3": "data.template_kwargs.enable_thinking false",
     "Qwen 3, thinking only": rf"'\n</think>\n\n', {MOVED}",
     "GPT-OSS": f"'<|channel|>final<|message|>', {MOVED}",
+    "A line end that the prompt lacks": rf"'\n', {MOVED}",
+    "A line end and a space that the prompt lacks": rf"'\n', {MOVED}",
     "A space that ends the prompt": "the space that ends prompts is the answer's",
 }
 ANSWERS = ("1975", "She was born in 1958.", "Ünïcödé — «так», 12 novels", "**x** <b>1</b>", "8")
