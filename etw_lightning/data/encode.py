@@ -43,8 +43,9 @@ class Encoder(RowLayouts):
 
     Labels cover what the model is to say after the prompt, and nothing else: the answer, spaces
     that the template puts before it (line ends there end the prompt) and the token that ends it; of
-    a chat whose turns are all labelled, the same of each turn of the assistant. They are found in the rendered text by character offsets. Raw texts, and what continues a verbatim
-    prompt, have no token that ends them.
+    a chat whose turns are all labelled, the same of each turn of the assistant. They are found in
+    the rendered text by character offsets. Raw texts, and what continues a verbatim prompt, have no
+    token that ends them.
 
     What is taught, scored, asked and where a generation stops are one text: a row begins with the
     very tokens of its prompt (an answer that would share one with it is encoded behind it by

@@ -145,7 +145,7 @@ class Renderer:
         return (leads.pop() if len(leads) == 1 else None), ""
 
     def _end_prompts(self, lead: str) -> None:
-        """Have prompts end in what the template puts before every answer; nothing if it is empty."""
+        """Have prompts end in what the template puts before every answer; it may be empty."""
         self._lead = lead
         if lead:
             self.set_right += (f"{lead!r}, which the template puts before answers, ends prompts",)
