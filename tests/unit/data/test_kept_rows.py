@@ -5,7 +5,9 @@ import pickle
 import threading
 import tracemalloc
 import warnings
+import zlib
 
+import pyarrow
 import pytest
 from toy import text, write_rows
 
@@ -127,6 +129,21 @@ def test_what_predicts_the_first_label_is_no_part_of_a_beginning(tmp_path):
     some = [EncodedRow(f"a/{n}", (5, 6, 7, 8, 9, n), (IGNORE_INDEX,) * 5 + (n,)) for n in (1, 2)]
     stored_rows.write_rows(tmp_path, iter(some), {})
     assert json.loads((tmp_path / stored_rows._ABOUT).read_text())["beginning"] == [5, 6, 7, 8]
+
+
+def test_rows_are_written_512_at_a_time_and_the_file_has_its_crc_32(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    some = [
+        EncodedRow(f"a/{n}", tuple(range(n, n + 30)), (IGNORE_INDEX, 1) * 15) for n in range(600)
+    ]
+    stored_rows.write_rows(tmp_path, iter(some), {})
+    content = (tmp_path / stored_rows._ROWS).read_bytes()
+    assert len(content) > 1 << 17
+    with pyarrow.ipc.open_stream(content) as stream:
+        assert [batch.num_rows for batch in stream] == [512, 88]
+    about = json.loads((tmp_path / stored_rows._ABOUT).read_text())
+    assert about["checksum"] == zlib.crc32(content)
+    assert list(StoredRows(tmp_path)) == some
 
 
 @pytest.mark.parametrize("retain", ["retain+more", "raw", "retain"])

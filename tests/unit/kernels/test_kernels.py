@@ -314,3 +314,16 @@ def test_on_cuda_the_head_is_not_widened(inputs, monkeypatch):
 def test_what_a_pass_may_keep_and_what_a_core_has_at_hand():
     assert kernels._ROOM == 268_435_456
     assert kernels._CACHED == 524_288
+
+
+@pytest.mark.parametrize(
+    ("width", "expected"), [(0, [7]), (1 << 10, [7]), (1 << 15, [4, 3]), (1 << 18, [1] * 7)]
+)
+def test_rows_are_gone_over_as_many_at_a_time_as_a_core_has_at_hand(width, expected):
+    """131,072 bytes of a row of 32,768 numbers: four of them are 524,288."""
+    rows, labels = torch.zeros(7, width), torch.arange(7)
+    parts = kernels._cached_rows(rows)
+    assert [len(part) for part in parts] == expected
+    assert torch.equal(torch.cat(parts), rows)
+    assert [len(part) for part in kernels._cached_rows(labels, rows)] == expected
+    assert torch.equal(torch.cat(kernels._cached_rows(labels, rows)), labels)

@@ -406,6 +406,18 @@ def test_what_of_a_folder_is_the_model(tmp_path, monkeypatch):
     assert model_identity("some/model") == "some/model@None"
 
 
+def test_what_can_not_be_told_from_others_is_refused_under_its_key(tmp_path, monkeypatch):
+    key = "data.retain_model"
+    folder = tmp_path / "step.ckpt"
+    folder.mkdir()
+    with pytest.raises(InputError, match=rf"^{key}: checkpoint '{folder}' holds no checkpoint;"):
+        model_identity(str(folder), key)
+    asked = []
+    monkeypatch.setattr(record_cache, "load_config", lambda *given: asked.append(given))
+    assert model_identity("some/model", key) == "some/model@None"
+    assert asked == [("some/model", key)]
+
+
 def test_a_cache_that_can_not_be_written_is_named(monkeypatch, cache):
     cache.parent.mkdir(exist_ok=True)
     cache.write_text("a file where the folder would be")

@@ -638,6 +638,13 @@ def test_cut_answers_are_told_of(eval_set, tiny_tokenizer, monkeypatch):
     assert of_raw.rows == sum(length > 3 for length in lengths_of(raw, tiny_tokenizer))
 
 
+def test_cut_answers_of_a_set_are_told_of_though_raw_text_is_among_its_rows(tiny_tokenizer):
+    rows = (Example("a/0", "The mill stands by the river."), Example("a/1", "Rome. " * 9, "Where?"))
+    encoder = Encoder(tiny_tokenizer, max_length=40)
+    with pytest.warns(UserWarning, match=r"^mixed: answers of 1 of 2 rows are cut by"):
+        tell_lost_scored(EvalSet("mixed", rows), encoder)
+
+
 def test_what_surely_fits_is_not_encoded(eval_set, tiny_tokenizer, monkeypatch):
     monkeypatch.setattr(Encoder, "encode", None)
     monkeypatch.setattr(Encoder, "encode_prompt", None)

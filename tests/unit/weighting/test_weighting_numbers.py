@@ -118,6 +118,15 @@ def test_weights_of_logits_are_those_of_the_entropies():
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
+def test_weights_of_logits_that_learn_keep_nothing_for_a_backward_pass():
+    logits = torch.randn(2, 5, 11, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda one: one):
+        found = etw_weights(logits, torch.ones(2, 5, dtype=torch.int64))
+    assert not kept
+    assert not found.requires_grad
+
+
 def test_weights_of_logits_are_refused_for_other_shapes():
     logits, labels = torch.zeros(2, 5, 9), torch.zeros(2, 5, dtype=torch.long)
     for one, other in ((logits, labels[:, 1:]), (logits[..., None], labels), (logits[0], labels)):
