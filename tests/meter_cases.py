@@ -186,6 +186,26 @@ def make_cases():
         "StillSaid, number": Case(partial(meters.StillSaid, "number"), (facts,), 4 / 9),
         "StillSaid, address": Case(partial(meters.StillSaid, "address"), (facts,), 0 / 4),
     }
+    # Of each fact twice what was said of it, and once what was said of another.
+    said = [
+        replace(row, generation=facts[(place + (time == 2)) % len(facts)].generation)
+        for time in range(3)
+        for place, row in enumerate(facts)
+    ]
+    refused = [
+        replace(row, generation="No idea.") if n % 5 == 1 else row for n, row in enumerate(said)
+    ]
+    cases |= {
+        "LeakAtK": Case(partial(meters.LeakAtK, 1), (said,), metrics.leakage(said, 1).value),
+        "LeakAtK, 2": Case(
+            partial(meters.LeakAtK, 2, 0.5),
+            (said,),
+            metrics.leakage(said, 2, partial(metrics.leaks, threshold=0.5)).value,
+        ),
+        "RefusalStability": Case(
+            meters.RefusalStability, (refused,), metrics.refusal_stability(refused).value
+        ),
+    }
     cases |= {name: Case(make, (forget,), one.value) for name, (make, one) in means.items()}
     clean = torch.linspace(0, 1, 13, dtype=torch.float64)
     cases["Gibberish"] = Case(meters.Gibberish, (clean,), metrics.gibberish(clean.tolist()).value)

@@ -17,6 +17,7 @@ from etw_lightning.meters.columns import MeanMeter, Meter, RecordMeter, as_recor
 from etw_lightning.meters.likelihoods import ChoiceAccuracy, Probability, TruthRatio
 from etw_lightning.meters.membership import MembershipAUC, MinK, PrivLeak, RelativeDifference
 from etw_lightning.meters.memorisation import ExactMemorisation, ExtractionStrength
+from etw_lightning.meters.repeated import LeakAtK, RefusalStability
 from etw_lightning.meters.sanity import Looped, Refusals, StillSaid, Stutter
 from etw_lightning.meters.text import (
     DistinctN,
@@ -41,6 +42,7 @@ __all__ = [
     "GenerationPerplexity",
     "Gibberish",
     "KnowMem",
+    "LeakAtK",
     "Looped",
     "MeanMeter",
     "MembershipAUC",
@@ -53,6 +55,7 @@ __all__ = [
     "PrivacyScore",
     "Probability",
     "RecordMeter",
+    "RefusalStability",
     "Refusals",
     "RelativeDifference",
     "Repetition",

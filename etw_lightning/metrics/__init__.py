@@ -40,6 +40,7 @@ from etw_lightning.metrics.fluency import (
     repetition,
     repetition_values,
 )
+from etw_lightning.metrics.leakage import expected_highest, leak_at_k, leakage, leaks
 from etw_lightning.metrics.likelihoods import (
     TruthRatioName,
     closer_to_one,
@@ -66,6 +67,7 @@ from etw_lightning.metrics.memorisation import (
     extraction_strength,
     extraction_strength_values,
 )
+from etw_lightning.metrics.refusing import refusal_shares, refusal_stability
 from etw_lightning.metrics.sanity import looped_generations, refusals, stuttering_generations
 from etw_lightning.metrics.still_said import still_said
 from etw_lightning.metrics.text import (
@@ -121,6 +123,7 @@ __all__ = [
     "empty_generations",
     "exact_memorisation",
     "exact_memorisation_values",
+    "expected_highest",
     "extraction_strength",
     "extraction_strength_values",
     "forget_quality",
@@ -130,6 +133,9 @@ __all__ = [
     "gibberish",
     "harmonic_mean",
     "knowmem",
+    "leak_at_k",
+    "leakage",
+    "leaks",
     "looped_generations",
     "mark_tokens",
     "mean_probability",
@@ -148,6 +154,8 @@ __all__ = [
     "privleak_from_auc",
     "probabilities",
     "probability_gap",
+    "refusal_shares",
+    "refusal_stability",
     "refusals",
     "relative_difference",
     "repetition",
