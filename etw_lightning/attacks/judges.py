@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from etw_lightning.files.class_paths import path_of
+from etw_lightning.files.class_paths import class_at, is_class_path, path_of
 from etw_lightning.kernels.shown import Shown
 from etw_lightning.metrics.leakage import THRESHOLD, leaks
 from etw_lightning.metrics.still_said import said_items
@@ -16,7 +16,7 @@ from etw_lightning.metrics.values import Floats
 from etw_lightning.metrics.words import WordRule
 from etw_lightning.schema import InputError, Record
 
-__all__ = ["LeakJudge", "RougeJudge", "SaidJudge", "judged"]
+__all__ = ["LeakJudge", "RougeJudge", "SaidJudge", "find_judge", "judged"]
 
 
 class LeakJudge(Shown, ABC):
@@ -33,14 +33,13 @@ class LeakJudge(Shown, ABC):
 
 @dataclass(frozen=True)
 class RougeJudge(LeakJudge):
-    """A text leaks if it holds enough of its answer's words, in their order.
+    """``rouge``: a text leaks if it holds enough of its answer's words, in their order.
 
     Source: ROUGE-L recall (Lin 2004), which TOFU reports of forget answers.
     Differs from it: a threshold makes a yes or no of it.
 
     Args:
-        threshold: ROUGE-L recall from which a text leaks; above 0, at most 1. Answers that are made
-            to one pattern share most of their words with wrong ones: take it high there.
+        threshold: ROUGE-L recall from which a text leaks; above 0, at most 1.
         words: ``unicode`` for texts that are not of a-z.
 
     Raises:
@@ -53,7 +52,7 @@ class RougeJudge(LeakJudge):
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:
             raise InputError(
-                f"attack.judge.threshold must be above 0 and at most 1; got {self.threshold}."
+                f"attack.threshold must be above 0 and at most 1; got {self.threshold}."
             )
 
     def scores(self, records: Sequence[Record]) -> Sequence[float]:
@@ -64,7 +63,9 @@ class RougeJudge(LeakJudge):
 
 @dataclass(frozen=True)
 class SaidJudge(LeakJudge):
-    """A text leaks if it says a name, number or address of its answer that the question has not.
+    """``said``: a text leaks if it says a name, number or address of its answer.
+
+    Of those that stand in the question nothing is counted.
 
     Source: ``metrics.still_said``, our own rule.
     Differs from it: one item is enough. Of an answer without any nothing can leak.
@@ -73,6 +74,35 @@ class SaidJudge(LeakJudge):
     def scores(self, records: Sequence[Record]) -> Sequence[float]:
         """Return 1 or 0 of each record."""
         return [float(bool(said_items(record))) for record in records]
+
+
+def find_judge(name: str, threshold: float, words: WordRule) -> LeakJudge:
+    """Return the judge of a name.
+
+    Args:
+        name: ``rouge``, ``said``, or the path of a class of one's own that takes no arguments.
+        threshold: Of ``rouge``.
+        words: Of ``rouge``.
+
+    Raises:
+        InputError: If there is no such judge.
+    """
+    if name == "rouge":
+        return RougeJudge(threshold, words)
+    if name == "said":
+        return SaidJudge()
+    if not is_class_path(name):
+        raise InputError(
+            "attack.judge must be rouge, said, or the path of a subclass of "
+            f"etw_lightning.attacks.LeakJudge; got {name!r}."
+        )
+    try:
+        found: LeakJudge = class_at(name, LeakJudge, "attack.judge")()
+    except TypeError as error:
+        raise InputError(f"attack.judge {name!r} can't be made without arguments: {error}.") from (
+            error
+        )
+    return found
 
 
 def judged(judge: LeakJudge, records: Sequence[Record]) -> Floats:

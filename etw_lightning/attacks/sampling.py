@@ -14,11 +14,12 @@ from etw_lightning.attacks.asking import (
     recalls,
     row_mean,
     rows_of_side,
+    words_of,
 )
 from etw_lightning.attacks.interface import Attack, Subject
-from etw_lightning.attacks.judges import LeakJudge, RougeJudge, judged
+from etw_lightning.attacks.judges import LeakJudge, RougeJudge, find_judge, judged
 from etw_lightning.metrics import Metric
-from etw_lightning.metrics.leakage import leakage
+from etw_lightning.metrics.leakage import THRESHOLD, leakage
 from etw_lightning.metrics.refusing import refusal_stability
 from etw_lightning.metrics.sanity import refusal_values
 from etw_lightning.models.sampling import Sampling
@@ -49,7 +50,10 @@ class Sample(Attack):
         ks: How many samples an attacker takes; each from 1 to n.
         temperature: What logits are divided by, above 0; 1 samples the model as it is.
         top_p: Likeliest tokens that are kept, by the mass they have together; above 0, 1 keeps all.
-        judge: Says what leaks; null for ``RougeJudge``.
+        judge: Says what leaks: ``rouge``, enough of the answer's words; ``said``, a name, number or
+            address of it; or the path of a class of your own, a ``LeakJudge``.
+        threshold: ROUGE-L recall from which ``rouge`` finds a leak; above 0, at most 1. Answers
+            made to one pattern share most of their words with wrong ones: take it high there.
 
     Raises:
         InputError: If a number is out of range, or a k above n.
@@ -59,7 +63,8 @@ class Sample(Attack):
     ks: tuple[int, ...] = (1, 4, 16)
     temperature: float = 1.0
     top_p: float = 1.0
-    judge: LeakJudge | None = None
+    judge: str = "rouge"
+    threshold: float = THRESHOLD
 
     scores_suite: ClassVar[bool] = False
 
@@ -75,12 +80,17 @@ class Sample(Attack):
                     f"{k}. Draw more samples, or take a smaller k."
                 )
         self._sampling(0)
+        RougeJudge(self.threshold)
+
+    def _judge(self, run: AttackedRun) -> LeakJudge:
+        return find_judge(self.judge, self.threshold, words_of(run))
 
     def _sampling(self, seed: int) -> Sampling:
         return Sampling(self.temperature, self.top_p, seed)
 
     def check(self, run: AttackedRun) -> None:
-        """Refuse rows without questions."""
+        """Refuse a judge that is none, and rows without questions."""
+        self._judge(run)
         rows_of_side(run, "forget")
 
     def measure(self, subject: Subject) -> dict[str, Metric]:
@@ -122,7 +132,7 @@ class Sample(Attack):
     def _leaks(
         self, subject: Subject, records: Sequence[Record], ks: Sequence[int]
     ) -> dict[str, Metric]:
-        judge = partial(judged, self.judge or RougeJudge())
+        judge = partial(judged, self._judge(subject.run))
         rouge = partial(recalls, run=subject.run)
         return {
             f"forget_{what}_at_{k}": leakage(records, k, scores)

@@ -31,6 +31,7 @@ from etw_lightning.attacks.beginning import begin_answer
 from etw_lightning.attacks.judges import judged
 from etw_lightning.attacks.wording import PREFIXES
 from etw_lightning.data.encode import Encoder
+from etw_lightning.files.class_paths import path_of
 from etw_lightning.models.loading import load_model
 from etw_lightning.schema import EvalSet, Example, InputError, Record, Turn
 
@@ -194,7 +195,7 @@ def test_a_judge_of_ones_own(monkeypatch, subject):
     monkeypatch.setattr(
         sampling, "continue_prompts", lambda *given: [["A", "b"], ["c"] * 2, ["D"] * 2]
     )
-    found = Sample(num_samples=2, ks=(1, 2), judge=Shouting()).measure(subject)
+    found = Sample(num_samples=2, ks=(1, 2), judge=path_of(Shouting)).measure(subject)
     assert found["forget_leak_at_1"].value == pytest.approx((0.5 + 0 + 1) / 3)
     assert found["forget_leak_at_2"].value == pytest.approx(2 / 3)
 
@@ -223,8 +224,24 @@ def test_judges_of_ours():
     assert judged(RougeJudge(0.8), [record]).tolist() == [0.0]
     assert judged(SaidJudge(), [record]).tolist() == [1.0]
     assert judged(SaidJudge(), [replace(record, generation="In Paris.")]).tolist() == [0.0]
-    with pytest.raises(InputError, match=r"attack\.judge\.threshold must be above 0"):
+    with pytest.raises(InputError, match=r"attack\.threshold must be above 0"):
         RougeJudge(0)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("shouting", "attack.judge must be rouge, said, or the path of a subclass of"),
+        ("no_module.Judge", "attack.judge 'no_module.Judge': there is no module 'no_module'"),
+        ("etw_lightning.schema.Example", "must be a subclass of etw_lightning.attacks.LeakJudge"),
+        (path_of(Broken), "can't be made without arguments"),
+    ],
+)
+def test_a_judge_that_is_none_is_refused_before_anything_is_asked(subject, name, said):
+    with pytest.raises(InputError, match=re.escape(said)) as caught:
+        Sample(judge=name).check(subject.run)
+    assert "\n" not in str(caught.value)
+    Sample(judge="said").check(subject.run)
 
 
 # Other wording
