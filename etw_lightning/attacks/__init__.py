@@ -11,6 +11,8 @@ from etw_lightning.attacks.judges import LeakJudge, RougeJudge, SaidJudge
 from etw_lightning.attacks.merging import Merge
 from etw_lightning.attacks.mixing import Mix
 from etw_lightning.attacks.pruning import Prune
+from etw_lightning.attacks.quantising import Quantise
+from etw_lightning.attacks.relearning import Relearn
 from etw_lightning.attacks.sampling import Sample
 from etw_lightning.attacks.wording import BestWording, Reword
 
@@ -23,6 +25,8 @@ __all__ = [
     "Mix",
     "Options",
     "Prune",
+    "Quantise",
+    "Relearn",
     "Reword",
     "RougeJudge",
     "SaidJudge",

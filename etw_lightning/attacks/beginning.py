@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -66,7 +66,7 @@ class FirstWords(Attack):
 
     words: int = 3
 
-    scores_suite: ClassVar[bool] = False
+    scores_suite = False
 
     def __post_init__(self) -> None:
         if self.words < 1:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from etw_lightning.attacks.asking import asked, question_set, recalls, row_mean, rows_of_side
 from etw_lightning.attacks.interface import Attack, Subject
@@ -46,7 +46,7 @@ class SameSubject(Attack):
     facts: int = 3
     rows_per_subject: int | None = None
 
-    scores_suite: ClassVar[bool] = False
+    scores_suite = False
 
     def __post_init__(self) -> None:
         if self.facts < 1:
@@ -165,7 +165,7 @@ class Options(Attack):
 
     options: int = 4
 
-    scores_suite: ClassVar[bool] = False
+    scores_suite = False
 
     def __post_init__(self) -> None:
         if not 2 <= self.options <= 26:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from etw_lightning.kernels.shown import Shown
 from etw_lightning.metrics import Metric
@@ -52,8 +52,9 @@ class Attack(Shown, ABC):
     All are called for the unlearned and for the retain model alike, with the same seed.
     """
 
-    #: Whether the run's metrics are computed under the attack; else ``measure``'s alone.
-    scores_suite: ClassVar[bool] = True
+    #: Whether the run's metrics are computed under the attack; else ``measure``'s alone. Without a
+    #: type: the parser would look its name up in the modules of subclasses, and then know no type.
+    scores_suite = True
 
     def check(self, run: AttackedRun) -> None:
         """Refuse what can't be done, before anything is loaded or scored.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -57,7 +57,7 @@ class Mix(Attack):
     orders: tuple[Order, ...] = ("forget_first", "retain_first")
     joint: str = " "
 
-    scores_suite: ClassVar[bool] = False
+    scores_suite = False
 
     def __post_init__(self) -> None:
         if not self.orders:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from etw_lightning.attacks.asking import (
     asked,
@@ -66,7 +66,7 @@ class Sample(Attack):
     judge: str = "rouge"
     threshold: float = THRESHOLD
 
-    scores_suite: ClassVar[bool] = False
+    scores_suite = False
 
     def __post_init__(self) -> None:
         if self.num_samples < 1:

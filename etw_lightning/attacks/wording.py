@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -104,7 +104,7 @@ class BestWording(Attack):
     prefix_file: str | None = None
     questions: str | None = None
 
-    scores_suite: ClassVar[bool] = False
+    scores_suite = False
 
     def __post_init__(self) -> None:
         if any(not prefix.strip() for prefix in self._own_prefixes()):

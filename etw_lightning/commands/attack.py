@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 from collections.abc import Sequence
@@ -36,6 +37,7 @@ def attack(args: Sequence[str]) -> int:
     if {"-h", "--help"} & set(words) and words[0] not in ("-h", "--help"):
         parser().print_help()
         sys.stdout.write("\n")
+        look_here()
         return _explain(words[0])
     options, more = parser().parse_known_args(words)
     _check_words(more)
@@ -45,7 +47,7 @@ def attack(args: Sequence[str]) -> int:
 
     run = read_run(options.model, key="attack")
     be_quiet()
-    given = ["--attack", options.name] if _is_class(options.name) else _file(options.name)
+    given = _named(options.name)
     from etw_lightning.attacks.attacked_run import AttackedRun
     from etw_lightning.attacks.results import as_json, print_outcome, save_outcome
     from etw_lightning.attacks.running import run_attack
@@ -83,6 +85,17 @@ def _say(line: str) -> None:
 
 def _is_class(name: str) -> bool:
     return is_class_path(name) and not Path(name).suffix.startswith(".y")
+
+
+def _named(name: str) -> list[str]:
+    """Return the words that choose an attack by its class or its configuration."""
+    if not _is_class(name):
+        return _file(name)
+    from etw_lightning.attacks.interface import Attack
+    from etw_lightning.files.class_paths import check_class
+
+    check_class(name, Attack, "attack")
+    return ["--attack", name]
 
 
 def _file(name: str) -> list[str]:
@@ -123,16 +136,17 @@ def _check_words(words: Sequence[str]) -> None:
             )
 
 
-def _inner() -> Any:
-    """Return the parser of an attack and of the run's rows."""
+def _inner(*, rows: bool = True) -> Any:
+    """Return the parser of an attack and of the run's rows, or of an attack alone."""
     from etw_lightning.attacks.interface import Attack
     from etw_lightning.commands.parser import Parser
     from etw_lightning.training.datamodule import UnlearningDataModule
 
     inner: Any = Parser(exit_on_error=False)
     inner.add_argument("--config", action="config")
-    inner.add_subclass_arguments(Attack, "attack", required=True)
-    inner.add_class_arguments(UnlearningDataModule, "data")
+    inner.add_argument("--attack", type=Attack)
+    if rows:
+        inner.add_class_arguments(UnlearningDataModule, "data")
     return inner
 
 
@@ -163,25 +177,18 @@ def _built(inner: Any, config: Any) -> Any:
     except InputError:
         raise
     except ValueError as error:
-        raise InputError(one_line(str(error))) from error
+        cause: BaseException = error
+        while cause.__cause__ or cause.__context__:
+            cause = cause.__cause__ or cause.__context__ or cause
+        raise InputError(one_line(str(cause))) from error
 
 
 def _explain(name: str) -> int:
     """Show what an attack takes."""
-    from etw_lightning.files.class_paths import path_of
-
-    look_here()
-    inner = _inner()
-    words = ["--attack", name] if _is_class(name) else _file(name)
-    kind = _parse(inner, words).attack.class_path
-    from etw_lightning.attacks.interface import Attack
-    from etw_lightning.files.class_paths import class_at
-
-    found = class_at(kind, Attack, "attack")
-    try:
-        inner.parse_args([f"--attack.help={path_of(found)}"])
-    except SystemExit:
-        return 0
+    inner = _inner(rows=False)
+    kind = _parse(inner, _named(name)).attack.class_path
+    with contextlib.suppress(SystemExit):
+        inner.parse_args([f"--attack.help={kind}"])
     return 0
 
 

@@ -55,6 +55,8 @@ def completion_script(shell: str, lines: Mapping[str, str]) -> str:
         other = commands.add_parser(name, help=lines[name])
         for action in given._actions[1:]:  # the first is --help
             other._add_action(action)
+        if name == "attack":
+            _add_attacks(other)
     commands.add_parser("explain", help=lines["explain"])
     for child in commands.choices.values():
         for action in child._actions:
@@ -66,6 +68,25 @@ def completion_script(shell: str, lines: Mapping[str, str]) -> str:
         "tcsh": "",
     }
     return f"{shtab.complete(whole, shell, preamble=cast(Any, preamble))}\n"
+
+
+def _add_attacks(other: argparse.ArgumentParser) -> None:
+    """Complete the names of the attacks, and what they take."""
+    from dataclasses import fields
+
+    from etw_lightning import attacks
+
+    name = next(one for one in other._actions if one.dest == "name")
+    name.choices = [one.removeprefix("attack/") for one in shipped() if one.startswith("attack/")]
+    kinds = [getattr(attacks, one) for one in attacks.__all__]
+    taken = {
+        field.name
+        for kind in kinds
+        if issubclass(kind, attacks.Attack) and kind is not attacks.Attack
+        for field in fields(kind)
+    }
+    for one in sorted(taken):
+        other.add_argument(f"--attack.{one}")
 
 
 def _complete_values(options: Mapping[str, Any], held: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping
-from typing import cast, get_args
+from typing import Literal, cast, get_args
 
 from lightning.pytorch import LightningDataModule
 
@@ -61,6 +61,11 @@ class ComparableRows(LightningDataModule):
     def eval_sets(self) -> dict[str, EvalSet]:
         """The sets that are scored, each with the parts that are wanted of it."""
         return self._rows.sets
+
+    def split_of(self, role: Literal["forget", "retain"]) -> str:
+        """Return the name of what is to be forgotten or kept, the benchmark's own by default."""
+        benchmark = self._benchmark()
+        return benchmark.forget_split if role == "forget" else benchmark.retain_split
 
     def rewrite_sets(self, rewrite: Callable[[EvalSet], EvalSet]) -> None:
         """Score other rows than the benchmark's: what this makes of each set as it is read.

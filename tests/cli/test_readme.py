@@ -75,7 +75,7 @@ def test_there_are_two_lines_to_try():
 
 def test_every_command_is_tried_here():
     known = _of("fit", "evaluate", "check", "weights", "sweep", "export", "explain", "configs")
-    known += _of("report", "compare")
+    known += _of("report", "compare", "attack")
     assert [line for line in COMMANDS if line not in known and not line.startswith("-")] == []
     assert len(known) > 25
 
@@ -97,7 +97,7 @@ def test_a_sweep_is_one_that_is_shipped(monkeypatch, line):
     assert load_sweep(options.config).methods
 
 
-@pytest.mark.parametrize("line", _of("report", "compare"))
+@pytest.mark.parametrize("line", _of("report", "compare", "attack"))
 def test_a_report_lacks_nothing_but_its_runs(command, monkeypatch, tmp_path, line):
     monkeypatch.chdir(tmp_path)
     outcome = command(*shlex.split(line))

@@ -1,0 +1,265 @@
+"""``attack``: a finished run's model and its retain model, before and under the same attack."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from etw_lightning.metrics.recovery import recovered_share
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, command, configs, tofu_dir, tiny_model_dir, retain_model_dir):
+    """A finished run of the tiny model on a few rows, with a retain model."""
+    folder = tmp_path_factory.mktemp("attack")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ETW_CACHE", str(folder / "cache"))
+        patch.chdir(folder)
+        outcome = command(
+            "fit", f"--config={configs / 'tofu_forget10.yaml'}", f"--data.root={tofu_dir}",
+            f"--model.pretrained={tiny_model_dir}", f"--data.retain_model={retain_model_dir}",
+            "--data.system_prompt=null", "--data.template_kwargs=null", "--data.max_new_tokens=4",
+            "--data.batch_size=2", "--trainer.precision=32-true", "--trainer.max_epochs=4",
+            "--trainer.accumulate_grad_batches=1", "--trainer.enable_progress_bar=false",
+            "--trainer.accelerator=cpu", "--model.lr=3e-3", "--model.forget_weight=3",
+            "--trainer.logger=false",
+            f"--output_dir={folder / 'run'}",
+        )  # fmt: skip
+        assert (outcome.status, outcome.err) == (0, ""), outcome.err
+    return folder / "run"
+
+
+@pytest.fixture
+def attack(command, run, monkeypatch):
+    monkeypatch.setenv("ETW_CACHE", str(run.parent / "cache"))
+    monkeypatch.chdir(run.parent)
+
+    def call(*words):
+        outcome = command("attack", *words, "--model", run)
+        assert (outcome.status, outcome.err) == (0, ""), outcome.err
+        path = outcome.out.splitlines()[-1].removeprefix("results: ")
+        return outcome.out, json.loads((run.parent / path).read_text())
+
+    return call
+
+
+def probability(folder, rows):
+    """Return the mean probability per token of answers to the power 1/n, by the model alone."""
+    lm = AutoModelForCausalLM.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    found = []
+    for row in rows:
+        turns = [{"role": "user", "content": row["question"]}]
+        prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        turns.append({"role": "assistant", "content": row["answer"]})
+        whole = tokenizer.apply_chat_template(turns, tokenize=False)
+        ids = tokenizer(whole, add_special_tokens=False)["input_ids"]
+        first = len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+        end = len(ids) - ids[::-1].index(tokenizer.eos_token_id)
+        with torch.no_grad():
+            logps = lm(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+        labels = torch.tensor(ids[first:end])
+        found.append(logps[first - 1 : end - 1].gather(-1, labels[:, None]).mean().exp().item())
+    return sum(found) / len(found)
+
+
+def test_before_and_after_stand_beside_the_retain_model(
+    attack, run, tofu_dir, tiny_model_dir, retain_model_dir
+):
+    out, found = attack("merge", "--metrics", "probability", "--attack.share", "1")
+    assert found["class_path"] == "etw_lightning.attacks.Merge"
+    assert found["init_args"] == {"share": 1.0}
+    number = found["numbers"]["forget_probability"]
+    rows = [json.loads(line) for line in (tofu_dir / "forget10.jsonl").open()]
+    assert number["target"] == pytest.approx(probability(tiny_model_dir, rows), abs=1e-6)
+    assert number["before"] == pytest.approx(probability(run / "model", rows), abs=1e-6)
+    assert number["retain_before"] == pytest.approx(probability(retain_model_dir, rows), abs=1e-6)
+    # The target's weights whole: all that was forgotten is back, in both models.
+    assert number["after"] == pytest.approx(number["target"], abs=1e-7)
+    assert number["retain_after"] == pytest.approx(number["target"], abs=1e-7)
+    assert number["before"] < number["target"], "the run has forgotten something"
+    assert number["recovered"] == pytest.approx(1.0, abs=1e-4)
+    assert found["numbers"]["retain_probability"]["recovered"] is None
+    assert found["retain_model"] == str(retain_model_dir)
+    assert "merge-share1 on " in out
+    assert (run / "attacks" / "merge-share1.json").is_file()
+
+
+def test_the_runs_own_metrics_are_the_default(attack, run):
+    _, found = attack("prune", "--output", "prune.json")
+    results = json.loads((run / "results.json").read_text())["metrics"]
+    numbers = found["numbers"]
+    assert {"forget_quality", "model_utility", "forget_probability"} <= set(numbers)
+    for name, number in numbers.items():
+        assert number["before"] == pytest.approx(results[name]["value"], rel=1e-6), name
+        assert number["direction"] == results[name]["direction"]
+        values = [number[key] for key in ("before", "after", "target")]
+        if number["recovered"] is not None:
+            expected = recovered_share(*values, number["direction"])
+            assert number["recovered"] == pytest.approx(expected)
+    assert not (run / "attacks" / "prune.json").exists(), "it is where it was asked for"
+
+
+def test_relearning_is_plain_training_on_the_forget_rows(attack, run, tofu_dir):
+    words = ["--attack.num_rows", "2", "--attack.batch_size", "2", "--attack.lr", "0.003"]
+    _, found = attack("relearn", *words, "--attack.steps", "3", "--metrics", "probability")
+    lm = AutoModelForCausalLM.from_pretrained(run / "model")
+    tokenizer = AutoTokenizer.from_pretrained(run / "model")
+    rows = [json.loads(line) for line in (tofu_dir / "forget10.jsonl").open()]
+    optimizer = torch.optim.AdamW(lm.parameters(), lr=0.003, weight_decay=0.0)
+    for _ in range(3):
+        total, count = 0.0, 0
+        for row in rows[:2]:
+            turns = [{"role": "user", "content": row["question"]}]
+            prompt = tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=True
+            )
+            turns.append({"role": "assistant", "content": row["answer"]})
+            ids = tokenizer(
+                tokenizer.apply_chat_template(turns, tokenize=False), add_special_tokens=False
+            )["input_ids"]
+            first = len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+            end = len(ids) - ids[::-1].index(tokenizer.eos_token_id)
+            logps = lm(torch.tensor([ids])).logits[0].log_softmax(-1)
+            picked = logps[first - 1 : end - 1].gather(-1, torch.tensor(ids[first:end])[:, None])
+            total, count = total - picked.sum(), count + end - first
+        optimizer.zero_grad()
+        (total / count).backward()
+        torch.nn.utils.clip_grad_norm_(lm.parameters(), 1.0)
+        optimizer.step()
+    folder = run.parent / "by_hand"
+    lm.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    number = found["numbers"]["forget_probability"]
+    assert number["after"] == pytest.approx(probability(folder, rows), rel=1e-3)
+    assert number["after"] > number["before"] * 1.01
+    _, again = attack("relearn", *words, "--attack.steps", "3", "--metrics", "probability")
+    assert again["numbers"] == found["numbers"], "the same seed, the same numbers"
+
+
+def test_relearning_on_rows_of_ones_own(attack, run, write_rows):
+    write_rows(run.parent / "mine.jsonl", [{"question": "Who?", "answer": "Nobody at all."}] * 4)
+    words = ["--attack.rows", "mine.jsonl", "--attack.steps", "2", "--metrics", "probability"]
+    _, found = attack("relearn", *words)
+    number = found["numbers"]["retain_probability"]
+    assert number["after"] != number["before"]
+
+
+_OWN = """
+from dataclasses import dataclass
+
+from etw_lightning.attacks import Attack
+from etw_lightning.metrics import Metric
+from dataclasses import replace
+
+@dataclass(frozen=True)
+class Shout(Attack):
+    '''Ask in capitals, and count letters.
+
+    Args:
+        more: Added to the count.
+    '''
+
+    more: int = 0
+
+    def change_rows(self, eval_set, run):
+        rows = [replace(one, question=one.question.upper()) for one in eval_set.examples]
+        return replace(eval_set, examples=tuple(rows))
+
+    def measure(self, subject):
+        rows = subject.sets["forget"].examples
+        letters = sum(len(one.question) for one in rows) + self.more
+        assert rows[0].question.isupper()
+        return {"letters": Metric(float(letters), "down", len(rows))}
+
+    def measure_before(self, subject):
+        rows = subject.sets["forget"].examples
+        assert not rows[0].question.isupper()
+        low = 2.0 if subject.who == "target" else 1.0
+        return {"letters": Metric(low, "down", len(rows))}
+"""
+
+
+def test_an_attack_of_ones_own_asks_other_questions(attack, run, tofu_dir):
+    (run.parent / "my_attack.py").write_text(_OWN)
+    out, found = attack("my_attack.Shout", "--attack.more", "3", "--metrics", "probability")
+    rows = [json.loads(line) for line in (tofu_dir / "forget10.jsonl").open()]
+    letters = sum(len(row["question"]) for row in rows) + 3
+    number = found["numbers"]["letters"]
+    assert (number["before"], number["target"], number["after"]) == (1.0, 2.0, letters)
+    assert number["recovered"] == letters - 1
+    assert number["recovered_by_retain"] == letters - 1
+    asked = [{**row, "question": row["question"].upper()} for row in rows]
+    forget = found["numbers"]["forget_probability"]
+    assert forget["after"] == pytest.approx(probability(run / "model", asked), abs=1e-6)
+    assert forget["before"] == pytest.approx(probability(run / "model", rows), abs=1e-6)
+    assert "Shout-more3 on " in out
+
+
+def test_without_a_retain_model_that_is_said(command, run, home):
+    bare = home.parent / "bare"
+    shutil.copytree(run, bare)
+    text = (bare / "config.yaml").read_text()
+    lines = [one for one in text.splitlines() if not one.strip().startswith("retain_model:")]
+    (bare / "config.yaml").write_text("\n".join(lines) + "\n")
+    outcome = command("attack", "prune", "--model", bare, "--metrics", "probability")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert "warning: no retain model is at hand" in outcome.out
+    found = json.loads((bare / "attacks" / "prune.json").read_text())
+    assert found["retain_model"] is None
+    assert found["warning"].startswith("no retain model is at hand")
+    assert all(one["retain_after"] is None for one in found["numbers"].values())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["prune"], "attack: the following arguments are required: --model; attack --help lists "),
+        (["prune", "--model", "nowhere"], "attack: 'nowhere' is no folder of a run."),
+        (["prune", "--model", "."], "attack: '.' holds no results.json, so it is no finished run."),
+        (["prune", "--model", "{half}"], "attack: '{half}' is not finished: it was broken off."),
+        (["prune", "--model", "{scored}"], "attack: --model '{scored}' is no run that made a model "
+         "forget; "),
+        (["prune", "--model", "{gone}"], "attack: --model '{gone}' holds no folder 'model': it was "
+         "run with --no_save_model."),
+        (["nope", "--model", "{run}"], "attack must be gguf_q4, gguf_q8, int8, "),
+        (["my.Nope", "--model", "{run}"], "attack 'my.Nope': there is no module 'my'"),
+        (["prune", "--model", "{run}", "--attack.share", "2"], "attack.share must be from 0 to "
+         "below 1; got 2.0."),
+        (["prune", "--model", "{run}", "--attack.shore", "2"], "attack"),
+        (["prune", "--model", "{run}", "--depth", "2"], "attack: there is no option '--depth'; "),
+        (["relearn", "--model", "{run}", "--attack.rows", "no.jsonl"], "attack.rows must be "
+         "forget, retain or a file of rows; there is no file 'no.jsonl'."),
+        (["relearn", "--model", "{run}", "--attack.steps", "0"], "attack.steps must be "),
+        (["relearn", "--model", "{run}", "--attack.num_rows", "9"], "data.rows"),
+        (["merge", "--model", "{run}", "--target_model", "./gone"], "data.target_model: there "
+         "is no folder './gone'"),
+        (["prune", "--model", "{run}", "--metrics", "nonsense"], "metrics must be some of "),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line(refused, run, home, monkeypatch, words, message):
+    monkeypatch.setenv("ETW_CACHE", str(run.parent / "cache"))
+    places = {"run": run}
+    for name in ("half", "scored", "gone"):
+        if f"{{{name}}}" not in words:
+            continue
+        places[name] = home.parent / name
+        shutil.copytree(run, places[name])
+        results = json.loads((run / "results.json").read_text())
+        changed = {"half": {"finished": False}, "scored": {"command": "evaluate"}}.get(name, {})
+        (places[name] / "results.json").write_text(json.dumps({**results, **changed}))
+        if name == "gone":
+            shutil.rmtree(places[name] / "model")
+    said = refused("attack", *[word.format(**places) for word in words])
+    assert said.startswith(message.format(**places)), said
+    assert not list(run.glob("attacks/prune.json"))
+
+
+def test_help_lists_what_the_attack_takes(command, home):
+    outcome = command("attack", "relearn", "--help")
+    assert outcome.status == 0
+    assert "--model RUN" in outcome.out
+    assert "num_rows" in outcome.out
+    assert "The first so many of them" in outcome.out
