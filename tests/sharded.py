@@ -130,7 +130,7 @@ def build(model_dir, root, *, callbacks=(), trainer=None, data=None, **model):
         "forget_weight": 0.5,
         "schedule": "linear",
         "weight_decay": 0.1,
-        # As in shards: Adam would show the rounding of another layout.
+        # Adam would show the rounding of another layout.
         "share_beginnings": False,
         **model,
     }

@@ -6,15 +6,14 @@ import bisect
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
 import numpy as np
 
-from etw_lightning.schema import IGNORE_INDEX, EncodedRow
+from etw_lightning.schema import EncodedRow
 
-__all__ = ["Sizes", "StoredRows", "longest", "representatives", "sizes", "write_rows"]
+__all__ = ["Sizes", "StoredRows", "longest", "sizes", "write_rows"]
 
 _ROWS, _ABOUT = "rows.arrow", "about.json"
 #: Rows that are written, and read, together.
@@ -57,7 +56,6 @@ class StoredRows(Sequence[EncodedRow]):
             raise ValueError("its checksum is another")
         #: What was said of the rows when they were written.
         self.said: dict[str, Any] = about["said"]
-        self._beginning = tuple(about["beginning"])
         with pa.memory_map(str(folder / _ROWS)) as source:
             self._batches = pa.ipc.open_stream(source).read_all().to_batches()
         ends = np.cumsum([batch.num_rows for batch in self._batches]).tolist()
@@ -107,12 +105,6 @@ class StoredRows(Sequence[EncodedRow]):
             )
         )
 
-    @property
-    def representative(self) -> EncodedRow:
-        """A row with the tokens that all begin with before their labels, and no others."""
-        ids = (*self._beginning, 0)
-        return EncodedRow("", ids, (IGNORE_INDEX,) * len(ids))
-
 
 def write_rows(folder: Path, rows: Iterable[EncodedRow], said: dict[str, Any]) -> None:
     """Write rows as they come.
@@ -127,11 +119,8 @@ def write_rows(folder: Path, rows: Iterable[EncodedRow], said: dict[str, Any]) -
     ids = pa.list_(pa.int32())
     kinds = {"id": pa.string(), "input_ids": ids, "labels": ids}
     schema = pa.schema(kinds | {name: pa.int32() for name in Sizes._fields})
-    beginning: list[int] | None = None
     with pa.OSFile(str(folder / _ROWS), "wb") as sink, pa.ipc.new_stream(sink, schema) as stream:
         for some in _together(rows):
-            for row in some:
-                beginning = _common(beginning, row)
             found = sizes(some)
             columns = {
                 "id": [row.id for row in some],
@@ -141,7 +130,7 @@ def write_rows(folder: Path, rows: Iterable[EncodedRow], said: dict[str, Any]) -
             }
             arrays = [pa.array(columns[one.name], one.type) for one in schema]
             stream.write_batch(pa.record_batch(arrays, schema=schema))
-    about = {"said": said, "beginning": beginning or [], "checksum": _checksum(folder / _ROWS)}
+    about = {"said": said, "checksum": _checksum(folder / _ROWS)}
     (folder / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
 
 
@@ -156,24 +145,6 @@ def sizes(rows: Sequence[EncodedRow]) -> Sizes:
 def longest(streams: Iterable[Sequence[EncodedRow]]) -> list[EncodedRow]:
     """Return the longest row of each stream that has any, of equal ones the first."""
     return [rows[int(sizes(rows).num_tokens.argmax())] for rows in streams if rows]
-
-
-def representatives(rows: Sequence[EncodedRow]) -> Sequence[EncodedRow]:
-    """Return rows that begin as all of these do; of stored ones a single one."""
-    return [rows.representative] if isinstance(rows, StoredRows) else rows
-
-
-def _common(beginning: list[int] | None, row: EncodedRow) -> list[int]:
-    """Return what a beginning has in common with that of a further row.
-
-    The token before the first label predicts it, and so is the row's own.
-    """
-    silent = sum(1 for _ in takewhile(lambda label: label == IGNORE_INDEX, row.labels))
-    own = row.input_ids[: max(silent - 1, 0)]
-    if beginning is None:
-        return list(own)
-    pairs = zip(beginning, own, strict=False)
-    return beginning[: sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))]
 
 
 def _together(rows: Iterable[EncodedRow]) -> Iterator[list[EncodedRow]]:

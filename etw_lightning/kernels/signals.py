@@ -6,7 +6,7 @@ union of what is declared and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
@@ -126,6 +126,8 @@ class TokenSignals:
         reference_padded: As ``padded``, of the target model.
         reference_states: As ``states``, of the target model.
         alternative: The signals of the second answers, one row for each row here.
+        offsets: Where the tokens of each sequence begin, and where those of the last end; empty
+            where that has to be asked of ``rows``.
     """
 
     labels: Tensor
@@ -143,11 +145,13 @@ class TokenSignals:
     reference_padded: Padded | None = None
     reference_states: States | None = None
     alternative: TokenSignals | None = None
+    offsets: Sequence[int] = ()
 
     def slice_rows(self, start: int, stop: int) -> TokenSignals:
         """Return the signals of sequences ``start`` to ``stop`` as a group of its own."""
-        part = _places(self.rows, start, stop)
-        parts: dict[str, Any] = {}
+        offsets = self.offsets[start : stop + 1]
+        part = slice(offsets[0], offsets[-1]) if offsets else _places(self.rows, start, stop)
+        parts: dict[str, Any] = {"offsets": tuple(place - part.start for place in offsets)}
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, Tensor | Distributions | TopLogps):

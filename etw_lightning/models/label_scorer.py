@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from etw_lightning.kernels.distributions import HeadDistributions
 from etw_lightning.kernels.head import LinearStatistics, linear_scores, linear_statistics
@@ -18,6 +17,7 @@ from etw_lightning.kernels.signals import Padded, Signal, States, TokenSignals
 from etw_lightning.models.generation import way_of
 from etw_lightning.models.head_probe import find_transform, vocabulary_size
 from etw_lightning.models.noise import named_noise, quieten
+from etw_lightning.models.packed_attention import may_take_packed, reads_packed_alike, run_packed
 from etw_lightning.models.packing import PackedRows, pack_rows, prefix_tree
 from etw_lightning.models.positions import (
     Extent,
@@ -57,7 +57,7 @@ class LabelScorer(nn.Module):
         #: Whether it says in training what it says in evaluation, whatever its dropout.
         self.is_quiet = False
         self._takes_trees: bool | None = None
-        self._shares_beginnings: bool | None = None
+        self._takes_packed: bool | None = None
         self._limits: Limits | None = None
 
     def _apply(self, fn: Any, recurse: bool = True) -> LabelScorer:
@@ -105,27 +105,32 @@ class LabelScorer(nn.Module):
             needs: Signals besides ``logps``.
             temperature: Of the entropies, > 0.
             layers: Layers, from 0, whose ``states`` are wanted.
-            layout: What of the rows is fed, right-padded as they are; None feeds all of it, as do
-                signals that are asked for at every position.
+            layout: Where the labels of these rows stand, and what of them is fed; None finds out
+                where, and feeds all of it, as do signals that are asked for at every position.
 
         Raises:
             InputError: If the rows are longer than the model has positions for, or than its
                 frequencies stay what they are.
         """
         check_extents(self.limits, type(self.lm).__name__, [Extent("", input_ids.shape[1])])
-        is_label = labels[:, 1:] != IGNORE_INDEX
+        if layout is None:
+            is_label = labels[:, 1:] != IGNORE_INDEX
+            rows, columns = is_label.nonzero(as_tuple=True)
+            picked, places = labels[rows, columns + 1], rows * labels.shape[1] + columns
+        else:
+            picked, rows, places = layout[:3]
         last: Tensor | None = None
         heard: dict[int, Tensor] = {}
-        if layout is not None and not {"states", "padded"} & set(needs):
-            hidden = self._hidden_by_parts(input_ids, attention_mask, is_label, layout)
+        at_all = bool({"states", "padded"} & set(needs))
+        if layout is not None and layout.widths and not at_all:
+            hidden = self._hidden_laid_out(input_ids, attention_mask, layout)
         else:
             with listening(self.lm, layers if "states" in needs else ()) as heard:
                 out = body_of(self.lm)(
                     input_ids=input_ids, attention_mask=attention_mask, use_cache=False
                 )
             last = out.last_hidden_state
-            hidden = last[:, :-1][is_label]
-        picked = labels[:, 1:][is_label]
+            hidden = last.flatten(0, 1).index_select(0, places)
         scores = linear_scores(
             hidden,
             self.head.weight,
@@ -140,7 +145,7 @@ class LabelScorer(nn.Module):
         states = {layer: found[is_token] for layer, found in heard.items()}
         return TokenSignals(
             labels=picked,
-            rows=is_label.nonzero()[:, 0],
+            rows=rows,
             num_rows=len(labels),
             logps=scores.logps,
             entropies=scores.entropies,
@@ -151,60 +156,48 @@ class LabelScorer(nn.Module):
                 else None
             ),
             states=States(states, is_token.nonzero()[:, 0]) if states else None,
+            offsets=() if layout is None else layout.offsets,
         )
 
-    def _hidden_by_parts(
-        self, input_ids: Tensor, attention_mask: Tensor, is_label: Tensor, layout: StepLayout
+    def _hidden_laid_out(
+        self, input_ids: Tensor, attention_mask: Tensor, layout: StepLayout
     ) -> Tensor:
         """Return the last hidden states that predict labels, row by row, ``(N, D)``."""
-        body = body_of(self.lm)
-        shared, beginning = 0, None
-        if layout.shared and self.shares_beginnings:
-            shared = layout.shared
-            out = body(input_ids=input_ids[:1, :shared], use_cache=True)
-            beginning = out.past_key_values
-        numbers = (is_label.flatten().cumsum(0) - 1).view_as(is_label)
-        states, places = [], []
-        for part in layout.parts:
-            rows = torch.tensor(part.rows, device=input_ids.device)
-            ids, mask = input_ids[rows, shared : part.width], attention_mask[rows, : part.width]
-            past = {"use_cache": False} if beginning is None else _behind(beginning, len(rows))
-            out = body(input_ids=ids, attention_mask=mask, **past)
-            is_here = is_label[rows, shared : part.width]
-            states.append(out.last_hidden_state[is_here])
-            places.append(numbers[rows, shared : part.width][is_here])
-        return torch.cat(states)[torch.cat(places).argsort()]
+        if layout.packed is not None:
+            return run_packed(self.lm, layout.packed).index_select(0, layout.packed.sources)
+        length, starts, start, states = input_ids.shape[1], [0] * len(input_ids), 0, []
+        for rows in layout.parts_by_length:
+            chosen = torch.tensor(rows, device=input_ids.device)
+            width = max(layout.widths[rows[-1]], 1)
+            out = body_of(self.lm)(
+                input_ids=input_ids[chosen, :width],
+                attention_mask=attention_mask[chosen, :width],
+                use_cache=False,
+            )
+            states.append(out.last_hidden_state.flatten(0, 1))
+            for place, row in enumerate(rows):
+                starts[row] = start + place * width
+            start += len(rows) * width
+        # Of each label: where its row begins among these states, and its place in the row.
+        moved = torch.tensor([begin - row * length for row, begin in enumerate(starts)])
+        sources = layout.places + moved.to(input_ids.device)[layout.rows]
+        return torch.cat(states).index_select(0, sources)
 
     @property
-    def shares_beginnings(self) -> bool:
-        """Whether rows may be fed behind keys and values of a beginning they share.
+    def takes_packed(self) -> bool:
+        """Whether the model may be fed packed rows.
 
-        Not where a dropout would strike all of them alike, where gradient checkpointing lets keys
-        and values go, or where the model says something else so, which is found out once.
+        Not where a dropout would strike what rows share alike in all of them, or where the model
+        says something else so. Found out once, with forward passes over a few tokens.
         """
-        if self._shares_beginnings is None:
-            may = _may_take_trees(self.lm) and not _drops(self)
-            self._shares_beginnings = may and self.continues_alike()
-        lets_go = getattr(self.lm, "is_activation_checkpointing", False)
-        return self._shares_beginnings and not lets_go
+        if self._takes_packed is None:
+            may = may_take_packed(self.lm) and not _drops(self)
+            self._takes_packed = may and self.reads_packed_alike()
+        return self._takes_packed
 
-    @torch.no_grad()
-    def continues_alike(self) -> bool:
-        """Compare rows behind a shared beginning with the whole rows, in forward passes."""
-        size = vocabulary_size(self.lm.config)
-        device = self.lm.get_input_embeddings().weight.device
-        text = [[1, 2, 3, 4, 5, 6], [1, 2, 3, 7, 8, 0]]
-        ids = torch.tensor(text, device=device) * 7 % size
-        mask = torch.tensor([[1] * 6, [1] * 5 + [0]], device=device)
-        body = body_of(self.lm)
-        whole = body(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        past = body(input_ids=ids[:1, :3], use_cache=True).past_key_values
-        if not all(type(layer) is DynamicLayer for layer in getattr(past, "layers", [None])):
-            return False
-        said = body(input_ids=ids[:, 3:], attention_mask=mask, **_behind(past, 2))
-        is_token = mask[:, 3:].bool()
-        found, right = said.last_hidden_state[is_token].double(), whole[:, 3:][is_token].double()
-        return bool((found - right).norm() < self._tolerance * right.norm())
+    def reads_packed_alike(self) -> bool:
+        """Compare packed rows with the same ones one by one."""
+        return reads_packed_alike(self.lm)
 
     @property
     def _tolerance(self) -> float:
@@ -370,15 +363,6 @@ def _may_take_trees(lm: Any) -> bool:
     takes_positions = "position_ids" in inspect.signature(body_of(lm).forward).parameters
     kernel = config._attn_implementation
     return looks_everywhere(lm) and takes_mask and takes_positions and kernel in ("sdpa", "eager")
-
-
-def _behind(beginning: DynamicCache, num_rows: int) -> dict[str, Any]:
-    """Return what a body takes to go on from a beginning in each of some rows."""
-    past = DynamicCache()
-    for number, layer in enumerate(beginning.layers):
-        keys, values = (part.expand(num_rows, -1, -1, -1) for part in (layer.keys, layer.values))
-        past.update(keys, values, number)
-    return {"past_key_values": past, "use_cache": True}
 
 
 def _drops(scorer: LabelScorer) -> bool:

@@ -31,7 +31,7 @@ __all__ = [
 Sharding = Literal["fsdp2", "zero3"]
 
 #: What of a scorer runs the model, and so must gather its weights.
-_PASSES = ("score_edges", "scores_branches_alike")
+_PASSES = ("score_edges", "scores_branches_alike", "reads_packed_alike")
 
 
 def spread(

@@ -94,13 +94,14 @@ class UnlearningModule(PreparedModule):
             null is ``off`` where an objective reads a cached reference, else ``as_configured``; a
             line says so. An adapter's own dropout is left as it is.
         chunk_size: Positions that go through the output head at a time.
-        share_beginnings: Feed the tokens that all training rows begin with (a chat template's
-            system prompt) once a step, and the rest of the rows in parts by length. Losses and
-            gradients are those of whole rows but for rounding, which Adam makes visible where a
-            gradient is nearly 0. Whole rows are fed all the same in shards (fsdp, ZeRO-3) and
-            where something is asked for at all positions; beginnings are not shared where
-            attention is not that of all tokens before, with dropout, or with gradient
-            checkpointing.
+        share_beginnings: Feed each position of a step once: what training rows begin with alike
+            (a chat template's system prompt, the question of two answers) is one stretch of tokens
+            that their own ones follow, and rows are not padded to the longest. Losses and gradients
+            are those of whole rows but for rounding, which Adam makes visible where a gradient is
+            nearly 0. Models whose attention is not that of all tokens before, or not computed by
+            PyTorch (``attention: eager``), and those with dropout are fed rows by length instead,
+            in shards (fsdp, ZeRO-3) whole rows; as all are where something is asked for at all
+            positions.
     """
 
     def __init__(
@@ -285,12 +286,15 @@ class UnlearningModule(PreparedModule):
         own = {need for need in self.needs if not need.startswith("reference_")}
         ids, mask, labels = batch["input_ids"], batch["attention_mask"], batch["labels"]
         method = self.method
-        signals = self.scorer(
-            ids, mask, labels, own, method.temperature, method.layers, self._layout_of(batch)
-        )
+        layout = self._layout_of(batch)
+        signals = self.scorer(ids, mask, labels, own, method.temperature, method.layers, layout)
         if "marked" in batch:
-            is_label = labels[:, 1:] != IGNORE_INDEX
-            signals = replace(signals, marked=batch["marked"][:, 1:][is_label])
+            marked = batch["marked"]
+            if layout is None:
+                marked = marked[:, 1:][labels[:, 1:] != IGNORE_INDEX]
+            else:
+                marked = marked.flatten().index_select(0, layout.places + 1)
+            signals = replace(signals, marked=marked)
         if self.method.reference_needs and self.reference != "cache":
             signals = self._with_reference(signals, batch)
         groups, start = {}, 0

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, cast
 
-import torch
 from lightning.pytorch import Trainer
 
 from etw_lightning.data.stored_rows import longest
@@ -253,18 +252,21 @@ class PreparedModule(ScoringModule):
         if self._loaded:
             self._loaded[0].cpu()
 
-    @torch.no_grad()
     def _layout_of(self, batch: Batch) -> StepLayout | None:
-        """Return how a batch is fed; None for whole rows.
+        """Return how a batch is fed.
 
-        In shards always: gradients that come back through keys and values find weights let go.
+        The reference model is fed as the trained one is, or they would differ from the start.
+        Several passes a step are no way in shards, where processes must make equally many.
         """
         layout = batch.get("layout")
-        if layout is None or not self.share_beginnings or self.layout != "whole":
+        if layout is None:
             return None
         assert self.scorer is not None
-        # The reference model is fed as the trained one is, or they would differ from the start.
-        return layout if self.scorer.shares_beginnings else layout._replace(shared=0)
+        if not self.share_beginnings:
+            return layout._replace(packed=None, widths=())
+        if self.scorer.takes_packed:
+            return layout
+        return layout._replace(packed=None, widths=layout.widths if self.layout == "whole" else ())
 
     def _with_reference(self, signals: TokenSignals, batch: Batch) -> TokenSignals:
         """Add what the target model says of the same tokens."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import chain
 from typing import Any, NotRequired, Protocol, TypedDict, cast
 
 import torch
@@ -11,10 +10,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from etw_lightning.data.pairing import Pairing, StepRows
-from etw_lightning.data.stored_rows import representatives, sizes
+from etw_lightning.data.stored_rows import sizes
 from etw_lightning.data.streams import Streams
 from etw_lightning.kernels.signals import Counts
-from etw_lightning.models.step_layout import StepLayout, plan_layout, shared_beginning
+from etw_lightning.models.step_layout import StepLayout, plan_layout
 from etw_lightning.schema import IGNORE_INDEX, EncodedRow
 from etw_lightning.scoring.batches import pad_rows
 
@@ -48,7 +47,7 @@ class Batch(TypedDict):
     ``row_ids`` names the rows. Where it is asked for: ``marked`` says which labels lie in marked
     text, ``(B, T)``; ``row_weights`` weighs the rows, ``(B,)``, 1 but for retain rows;
     ``reference`` holds what the target model says at the labelled tokens of each group.
-    ``layout`` says what of the rows is fed.
+    ``layout`` says where the labels stand and what of the rows is fed.
     """
 
     input_ids: Tensor
@@ -69,9 +68,8 @@ def collate(
     counts: dict[str, Counts],
     scale: float,
     pad_id: int,
-    shared: int = 0,
 ) -> Batch:
-    """Put the rows of all groups into one right-padded batch; all begin with ``shared`` tokens."""
+    """Put the rows of all groups into one right-padded batch."""
     rows = [row for group in groups.values() for row in group]
     ids, mask = pad_rows([row.input_ids for row in rows], pad_id)
     labels, _ = pad_rows([row.labels for row in rows], IGNORE_INDEX)
@@ -83,7 +81,7 @@ def collate(
         counts=counts,
         scale=scale,
         row_ids=[row.id for row in rows],
-        layout=plan_layout(rows, shared),
+        layout=plan_layout(rows, labels),
     )
 
 
@@ -108,10 +106,6 @@ class PairedRows(Dataset[Batch]):
     ) -> None:
         self.streams, self.scale, self.pad_id = streams, scale, pad_id
         self.references = dict(references or {})
-        #: Tokens that the rows of all groups begin with.
-        self.shared = shared_beginning(
-            chain.from_iterable(map(representatives, streams.rows.values()))
-        )
         skipped = {"forget": skipped_tokens}
         #: Labelled tokens of each row that have a term.
         self.num_terms = {
@@ -128,11 +122,11 @@ class PairedRows(Dataset[Batch]):
         parts = {name: part for name, part in parts.items() if name in self.streams.rows}
         here = {name: rows for name, (rows, _) in parts.items() if rows}
         groups = {
-            name: [_row_or_filler(self.streams.rows[name], index, self.shared) for index in rows]
+            name: [_row_or_filler(self.streams.rows[name], index) for index in rows]
             for name, rows in here.items()
         }
         counts = {name: self._counts(name, parts[name][1]) for name in here}
-        batch = collate(groups, counts, self.scale, self.pad_id, self.shared)
+        batch = collate(groups, counts, self.scale, self.pad_id)
         if self.streams.marks:
             batch["marked"] = self._marked(batch, here)
         if self.streams.retain_weights:
@@ -167,12 +161,11 @@ class PairedRows(Dataset[Batch]):
         return torch.tensor(weights, dtype=torch.float32)
 
 
-def _row_or_filler(rows: Sequence[EncodedRow], index: int, shared: int) -> EncodedRow:
+def _row_or_filler(rows: Sequence[EncodedRow], index: int) -> EncodedRow:
     """Return a row; for the index that stands for none, a row without labels."""
     if index >= 0:
         return rows[index]
-    size = shared + 2
-    return EncodedRow("filler", rows[0].input_ids[:size], (IGNORE_INDEX,) * size)
+    return EncodedRow("filler", rows[0].input_ids[:2], (IGNORE_INDEX,) * 2)
 
 
 class PairedSampler(Sampler[StepRows]):

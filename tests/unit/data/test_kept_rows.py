@@ -17,10 +17,9 @@ from etw_lightning.benchmarks.source import Source
 from etw_lightning.data import encode_many, kept_rows, stored_rows
 from etw_lightning.data.encode import Encoder
 from etw_lightning.data.kept_rows import encode_split
-from etw_lightning.data.stored_rows import StoredRows, longest, representatives, sizes
+from etw_lightning.data.stored_rows import StoredRows, longest, sizes
 from etw_lightning.data.streams import Streams, StreamSettings, read_streams
 from etw_lightning.models.positions import row_extents
-from etw_lightning.models.step_layout import shared_beginning
 from etw_lightning.schema import IGNORE_INDEX, EncodedRow, Example, InputError
 from etw_lightning.training.training_batches import PairedRows
 
@@ -108,29 +107,6 @@ def test_stored_rows_are_the_rows(template, max_length, tiny_tokenizer):
         rows[NUM]
 
 
-def test_what_all_rows_begin_with_is_known_without_them(tiny_tokenizer, tokenizer_dir):
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
-    tokenizer.chat_template = "Be brief, and answer what you are asked.\n" + tokenizer.chat_template
-    encoder = Encoder(tokenizer)
-    rows = split_of(examples(), encoder).rows
-    whole = shared_beginning(rows)
-    assert whole > 4
-    assert shared_beginning(representatives(rows)) == whole
-    other = encoder.encode(Example("a/0", "She did.", "Where was it?"))
-    assert shared_beginning([*representatives(rows), other]) == shared_beginning([*rows, other])
-    without = split_of(examples(), Encoder(tiny_tokenizer, "plain")).rows
-    assert shared_beginning(representatives(without)) == shared_beginning(without)
-
-
-def test_what_predicts_the_first_label_is_no_part_of_a_beginning(tmp_path):
-    """Of rows that agree up to their last token: not the token before it, which predicts it."""
-    some = [EncodedRow(f"a/{n}", (5, 6, 7, 8, 9, n), (IGNORE_INDEX,) * 5 + (n,)) for n in (1, 2)]
-    stored_rows.write_rows(tmp_path, iter(some), {})
-    assert json.loads((tmp_path / stored_rows._ABOUT).read_text())["beginning"] == [5, 6, 7, 8]
-
-
 def test_rows_are_written_512_at_a_time_and_the_file_has_its_crc_32(tmp_path, monkeypatch):
     monkeypatch.undo()
     some = [
@@ -169,7 +145,6 @@ def test_streams_and_batches_are_the_same(retain, root, tiny_tokenizer, monkeypa
     assert len(said) == len(kept.lost) == (retain != "raw")
     batches = [PairedRows(streams, 1.0, 0) for streams in (kept, held)]
     assert batches[0].num_terms == batches[1].num_terms
-    assert batches[0].shared == batches[1].shared
 
 
 def test_one_split_to_fine_tune_on_is_one_set(root, tiny_tokenizer, monkeypatch):
