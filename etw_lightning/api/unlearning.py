@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from etw_lightning.api.arguments import check_inner, check_keywords, in_own_words
 from etw_lightning.api.loaded import (
@@ -222,25 +223,32 @@ class _Watch(Callback):
     """Keeps the losses of each optimiser step, and the numbers before and after."""
 
     def __init__(self) -> None:
-        self.losses: list[dict[str, float]] = []
         self.before: dict[str, Metric] = {}
         self.after: dict[str, Metric] = {}
-        self._parts: list[dict[str, float]] = []
+        #: Shares of the losses of each step's micro-batches, on the device.
+        self._steps: list[list[dict[str, Tensor]]] = [[]]
         self._num_steps = 0
+
+    @property
+    def losses(self) -> list[dict[str, float]]:
+        """Sums of the shares, step by step."""
+        return [
+            {
+                name: sum(part[name].item() for part in parts if name in part)
+                for name in dict.fromkeys(name for part in parts for name in part)
+            }
+            for parts in self._steps[: self._num_steps]
+        ]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Add up the shares of a step's micro-batches."""
+        """Keep the shares of a step's micro-batches; they are read when all is done."""
         assert isinstance(pl_module, UnlearningModule)
-        self._parts.append(dict(pl_module.losses))
+        self._steps[-1].append(dict(pl_module.losses))
         if trainer.global_step > self._num_steps:
             self._num_steps = trainer.global_step
-            names = dict.fromkeys(name for part in self._parts for name in part)
-            self.losses.append(
-                {name: sum(part.get(name, 0.0) for part in self._parts) for name in names}
-            )
-            self._parts = []
+            self._steps.append([])
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep what has just been computed."""

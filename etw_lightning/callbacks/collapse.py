@@ -8,6 +8,7 @@ from typing import Any, cast, get_args
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
 
 from etw_lightning.callbacks.collapse_settings import Action, CollapseSettings
 from etw_lightning.callbacks.evaluation import EvaluationCallback
@@ -102,6 +103,8 @@ class Collapse(Callback):
         self.start_probes: dict[str, float] = {}
         self.start_repetition: dict[str, float] = {}
         self._num_steps = 0
+        #: Step, epoch and retain loss, on the device, of steps that are not judged yet.
+        self._unread: list[tuple[int, int, Tensor]] = []
 
     # What is judged.
 
@@ -179,7 +182,11 @@ class Collapse(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any
     ) -> None:
-        """Judge the retain loss of the step that has been made."""
+        """Judge the retain loss of the step that has been made.
+
+        Where nothing is stopped, not at once: the device is waited for only every
+        ``trainer.log_every_n_steps`` steps.
+        """
         if trainer.global_step == self._num_steps:
             return
         self._num_steps = trainer.global_step
@@ -188,7 +195,24 @@ class Collapse(Callback):
         if self.retain_factor is None or retain is None or retain.layers or loss is None:
             return
         # Summed over the processes already.
-        self._note(trainer, "retain_loss", self.judge_loss(float(loss)))
+        interval = cast(Any, trainer).log_every_n_steps
+        self._unread.append((trainer.global_step, _epoch(trainer), loss))
+        if self.action == "stop" or trainer.global_step % interval == 0:
+            self._judge_steps()
+            trainer.should_stop |= bool(self.findings) and self.action == "stop"
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Judge the steps before it."""
+        self._judge_steps()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Judge the last steps."""
+        self._judge_steps()
+
+    def _judge_steps(self) -> None:
+        unread, self._unread = self._unread, []
+        for step, epoch, loss in unread:
+            self._note("retain_loss", self.judge_loss(float(loss)), step, epoch)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Judge the evaluation that has just been made."""
@@ -203,21 +227,19 @@ class Collapse(Callback):
             self.start_probes = {name: float(values[name]) for name in _PROBES if name in values}
             self.start_repetition = shares
             return
+        where = (trainer.global_step, _epoch(trainer))
         if self.utility_floor is not None:
-            self._note(trainer, "utility", self.judge_utility(values))
+            self._note("utility", self.judge_utility(values), *where)
         if self.repetition is not None:
-            self._note(trainer, "repetition", self.judge_repetition(shares))
+            self._note("repetition", self.judge_repetition(shares), *where)
+        trainer.should_stop |= bool(self.findings) and self.action == "stop"
 
-    def _note(self, trainer: Trainer, kind: str, reason: str | None) -> None:
-        """Keep a sign that is seen for the first time, and act on it."""
+    def _note(self, kind: str, reason: str | None, step: int, epoch: int) -> None:
+        """Keep a sign that is seen for the first time."""
         if reason is None or any(one.kind == kind for one in self.findings):
             return
-        # After the last epoch it is counted already.
-        epoch = trainer.current_epoch + (trainer.state.fn == "fit")
-        self.findings.append(Finding(kind, reason, trainer.global_step, epoch))
-        rank_zero_warn(f"collapse at step {trainer.global_step}: {reason}")
-        if self.action == "stop":
-            trainer.should_stop = True
+        self.findings.append(Finding(kind, reason, step, epoch))
+        rank_zero_warn(f"collapse at step {step}: {reason}")
 
     # What stays.
 
@@ -239,6 +261,7 @@ class Collapse(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run goes on with; plain values."""
+        self._judge_steps()
         return {
             "start_loss": self.start_loss,
             "num_losses": self.num_losses,
@@ -255,6 +278,11 @@ class Collapse(Callback):
         self.start_probes = dict(state_dict["start_probes"])
         self.start_repetition = dict(state_dict["start_repetition"])
         self.findings = [Finding.from_json(one) for one in state_dict["findings"]]
+
+
+def _epoch(trainer: Trainer) -> int:
+    """Return the epoch that a run is in, counted from 1; after the last it is counted already."""
+    return int(trainer.current_epoch) + (trainer.state.fn == "fit")
 
 
 def _repeated(

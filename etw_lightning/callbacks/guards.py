@@ -33,22 +33,24 @@ _WAY_OUT = (
 
 @dataclass
 class _MicroBatch:
-    """Rows of a micro-batch by group, and its losses by term."""
+    """Rows of a micro-batch by group, and its losses by term, on the device."""
 
     rows: dict[str, list[str]]
-    losses: dict[str, float] = field(default_factory=dict)
+    losses: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def broken(self) -> list[str]:
         """Terms that are not finite; the total only if no term is."""
-        terms = [name for name, loss in self.losses.items() if not math.isfinite(loss)]
+        terms = [name for name, loss in self.losses.items() if not math.isfinite(loss.item())]
         return [name for name in terms if name != "total"] or terms
 
 
 class FiniteGuard(Callback):
     """Looks at each optimiser step's losses and gradients before the step is made.
 
-    One reduction over the processes per step lets all of them stop together. Weights are looked at
+    For that the device is waited for once a step: a step that has been made already would leave
+    weights that are not finite, in the caller's own model too. Nothing else in a step waits. One
+    reduction over the processes per step lets all of them stop together. Weights are looked at
     before they go into a checkpoint. In float16 with a loss scale, gradients that are infinite are
     ordinary (the step is left out and the scale falls): there the losses alone are looked at.
     DeepSpeed holds gradients where they can't be seen; their norm is read after its step.
@@ -84,10 +86,10 @@ class FiniteGuard(Callback):
             TrainingStoppedError: If one of them is not finite, on any process; on all of them.
         """
         self._last, self._micro_batches = self._micro_batches, []
-        is_loss = any(one.broken for one in self._last)
+        losses = [loss for one in self._last for loss in one.losses.values()]
         looks = not _scales_losses(trainer)
         gradients = _locals(p.grad for p in pl_module.parameters()) if looks else []
-        if not _agree(trainer, pl_module, is_loss, gradients):
+        if not _agree(trainer, pl_module, losses, gradients):
             return
         named = pl_module.named_parameters() if looks else ()
         bad = _not_finite((name, weight.grad) for name, weight in named)
@@ -128,7 +130,7 @@ class FiniteGuard(Callback):
             TrainingStoppedError: If one is not; on all processes.
         """
         weights = [weight for weight in pl_module.parameters() if weight.requires_grad]
-        if not _agree(trainer, pl_module, False, _locals(weights)):
+        if not _agree(trainer, pl_module, [], _locals(weights)):
             return
         bad = _not_finite(pl_module.named_parameters())
         shares = _gather(trainer, [], bad, [])
@@ -143,7 +145,9 @@ class FiniteGuard(Callback):
     def _terms(self) -> list[str]:
         """Return, as ``forget loss is nan``, the terms that are not finite on this process."""
         said = {
-            name: f"{name} loss is {one.losses[name]}" for one in self._last for name in one.broken
+            name: f"{name} loss is {one.losses[name].item()}"
+            for one in self._last
+            for name in one.broken
         }
         return list(said.values())
 
@@ -186,14 +190,13 @@ def _locals(tensors: Iterable[Tensor | None]) -> list[Tensor]:
 
 
 def _agree(
-    trainer: Trainer, module: LightningModule, is_broken: bool, tensors: Sequence[Tensor]
+    trainer: Trainer, module: LightningModule, losses: Sequence[Tensor], tensors: Sequence[Tensor]
 ) -> bool:
     """Tell whether anything is broken on any process: one reduction, one synchronisation."""
     # The norm that clipping takes: where that overflows, the step would be by nothing at all.
     norm = torch.nn.utils.get_total_norm(tensors)
-    flag = (~norm.isfinite()).to(module.device, torch.float32)
-    if is_broken:
-        flag = torch.ones_like(flag)
+    are_finite = [one.isfinite().to(module.device) for one in (norm, *losses)]
+    flag = (~torch.stack(are_finite).all()).float()
     if trainer.world_size > 1:
         flag = cast(Tensor, trainer.strategy.reduce(flag, reduce_op="max"))
     return bool(flag.item())

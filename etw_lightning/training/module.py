@@ -172,12 +172,14 @@ class UnlearningModule(PreparedModule):
         self.attention, self.chunk_size = attention, chunk_size
         self.share_beginnings = share_beginnings
         self.gradient_checkpointing, self.dropout = gradient_checkpointing, dropout
-        #: Share of the last micro-batch in the effective batch's losses, by term.
-        self.losses: dict[str, float] = {}
+        #: Share of the last micro-batch in the effective batch's losses, by term; on the device.
+        self.losses: dict[str, Tensor] = {}
         self._log = StepLog()
         #: Label, row and weight of each forget token of the last micro-batch, for pictures.
         self.last_weights: tuple[Tensor, Tensor, Tensor] | None = None
+        #: Whether any token has had weight in this epoch: what is known, and what is not yet read.
         self._weighs_any = False
+        self._largest_weight: Tensor | None = None
         #: Whether no step has been made yet: what the parts return is looked at.
         self._is_first = True
 
@@ -333,14 +335,29 @@ class UnlearningModule(PreparedModule):
                 self._log.note_weights(groups["forget"], share.weights)
                 signals = groups["forget"]
                 self.last_weights = (signals.labels, signals.rows, share.weights.detach())
-                self._weighs_any = self._weighs_any or bool(share.weights.any())
-        self.losses = {name: value.item() for name, value in shares.items()}
-        self.losses["total"] = loss.item()
+                self._note_any_weight(share.weights)
+        self.losses = {name: value.detach() for name, value in shares.items()}
+        self.losses["total"] = loss.detach()
         for name, value in self.losses.items():
             self._log.note_loss(name, value)
         self._log.log(self, batch_idx)
         # Lightning divides by the micro-batches of a step, DDP by the processes; shares add up.
         return cast(Tensor, loss * batch["scale"])
+
+    def _note_any_weight(self, weights: Tensor) -> None:
+        """Keep what tells whether a token had weight, without waiting for it."""
+        if not len(weights) or self._weighs_any:
+            return
+        largest = weights.detach().abs().max()
+        before = self._largest_weight
+        self._largest_weight = largest if before is None else torch.maximum(before, largest)
+
+    @property
+    def weighs_any(self) -> bool:
+        """Whether any token has had weight so far; waits for the device to say so."""
+        if not self._weighs_any and self._largest_weight is not None:
+            self._weighs_any = bool(self._largest_weight != 0)
+        return self._weighs_any
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Look at the parts no more, once a whole step has been made."""
@@ -349,7 +366,7 @@ class UnlearningModule(PreparedModule):
     def on_train_epoch_end(self) -> None:
         """Say so if an epoch has pushed nothing down."""
         takes = self.method.forget is not None and self.method.forget.takes_weights
-        if takes and not self._weighs_any and self.trainer.world_size == 1:
+        if takes and not self.weighs_any and self.trainer.world_size == 1:
             rank_zero_warn(
                 f"model.weighting {type(self.method.weighting).__name__} has given no token any "
                 "weight in this epoch: nothing is pushed down."
@@ -358,7 +375,7 @@ class UnlearningModule(PreparedModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store what makes the checkpoint a model that ``model.pretrained`` takes."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["weighs_any"] = self._weighs_any
+        checkpoint["weighs_any"] = self.weighs_any
         if self.scorer is not None:
             tokenizer = self.datamodule.tokenizer_name or self.pretrained
             checkpoint.update(describe_model(self.scorer.lm, tokenizer, self.peft, self.settings))

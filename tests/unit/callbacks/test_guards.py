@@ -187,7 +187,8 @@ def test_the_norm_that_an_engine_of_its_own_has_stepped_with_is_read():
         world_size=1,
         current_epoch=0,
     )
-    guard, module = FiniteGuard(), SimpleNamespace(losses={"retain": 1.0, "total": 1.0})
+    losses = {name: torch.tensor(1.0) for name in ("retain", "total")}
+    guard, module = FiniteGuard(), SimpleNamespace(losses=losses)
     batch = {"sizes": {"retain": 1}, "row_ids": ["retain/0"]}
     guard.on_train_start(trainer, module)
     module.parameters, module.device = (lambda: iter(())), "cpu"
