@@ -1,141 +1,155 @@
-"""A training step's passes: two padded ones with all logits, ours padded, ours laid out.
+"""A training step of ours beside a plain Hugging Face Trainer's, and beside our own of before.
 
-    python tests/benchmarks/train_step.py --model FOLDER --root TOFU --batch 4 --repeats 12
+    python tests/benchmarks/train_step.py --model tiny --root TOFU --method etw --batch 4
 
-Forward and backward pass of ETW on the same rows of TOFU (forget10, retain90; chat template), by
-turns, on one thread, in process time. ``plain`` is what a Hugging Face Trainer does with a forget
-and a retain batch: a padded pass each, all logits. ``padded`` is our step, ``laid_out`` our step
-with ``model.share_beginnings``. Prints one line of JSON: medians, ratios to ``plain``, positions
-that are fed a token, the losses of the first step, which must be equal, and versions.
+Each side trains in a process of its own on one thread, on the same rows of TOFU (forget10,
+retain90; chat template) in the same order; they take turns step by step, and process time is
+compared step against step, so that a machine that others use too slows all alike. ``plain`` is what
+a user of ``transformers.Trainer`` writes: a padded pass for each group of rows, all logits, NPO's
+and DPO's reference model run at every step. ``ours`` is ``etw fit`` with its callbacks, guards and
+logs; what the reference model says is computed before the first step and not counted. A step is all
+there is from one batch to the next. ``--baseline COMMIT`` adds ``fit`` as it was then, from a copy
+of that commit. Prints one line of JSON; ``first_losses`` must be equal.
+
+Of each side: seconds a step (median), ``speed_over_plain`` with quartiles, tokens a second,
+positions that are fed over tokens and over distinct positions (a beginning of several rows counted
+once; what predicts nothing is not counted), and ``peak_mb``, the highest resident set of a step
+above weights and optimiser.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-import random
+import os
 import statistics
+import subprocess
 import sys
-import time
+import tempfile
+from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-import torch
-import transformers
+from tiny_llama import make_tiny_llama
 
-from etw_lightning.data.encode import Encoder
-from etw_lightning.kernels.signals import TokenSignals
-from etw_lightning.models.label_scorer import LabelScorer
-from etw_lightning.models.loading import load_model, load_tokenizer
-from etw_lightning.models.step_layout import shared_beginning
-from etw_lightning.schema import IGNORE_INDEX, EncodedRow, Example
-from etw_lightning.training.training_batches import collate
-
-LAMBDA = 0.1
+HERE = Path(__file__).resolve().parent
+START = "import sys; sys.path.insert(0, sys.argv.pop(1)); import step_side; step_side.main("
+METHODS = ("etw", "graddiff", "npo", "dpo", "etw_lora")
 
 
-def encoded(path: Path, encoder: Encoder, limit: int) -> list[EncodedRow]:
-    """Encode the first rows of a split."""
-    lines = path.read_text(encoding="utf-8").splitlines()[:limit]
-    rows = [json.loads(line) for line in lines]
-    return [
-        encoder.encode(Example(f"{path.stem}/{number}", row["answer"], row["question"]))
-        for number, row in enumerate(rows)
-    ]
+def start(side: str, given: argparse.Namespace, package: Path) -> subprocess.Popen[str]:
+    """Start the process of a side with the package in a folder."""
+    settings = json.dumps({k: v for k, v in vars(given).items() if k != "baseline"})
+    paths = os.pathsep.join(filter(None, (str(package), os.environ.get("PYTHONPATH"))))
+    environment = {
+        **os.environ,
+        "PYTHONPATH": paths,
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-c", f"{START}sys.argv[1:])", str(HERE), side, settings],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
 
 
-def weighted(logps: torch.Tensor, entropies: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Return ETW's forget term over the labelled tokens of some rows."""
-    count = torch.bincount(rows).float()
-    total = torch.zeros(len(count)).index_add_(0, rows, entropies)
-    return (entropies / total[rows] * count[rows] * logps).mean()
+def step(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """Have a side make a step; return what it says of it."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    line = process.stdout.readline()
+    if not line:
+        raise SystemExit("a side has ended; what it said is above")
+    said: dict[str, Any] = json.loads(line)
+    return said
 
 
-def of_signals(signals: TokenSignals, num_forget: int) -> torch.Tensor:
-    """Return the loss of our step."""
-    first = signals.rows < num_forget
-    assert signals.entropies is not None
-    forget = weighted(signals.logps[first], signals.entropies[first], signals.rows[first])
-    return LAMBDA * forget - signals.logps[~first].mean()
+@contextlib.contextmanager
+def copy_of(commit: str | None) -> Iterator[Path | None]:
+    """Give a folder with the repository as it was at a commit."""
+    if commit is None:
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        top = ["git", "rev-parse", "--show-toplevel"]
+        root = subprocess.run(top, cwd=HERE, capture_output=True, check=True, text=True)
+        stored = subprocess.run(
+            ["git", "archive", commit], cwd=root.stdout.strip(), capture_output=True, check=True
+        ).stdout
+        subprocess.run(["tar", "-x", "-C", folder], input=stored, check=True)
+        yield Path(folder)
+
+
+def summary(
+    steps: list[dict[str, Any]], plain: list[dict[str, Any]]
+) -> dict[str, float | list[float] | None]:
+    """Return the numbers of a side; its first step warms up."""
+    steps, plain = steps[1:], plain[1:]
+    ratios = sorted(p["seconds"] / s["seconds"] for p, s in zip(plain, steps, strict=True))
+    # Second answers are fed too, whether they are padded apart or not.
+    tokens = sum(one["tokens"] for one in steps)
+    positions = sum(one["positions"] for one in steps)
+    peaks = [one["peak_mb"] for one in steps if one["peak_mb"] is not None]
+    quarter = len(ratios) // 4
+    return {
+        "seconds": round(statistics.median(one["seconds"] for one in steps), 4),
+        "speed_over_plain": round(statistics.median(ratios), 2),
+        "quartiles": [round(ratios[quarter], 2), round(ratios[-1 - quarter], 2)],
+        "tokens_per_second": round(tokens / sum(one["seconds"] for one in steps)),
+        "positions_per_token": round(positions / tokens, 2),
+        "positions_over_distinct": round(positions / sum(one["distinct"] for one in plain), 3),
+        "peak_mb": round(max(peaks), 1) if peaks else None,
+    }
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--model", required=True, help="folder of a model with a chat template")
-    parser.add_argument("--root", required=True, type=Path, help="folder of TOFU's files")
+    parser.add_argument("--model", required=True, help="folder, .gguf file, or tiny: one made here")
+    parser.add_argument("--root", required=True, help="folder of TOFU's files")
+    parser.add_argument("--method", choices=METHODS, default="etw")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--batch", type=int, default=4, help="rows of each stream")
-    parser.add_argument("--repeats", type=int, default=12)
-    parser.add_argument("--limit", type=int, default=400, help="rows of each split")
+    parser.add_argument("--steps", type=int, default=12, help="timed; one more warms up")
+    parser.add_argument("--baseline", metavar="COMMIT", help="compare with fit as it was then, too")
     given = parser.parse_args()
-    torch.set_num_threads(1)
-    encoder = Encoder(load_tokenizer(given.model), system_prompt="You are a helpful assistant.")
-    forget, retain = (
-        encoded(given.root / f"{split}.jsonl", encoder, given.limit)
-        for split in ("forget10", "retain90")
-    )
-    shared = shared_beginning([*forget, *retain])
-    lm = load_model(given.model).train()
-    scorer = LabelScorer(lm).train()
-    num = given.batch
-
-    def plain(rows: list[EncodedRow]) -> tuple[float, int]:
-        total, positions = 0.0, 0
-        for half in (rows[:num], rows[num:]):
-            batch = collate({"all": half}, {}, 1.0, 0)
-            labels = batch["labels"][:, 1:]
-            is_label = labels != IGNORE_INDEX
-            logits = lm(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-            every = logits.logits[:, :-1].log_softmax(-1)
-            logps = every.gather(-1, labels.clamp(min=0)[..., None])[..., 0][is_label]
-            if half is rows or half[0] is rows[0]:
-                entropies = -(every.detach().exp() * every.detach()).sum(-1)[is_label]
-                loss = LAMBDA * weighted(logps, entropies, is_label.nonzero()[:, 0])
-            else:
-                loss = -logps.mean()
-            loss.backward()
-            total, positions = total + loss.item(), positions + batch["input_ids"].numel()
-        return total, positions
-
-    def ours(rows: list[EncodedRow], is_laid_out: bool) -> tuple[float, int]:
-        batch = collate({"all": rows}, {}, 1.0, 0, shared)
-        layout = batch["layout"] if is_laid_out else None
-        tensors = (batch["input_ids"], batch["attention_mask"], batch["labels"])
-        loss = of_signals(scorer(*tensors, {"entropies"}, 1.0, (), layout), num)
-        loss.backward()
-        positions = tensors[0].numel() if layout is None else layout.num_positions
-        return loss.item(), positions
-
-    sides = {
-        "plain": plain,
-        "padded": lambda rows: ours(rows, is_laid_out=False),
-        "laid_out": lambda rows: ours(rows, is_laid_out=True),
-    }
-    draw = random.Random(0)
-    spent: dict[str, list[float]] = {name: [] for name in sides}
-    fed: dict[str, list[float]] = {name: [] for name in sides}
-    losses: dict[str, float] = {}
-    for _ in range(given.repeats):
-        rows = [*draw.sample(forget, num), *draw.sample(retain, num)]
-        tokens = sum(len(row.input_ids) for row in rows)
-        for name, side in sides.items():
-            lm.zero_grad()
-            start = time.process_time()
-            loss, positions = side(rows)
-            spent[name].append(time.process_time() - start)
-            fed[name].append(positions / tokens)
-            losses.setdefault(name, loss)
-    ratios = {
-        name: statistics.median(a / b for a, b in zip(spent["plain"], times, strict=True))
-        for name, times in spent.items()
-    }
+    given.root = str(Path(given.root).resolve())
+    with copy_of(given.baseline) as before, tempfile.TemporaryDirectory() as made_here:
+        if given.model == "tiny":
+            given.model = str(make_tiny_llama(Path(made_here) / "tiny", Path(given.root)))
+        given.model = str(Path(given.model).resolve())
+        here = HERE.parent.parent
+        sides = {"plain": start("plain", given, here), "ours": start("ours", given, here)}
+        if before is not None:
+            sides["baseline"] = start("ours", given, before)
+        made: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
+        try:
+            for _ in range(given.steps + 1):
+                for name, process in sides.items():
+                    made[name].append(step(process))
+        finally:
+            for process in sides.values():
+                process.kill()
     line = {
-        "rows": [num, num],
-        "shared_tokens": shared,
-        "seconds": {name: round(statistics.median(times), 4) for name, times in spent.items()},
-        "speed_over_plain": {name: round(ratio, 2) for name, ratio in ratios.items()},
-        "positions_per_token": {name: round(statistics.mean(x), 2) for name, x in fed.items()},
-        "first_losses": {name: round(loss, 6) for name, loss in losses.items()},
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "model": Path(given.model).name,
+        "method": given.method,
+        "dtype": given.dtype,
+        "rows": [given.batch, given.batch],
+        "steps": given.steps,
+        "clock": "process time",
+        "sides": {name: summary(steps, made["plain"]) for name, steps in made.items()},
+        "first_losses": {name: round(steps[0]["loss"], 6) for name, steps in made.items()},
+        "last_losses": {name: round(steps[-1]["loss"], 6) for name, steps in made.items()},
+        "baseline": given.baseline,
+        "versions": {name: version(name) for name in ("torch", "transformers", "lightning")},
     }
     sys.stdout.write(json.dumps(line) + "\n")
 
