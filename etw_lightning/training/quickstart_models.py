@@ -8,7 +8,7 @@ import shutil
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from filelock import FileLock
 from lightning.pytorch import Trainer, seed_everything
@@ -16,6 +16,7 @@ from lightning.pytorch import Trainer, seed_everything
 from etw_lightning.benchmarks import quickstart
 from etw_lightning.files.places import cache_dir
 from etw_lightning.models.export import export_model
+from etw_lightning.models.random_llama import LlamaShape, save_random_llama
 from etw_lightning.schema import InputError
 from etw_lightning.training.datamodule import UnlearningDataModule
 from etw_lightning.training.module import UnlearningModule
@@ -163,23 +164,13 @@ def _train(role: str, folder: Path, recipe: Recipe) -> None:
 
 def _save_random_model(folder: Path, recipe: Recipe) -> None:
     """Save a Llama with random weights and the corpus's tokenizer."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     texts = quickstart.corpus_texts(quickstart.build_corpus())
     tokenizer = quickstart.train_tokenizer(texts, recipe.vocab_size)
     quickstart.save_tokenizer(tokenizer, folder)
-    ids: dict[str, Any] = {
-        f"{name}_token_id": tokenizer.token_to_id(f"<|{name}|>") for name in ("bos", "eos", "pad")
-    }
-    config = LlamaConfig(
-        vocab_size=tokenizer.get_vocab_size(),
+    shape = LlamaShape(
+        num_layers=recipe.num_layers,
         hidden_size=recipe.hidden_size,
         intermediate_size=recipe.intermediate_size,
-        num_hidden_layers=recipe.num_layers,
-        num_attention_heads=recipe.num_heads,
-        num_key_value_heads=recipe.num_heads,
-        max_position_embeddings=256,
-        tie_word_embeddings=False,
-        **ids,
+        num_heads=recipe.num_heads,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    save_random_llama(folder, tokenizer, shape)
