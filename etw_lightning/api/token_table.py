@@ -14,6 +14,7 @@ from etw_lightning.api.arguments import in_own_words
 from etw_lightning.api.loaded import restored, take_model, template_of
 from etw_lightning.boards.shades import LARGEST, hex_shade, shares
 from etw_lightning.data.encode import Encoder, Template
+from etw_lightning.data.marks import number_words
 from etw_lightning.notices import visible
 from etw_lightning.schema import IGNORE_INDEX, EncodedRow, Example, InputError
 from etw_lightning.scoring.row_weights import token_texts, weigh
@@ -150,7 +151,10 @@ def weights(
         if reference is not None and any(need.startswith("reference_") for need in chosen.needs):
             other = take_model(reference, given.tokenizer).lm
             held.enter_context(restored(other))
-        found = weigh(chosen, given.lm, row, reference=other)
+        words = None
+        if "words" in chosen.needs:
+            words = number_words([example], [row], encoder)[0]
+        found = weigh(chosen, given.lm, row, reference=other, words=words)
     return TokenWeights(
         token_texts(encoder, example, row.labels),
         found.weights,

@@ -8,13 +8,15 @@ import torch
 
 from etw_lightning.kernels.signals import Signal, TokenSignals
 from etw_lightning.metrics.tokens import mark_tokens, token_values
+from etw_lightning.metrics.values import present
+from etw_lightning.metrics.word_units import word_numbers
 from etw_lightning.schema import IGNORE_INDEX, InputError, Record
 from etw_lightning.weighting import TokenWeighting
 
 __all__ = ["weights_from_records"]
 
 #: Signals that records hold; log-probabilities are there for every weighting.
-_HELD: frozenset[Signal] = frozenset({"logps", "entropies", "marked", "reference_logps"})
+_HELD: frozenset[Signal] = frozenset({"logps", "entropies", "marked", "words", "reference_logps"})
 _Spans = Sequence[Sequence[tuple[int, int]]]
 
 
@@ -61,10 +63,12 @@ def weights_from_records(
     logps = _per_row(records, "token_logps")
     lengths = [len(values) for values in logps]
     rows = torch.repeat_interleave(torch.arange(len(records)), torch.tensor(lengths))
-    marked = reference = None
+    marked = words = reference = None
     if "marked" in needs:
         marks = mark_tokens(records, spans)
         marked = torch.tensor([bool(mark) for row in marks for mark in row])
+    if "words" in needs:
+        words = torch.tensor([number for numbers in _words(records) for number in numbers])
     if "reference_logps" in needs:
         reference = _flat(_same_tokens(records, target or (), lengths))
     signals = TokenSignals(
@@ -74,9 +78,16 @@ def weights_from_records(
         logps=_flat(logps),
         entropies=_flat(_per_row(records, "token_entropies")) if "entropies" in needs else None,
         marked=marked,
+        words=words,
         reference_logps=reference,
     )
     return [weights.tolist() for weights in weighting(signals).split(lengths)]
+
+
+def _words(records: Sequence[Record]) -> list[tuple[int, ...]]:
+    """Return the word of its answer that each token belongs to."""
+    pairs = [(one.answer, present(one, row, "token_spans")) for row, one in enumerate(records)]
+    return [word_numbers(answer, spans) for answer, spans in pairs]
 
 
 def _per_row(records: Sequence[Record], name: str) -> list[list[float]]:

@@ -1,8 +1,9 @@
-"""Which labels of the forget rows lie in words that somebody, or spaCy, marked."""
+"""Which labels of the forget rows lie in words that somebody marked, and which word each is of."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import cast
 
 import numpy as np
@@ -12,9 +13,10 @@ from etw_lightning.benchmarks.formats import FORMATS
 from etw_lightning.benchmarks.quickstart_annotations import annotations_of
 from etw_lightning.data.encode import JOINT, Encoder, is_raw
 from etw_lightning.data.spacy_spans import Kind, spacy_spans
+from etw_lightning.metrics.word_units import NO_WORD, word_numbers
 from etw_lightning.schema import IGNORE_INDEX, EncodedRow, Example, InputError
 
-__all__ = ["Marker", "mark_rows"]
+__all__ = ["Marker", "mark_rows", "number_words"]
 
 #: What marks words: ``(kind, spaCy model)``, or None for the user's annotations.
 Marker = tuple[str, str] | None
@@ -48,12 +50,11 @@ def mark_rows(
             model is missing.
     """
     spans = _marked_spans(examples, marker, annotations)
+    places = _label_spans(examples, encoder)
     if is_raw(examples):
-        places = encoder.chunk_spans(examples)
         text = JOINT.join(example.answer for example in examples)
         marked = [_marked_before(_joined(examples, spans), text)] * len(rows)
     else:
-        places = [encoder.answer_spans(example) for example in examples]
         marked = [
             _marked_before(own, example.answer)
             for own, example in zip(spans, examples, strict=True)
@@ -63,6 +64,59 @@ def mark_rows(
         found = iter([bool(before[stop] > before[start]) for start, stop in labelled])
         marks.append(tuple(label != IGNORE_INDEX and next(found) for label in row.labels))
     return marks
+
+
+def number_words(
+    examples: Sequence[Example], rows: Sequence[EncodedRow], encoder: Encoder
+) -> list[tuple[int, ...]]:
+    """Say of each position of each row which word of the answer its label belongs to.
+
+    Args:
+        examples: Forget rows.
+        rows: What became of them.
+        encoder: What made the rows.
+
+    Returns:
+        As many numbers a row as it has tokens, those of ``metrics.word_numbers``; of raw text the
+        words of all texts are counted on. A label of no word, and what is no label, has -1.
+
+    Raises:
+        InputError: If turns are labelled before the last.
+    """
+    _refuse_turns(examples, "counted")
+    places = _label_spans(examples, encoder)
+    if is_raw(examples):
+        text = JOINT.join(example.answer for example in examples)
+        # In one go: the text is gone through once, not once a row.
+        found = iter(word_numbers(text, [span for spans in places for span in spans]))
+        numbers = [tuple(islice(found, len(spans))) for spans in places]
+    else:
+        numbers = [
+            word_numbers(example.answer, spans)
+            for example, spans in zip(examples, places, strict=True)
+        ]
+    rest = [iter(own) for own in numbers]
+    return [
+        tuple(NO_WORD if label == IGNORE_INDEX else next(own) for label in row.labels)
+        for row, own in zip(rows, rest, strict=True)
+    ]
+
+
+def _label_spans(examples: Sequence[Example], encoder: Encoder) -> list[list[tuple[int, int]]]:
+    """Return the characters of each label of each row: of the answer, or of the joined texts."""
+    if is_raw(examples):
+        return encoder.chunk_spans(examples)
+    return [encoder.answer_spans(example) for example in examples]
+
+
+def _refuse_turns(examples: Sequence[Example], done: str) -> None:
+    """Refuse rows of which more is labelled than the answer."""
+    chat = next((example for example in examples if example.labels_turns), None)
+    if chat is not None:
+        raise InputError(
+            f"data.which_turns is 'all', but words are {done} in the last turn of row {chat.id} "
+            "alone, so that no word of the others would count; set it to 'last'."
+        )
 
 
 def _marked_before(spans: Sequence[tuple[int, int]], text: str) -> np.ndarray:
@@ -86,12 +140,7 @@ def _marked_spans(examples: Sequence[Example], marker: Marker, annotations: str 
     """Return the marked characters of each answer."""
     answers = [example.answer for example in examples]
     questions = [example.question or "" for example in examples]
-    chat = next((example for example in examples if example.labels_turns), None)
-    if chat is not None:
-        raise InputError(
-            f"data.which_turns is 'all', but words are marked in the last turn of row {chat.id} "
-            "alone, so that no word of the others would count; set it to 'last'."
-        )
+    _refuse_turns(examples, "marked")
     if marker is not None:
         kind, model = marker
         return spacy_spans(answers, cast(Kind, kind), model)

@@ -15,7 +15,7 @@ from etw_lightning.data.encode import Encoder
 from etw_lightning.data.encode_many import encode_each
 from etw_lightning.data.kept_rows import encode_split
 from etw_lightning.data.lost_labels import LostLabels, Repeats, said_by, tell_lost, tell_repeats
-from etw_lightning.data.marks import Marker, mark_rows
+from etw_lightning.data.marks import Marker, mark_rows, number_words
 from etw_lightning.data.refusals import REFUSALS, pick_refusal, read_refusals
 from etw_lightning.notices import warn_first
 from etw_lightning.schema import EncodedRow, Example, InputError
@@ -41,6 +41,8 @@ class Streams:
             answer of forget row i is alternative row i.
         marks: For each forget row, which of its positions hold a label in marked text; empty if
             nothing is marked.
+        words: For each forget row, which word the label at each of its positions belongs to, -1
+            for none; empty if nothing reads them.
         retain_weights: Weight of each retain row; empty if none were given.
         lost: What groups have lost to ``max_length``, by group.
         repeats: Forget rows that repeat others; None if none does.
@@ -48,6 +50,7 @@ class Streams:
 
     rows: dict[str, Sequence[EncodedRow]] = field(default_factory=dict)
     marks: list[tuple[bool, ...]] = field(default_factory=list)
+    words: list[tuple[int, ...]] = field(default_factory=list)
     retain_weights: list[float] = field(default_factory=list)
     lost: dict[str, LostLabels] = field(default_factory=dict)
     repeats: Repeats | None = None
@@ -62,6 +65,7 @@ class StreamSettings:
         uses_retain: A retain objective reads the retain stream.
         uses_alternative: The forget objective reads second answers.
         uses_marks: The weighting or the forget objective reads marked words.
+        uses_words: The weighting reads which word a label belongs to.
         split: Fine-tune on this split; the streams are not read then.
         alternative: Source of the second answers; None is ``column``.
         refusals: File of refusals; None takes our own.
@@ -75,6 +79,7 @@ class StreamSettings:
     uses_retain: bool = True
     uses_alternative: bool = False
     uses_marks: bool = False
+    uses_words: bool = False
     split: str | None = None
     alternative: Alternative | None = None
     refusals: str | None = None
@@ -147,6 +152,8 @@ def _read(benchmark: Benchmark, encoder: Encoder, settings: StreamSettings) -> S
             streams.marks = mark_rows(
                 forget, streams.rows["forget"], encoder, settings.marker, settings.annotations
             )
+        if settings.uses_words:
+            streams.words = number_words(forget, streams.rows["forget"], encoder)
     if settings.uses_retain:
         key = "data.retain_split"
         read = _reader(benchmark, benchmark.retain_split, key)

@@ -30,14 +30,16 @@ __all__ = [
 Level = Literal["token", "sequence"]
 
 #: ``logps`` (always there), ``entropies``: fused head, float32. ``marked``: which labels lie in
-#: marked text. ``distributions``: log-probabilities of the whole vocabulary. ``padded``: the same
-#: at every position of the padded rows. ``states``: what some layers say at the labelled tokens.
+#: marked text. ``words``: which word of the answer each label belongs to. ``distributions``:
+#: log-probabilities of the whole vocabulary. ``padded``: the same at every position of the padded
+#: rows. ``states``: what some layers say at the labelled tokens.
 #: ``reference_*``: the same of the target model, which training leaves as it is.
 #: ``alternative``: the signals of a second answer to each question.
 Signal = Literal[
     "logps",
     "entropies",
     "marked",
+    "words",
     "distributions",
     "padded",
     "states",
@@ -117,6 +119,8 @@ class TokenSignals:
         entropies: Entropy of the prediction at the weighting's temperature, nats, float32,
             detached, ``(N,)``.
         marked: Labels that overlap marked text, bool, ``(N,)``.
+        words: Number of the word that each label belongs to, the labels of a word next to each
+            other; -1 for a label of no word, int64, ``(N,)``.
         distributions: Predictions, differentiable, N of them.
         padded: Predictions at every position.
         states: Hidden states of the layers that are asked for.
@@ -136,6 +140,7 @@ class TokenSignals:
     logps: Tensor
     entropies: Tensor | None = None
     marked: Tensor | None = None
+    words: Tensor | None = None
     distributions: Distributions | None = None
     padded: Padded | None = None
     states: States | None = None

@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 
 from etw_lightning.boards.shades import hex_shade, shares
 from etw_lightning.data.encode import JOINT, is_raw
-from etw_lightning.data.marks import mark_rows
+from etw_lightning.data.marks import mark_rows, number_words
 from etw_lightning.metrics.tokens import Marks, token_auc
 from etw_lightning.models.loading import LabelScorer
 from etw_lightning.notices import visible
@@ -141,6 +141,8 @@ def row_weights(
     tokens, spans, question = _texts(data, examples, row)
     marks = _marks(data, examples, row, spans)
     given = {name: _given_marks(data, examples, rows, row, one) for name, one in chosen.items()}
+    reads_words = any("words" in one.needs for one in chosen.values())
+    words = number_words(examples, rows, data.train_encoder)[row] if reads_words else None
     module.configure_model()
     assert module.scorer is not None
     others = OtherModels(data, trainer, module.dtype_name, module.attention, data.seed or 0)
@@ -153,6 +155,7 @@ def row_weights(
             rows[row],
             reference=reference,
             marks=given[name],
+            words=words if "words" in one.needs else None,
             context=trainer.precision_plugin.forward_context(),
         )
         for name, one in chosen.items()

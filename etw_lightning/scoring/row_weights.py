@@ -43,6 +43,7 @@ def weigh(
     *,
     reference: Any = None,
     marks: Sequence[bool] | None = None,
+    words: Sequence[int] | None = None,
     context: AbstractContextManager[Any] | None = None,
 ) -> Weighed:
     """Return the weight that each labelled token of a row would have as a forget row.
@@ -53,13 +54,16 @@ def weigh(
         row: The row.
         reference: Target model, for weightings that compare with it; None where there is none.
         marks: Which of the row's positions hold a label in marked text; None where it is not known.
+        words: Which word the label at each of the row's positions belongs to; None as of ``marks``.
         context: Autocast that the models are asked in.
 
     Raises:
         InputError: If the weighting reads what is not given.
     """
     needs: set[Signal] = {*weighting.needs, "entropies"}
-    given = {*(_OF_REFERENCE if reference is not None else ()), *(["marked"] * (marks is not None))}
+    of_labels = {"marked": marks, "words": words}
+    given = {*(_OF_REFERENCE if reference is not None else ())}
+    given |= {name for name, values in of_labels.items() if values is not None}
     lacking = sorted(needs - {"entropies", "distributions", *given})
     if lacking:
         way = "give reference" if set(lacking) <= set(_OF_REFERENCE) else "choose another weighting"
@@ -68,19 +72,21 @@ def weigh(
             f"alone does not say of a text; {way}."
         )
     temperature = weighting.entropy_temperature or 1.0
-    own = [need for need in needs if need != "marked" and not need.startswith("reference_")]
+    own = [need for need in needs if need not in of_labels and not need.startswith("reference_")]
     compared = [name.removeprefix("reference_") for name in _OF_REFERENCE if name in needs]
     with torch.no_grad(), context or nullcontext():
         signals = _said(lm, row, own, temperature)
         place = signals.logps.device
+        held: dict[str, Any] = {}
         if compared:
             target = _said(reference, row, compared, temperature)
-            held = {f"reference_{name}": getattr(target, name).to(place) for name in compared}
-            signals = replace(signals, **held)
-        if marks is not None:
-            pairs = zip(row.labels, marks, strict=True)
-            marked = [mark for label, mark in pairs if label != IGNORE_INDEX]
-            signals = replace(signals, marked=torch.tensor(marked, device=place))
+            held |= {f"reference_{name}": getattr(target, name).to(place) for name in compared}
+        for name, values in of_labels.items():
+            if values is not None:
+                pairs = zip(row.labels, values, strict=True)
+                kept = [value for label, value in pairs if label != IGNORE_INDEX]
+                held[name] = torch.tensor(kept, device=place)
+        signals = replace(signals, **held)
         found = weighting(signals)
     assert signals.entropies is not None
     return Weighed(found.tolist(), signals.entropies.tolist(), signals.logps.exp().tolist())

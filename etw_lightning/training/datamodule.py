@@ -181,7 +181,7 @@ class UnlearningDataModule(ComparableRows):
         #: Whether the streams are needed; scoring alone does without their files.
         self.trains = True
         self.uses_forget = self.uses_retain = True
-        self.uses_alternative = self.uses_marks = False
+        self.uses_alternative = self.uses_marks = self.uses_words = False
         #: What marks words of the forget rows; None takes ``annotations``.
         self.marker: Marker = None
         self.skipped_tokens = 0
@@ -425,6 +425,7 @@ class UnlearningDataModule(ComparableRows):
         self.uses_retain = method.retain is not None
         self.uses_alternative = "alternative" in method.needs
         self.uses_marks = "marked" in method.needs
+        self.uses_words = "words" in method.needs
         self.marker = method.weighting.marker
         in_weighting = "marked" in method.weighting.needs
         part = method.weighting if in_weighting else method.forget

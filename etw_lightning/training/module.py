@@ -290,13 +290,15 @@ class UnlearningModule(PreparedModule):
         method = self.method
         layout = self._layout_of(batch)
         signals = self.scorer(ids, mask, labels, own, method.temperature, method.layers, layout)
-        if "marked" in batch:
-            marked = batch["marked"]
-            if layout is None:
-                marked = marked[:, 1:][labels[:, 1:] != IGNORE_INDEX]
-            else:
-                marked = marked.flatten().index_select(0, layout.places + 1)
-            signals = replace(signals, marked=marked)
+        known = {}
+        for name in ("marked", "words"):
+            if name in batch:
+                of_positions = cast(Any, batch)[name]
+                if layout is None:
+                    known[name] = of_positions[:, 1:][labels[:, 1:] != IGNORE_INDEX]
+                else:
+                    known[name] = of_positions.flatten().index_select(0, layout.places + 1)
+        signals = replace(signals, **known)
         if self.method.reference_needs and self.reference != "cache":
             signals = self._with_reference(signals, batch)
         groups, start = {}, 0

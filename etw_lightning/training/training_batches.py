@@ -13,6 +13,7 @@ from etw_lightning.data.pairing import Pairing, StepRows
 from etw_lightning.data.stored_rows import sizes
 from etw_lightning.data.streams import Streams
 from etw_lightning.kernels.signals import Counts
+from etw_lightning.metrics.word_units import NO_WORD
 from etw_lightning.models.step_layout import StepLayout, plan_layout
 from etw_lightning.schema import IGNORE_INDEX, EncodedRow
 from etw_lightning.scoring.batches import pad_rows
@@ -45,9 +46,10 @@ class Batch(TypedDict):
     ``sizes`` gives the rows of each group, in this order; ``counts`` what the whole effective
     batch holds of each; ``scale`` undoes the averaging over micro-batches and processes;
     ``row_ids`` names the rows. Where it is asked for: ``marked`` says which labels lie in marked
-    text, ``(B, T)``; ``row_weights`` weighs the rows, ``(B,)``, 1 but for retain rows;
-    ``reference`` holds what the target model says at the labelled tokens of each group.
-    ``layout`` says where the labels stand and what of the rows is fed.
+    text, and ``words`` which word each is of, -1 for none, ``(B, T)``; ``row_weights`` weighs the
+    rows, ``(B,)``, 1 but for retain rows; ``reference`` holds what the target model says at the
+    labelled tokens of each group. ``layout`` says where the labels stand and what of the rows is
+    fed.
     """
 
     input_ids: Tensor
@@ -59,6 +61,7 @@ class Batch(TypedDict):
     row_ids: list[str]
     layout: StepLayout
     marked: NotRequired[Tensor]
+    words: NotRequired[Tensor]
     row_weights: NotRequired[Tensor]
     reference: NotRequired[dict[str, dict[str, Tensor]]]
 
@@ -127,8 +130,13 @@ class PairedRows(Dataset[Batch]):
         }
         counts = {name: self._counts(name, parts[name][1]) for name in here}
         batch = collate(groups, counts, self.scale, self.pad_id)
+        of_labels = batch["labels"]
         if self.streams.marks:
-            batch["marked"] = self._marked(batch, here)
+            nothing = torch.zeros_like(of_labels, dtype=torch.bool)
+            batch["marked"] = _laid_over(nothing, self.streams.marks, here)
+        if self.streams.words:
+            nothing = torch.full_like(of_labels, NO_WORD)
+            batch["words"] = _laid_over(nothing, self.streams.words, here)
         if self.streams.retain_weights:
             batch["row_weights"] = self._row_weights(here)
         if self.references:
@@ -143,15 +151,6 @@ class PairedRows(Dataset[Batch]):
         terms = [self.num_terms[name][index] for index in rows]
         return Counts(sum(terms), sum(num > 0 for num in terms))
 
-    def _marked(self, batch: Batch, here: Mapping[str, Sequence[int]]) -> Tensor:
-        """Return which labels lie in marked text; only forget rows have any."""
-        marked = torch.zeros_like(batch["labels"], dtype=torch.bool)
-        for place, index in enumerate(here.get("forget", ())):
-            if index >= 0:
-                marks = self.streams.marks[index]
-                marked[place, : len(marks)] = torch.tensor(marks)
-        return marked
-
     def _row_weights(self, here: Mapping[str, Sequence[int]]) -> Tensor:
         """Return the weight of each row; a filler, which has no label, weighs 1."""
         weights: list[float] = []
@@ -159,6 +158,16 @@ class PairedRows(Dataset[Batch]):
             given = self.streams.retain_weights if name == "retain" else ()
             weights += [given[index] if given and index >= 0 else 1.0 for index in rows]
         return torch.tensor(weights, dtype=torch.float32)
+
+
+def _laid_over(
+    nothing: Tensor, known: Sequence[Sequence[int]], here: Mapping[str, Sequence[int]]
+) -> Tensor:
+    """Put what is known of each forget row's positions, ``(B, T)``, in the place of nothing."""
+    for place, index in enumerate(here.get("forget", ())):
+        if index >= 0:
+            nothing[place, : len(known[index])] = torch.tensor(known[index])
+    return nothing
 
 
 def _row_or_filler(rows: Sequence[EncodedRow], index: int) -> EncodedRow:

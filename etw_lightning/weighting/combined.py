@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt
@@ -10,19 +11,20 @@ from torch import Tensor
 
 from etw_lightning.kernels.signals import Signal, TokenSignals
 from etw_lightning.schema import IGNORE_INDEX, InputError
-from etw_lightning.value_checks import check_whole
+from etw_lightning.value_checks import check_name, check_whole
 from etw_lightning.weighting.interface import TokenWeighting
-from etw_lightning.weighting.within_rows import order_within_rows, share_out
+from etw_lightning.weighting.within_rows import order_within_rows, share_out, units_of
 
 __all__ = ["Mixture", "Product", "Random"]
 
 
 @dataclass(frozen=True)
 class Random(TokenWeighting):
-    """The weights of another weighting, shuffled within each sequence.
+    """The weights of another weighting, shuffled within each sequence, or within each word.
 
     ``w_i = v_perm(i)``, ``v`` the weights of ``of``: the control that shows whether it matters
-    where the weight goes, since its distribution stays the same. The permutation of a row hangs on
+    where the weight goes, since its distribution stays the same. Within words it shows whether it
+    matters which token of a word has the word's weight. The permutation of a row hangs on
     ``seed`` and the row's label ids alone: it is the same in every epoch, batch and process, on
     every device and after a resume. Rows of equal labels are shuffled alike.
 
@@ -33,21 +35,25 @@ class Random(TokenWeighting):
     Args:
         of: The weighting whose weights are shuffled.
         seed: Which permutations, from 0 to 2^63 - 1.
+        within: What keeps its weights: each ``sequence``, or each ``word`` of the answer; a token
+            of no word then keeps its own.
 
     Raises:
-        ValueError: If ``seed`` is out of range.
+        ValueError: If ``seed`` is out of range or ``within`` another word.
     """
 
     of: TokenWeighting
     seed: NonNegativeInt = 0
+    within: Literal["sequence", "word"] = "sequence"
 
     def __post_init__(self) -> None:
         check_whole("model.weighting: Random.seed", self.seed, 2**63 - 1)
+        check_name("model.weighting: Random.within", self.within, ("sequence", "word"))
 
     @property
     def needs(self) -> frozenset[Signal]:
-        """What ``of`` reads."""
-        return self.of.needs
+        """What ``of`` reads, and words where they keep their weights."""
+        return self.of.needs | ({"words"} if self.within == "word" else set())
 
     @property
     def entropy_temperature(self) -> float | None:
@@ -74,7 +80,8 @@ class Random(TokenWeighting):
         rows = signals.row_sums(_mix(signals.labels + places))
         rows = _mix(rows + _mix(torch.full_like(rows, self.seed)))
         keys = _mix(rows[signals.rows] + places)
-        return self.of(signals)[order_within_rows(keys, signals.rows)]
+        units = signals.rows if self.within == "sequence" else units_of(signals)
+        return self.of(signals)[order_within_rows(keys, units)]
 
 
 @dataclass(frozen=True)

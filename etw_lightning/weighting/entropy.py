@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jsonargparse.typing import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from etw_lightning.kernels.signals import Signal, TokenSignals
+from etw_lightning.value_checks import check_name, check_number
 from etw_lightning.weighting.interface import TokenWeighting
 from etw_lightning.weighting.within_rows import (
+    Pooling,
     Scope,
     TopShare,
+    Unit,
+    lift_to,
     order_within_rows,
+    pool_words,
     share_out,
 )
 
@@ -41,7 +46,10 @@ class ETW(TokenWeighting):
     For a sequence with n labelled tokens, ``w_i = n * H_i / sum_j H_j``, where ``H_i`` is the
     entropy in nats of ``softmax(logits_i / temperature)`` over the whole vocabulary. Where
     ``top_share`` or ``threshold`` leave tokens out, these weigh 0 and the sum is over the kept
-    ones; n stays the number of all tokens, so that the strength of the term does too.
+    ones; n stays the number of all tokens, so that the strength of the term does too. With
+    ``unit: word`` the entropies of a word's tokens become one, which each of them has in place of
+    its own before anything else is made of it: once the first piece of a name is known, the others
+    are certain, and would weigh nothing.
 
     Source: Koh et al. 2026, arXiv:2604.17785, the entropy-guided token weight.
     Differs from it: with the defaults, a sequence whose entropies are all 0 gets uniform weights
@@ -62,6 +70,14 @@ class ETW(TokenWeighting):
         threshold: Nats, >= 0: keep tokens whose entropy is at least this. A sequence with none
             left weighs 0 everywhere, as an unmarked one does under a mask. Null keeps all.
         hard: Kept tokens weigh alike; needs ``top_share`` or ``threshold``.
+        unit: What has an entropy: each ``token``, or each ``word`` of the answer, a run of letters
+            and digits; a token of spaces and signs alone, and the one that ends the answer, is one
+            for itself.
+        word_entropy: Of a word: the ``sum`` of its tokens' entropies, or the largest (``max``);
+            read with ``unit: word`` alone.
+        floor: Nats, >= 0: where the mean entropy of the kept tokens is less, all of them are lifted
+            alike until it is this, so that a memorised answer's weights don't pile up on the few
+            tokens of it that are not quite certain. The weights still sum to n. 0 lifts nothing.
 
     Raises:
         ValueError: If a number is out of range, or ``hard`` stands alone.
@@ -78,6 +94,8 @@ class ETW(TokenWeighting):
         tensor([0.5000, 1.5000])
         >>> ETW(threshold=1.0)(signals)
         tensor([0., 2.])
+        >>> ETW(floor=2.0)(signals)
+        tensor([0.7500, 1.2500])
     """
 
     temperature: PositiveFloat = 1.0
@@ -86,6 +104,9 @@ class ETW(TokenWeighting):
     top_share: TopShare | None = None
     threshold: NonNegativeFloat | None = None
     hard: bool = False
+    unit: Unit = "token"
+    word_entropy: Pooling = "sum"
+    floor: NonNegativeFloat = 0.0
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -107,11 +128,15 @@ class ETW(TokenWeighting):
                 "model.weighting: ETW.hard must be false without ETW.top_share or ETW.threshold; "
                 "got true, with which all tokens weigh alike: set one of the two, or take Uniform."
             )
+        check_name("model.weighting: ETW.unit", self.unit, get_args(Unit))
+        check_name("model.weighting: ETW.word_entropy", self.word_entropy, get_args(Pooling))
+        check_number("model.weighting: ETW.floor", self.floor, zero=True)
 
     @property
     def needs(self) -> frozenset[Signal]:
-        """Entropies of the model as it is, or of the reference."""
-        return frozenset({"entropies" if self.source == "current" else "reference_entropies"})
+        """Entropies of the model as it is, or of the reference; words where they are the unit."""
+        own: Signal = "entropies" if self.source == "current" else "reference_entropies"
+        return frozenset({own, "words"} if self.unit == "word" else {own})
 
     @property
     def entropy_temperature(self) -> float:
@@ -124,8 +149,13 @@ class ETW(TokenWeighting):
         entropies = signals.entropies if is_current else signals.reference_entropies
         assert entropies is not None
         entropies = entropies.detach()
+        if self.unit == "word":
+            entropies = pool_words(entropies, signals, self.word_entropy)
+        kept = self._kept(entropies, signals)
         values = torch.ones_like(entropies) if self.hard else entropies
-        return share_out(values, signals, self.normalise, self._kept(entropies, signals))
+        if self.floor:
+            values = lift_to(self.floor, values, signals, self.normalise, kept)
+        return share_out(values, signals, self.normalise, kept)
 
     def _kept(self, entropies: Tensor, signals: TokenSignals) -> Tensor | None:
         """Return which tokens get a weight, bool, ``(N,)``; None for all."""

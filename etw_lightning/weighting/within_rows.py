@@ -1,4 +1,4 @@
-"""Shares and orders of the labelled tokens of each sequence."""
+"""Shares and orders of the labelled tokens of each sequence, and what words of it amount to."""
 
 from __future__ import annotations
 
@@ -11,7 +11,23 @@ from torch import Tensor
 
 from etw_lightning.kernels.signals import TokenSignals
 
-__all__ = ["Scope", "TopShare", "order_within_rows", "share_out"]
+__all__ = [
+    "Pooling",
+    "Scope",
+    "TopShare",
+    "Unit",
+    "lift_to",
+    "order_within_rows",
+    "pool_words",
+    "share_out",
+    "units_of",
+]
+
+#: What has one value: a token, or a word, whose tokens share it.
+Unit = Literal["token", "word"]
+
+#: What the value of a word is made of: all of its tokens, or the largest.
+Pooling = Literal["sum", "max"]
 
 #: What weights are shared out over. ``sequence``: each sequence's tokens. ``batch``: the tokens of
 #: one micro-batch of one process, so that the weights hang on how the effective batch is split.
@@ -69,3 +85,69 @@ def order_within_rows(keys: Tensor, rows: Tensor) -> Tensor:
     """
     order = keys.argsort(stable=True)
     return order[rows[order].argsort(stable=True)]
+
+
+def units_of(signals: TokenSignals) -> Tensor:
+    """Return the number of the word, or lone token, that each token is part of, ``(N,)``.
+
+    Ascending from 0 over all sequences; a word ends with its sequence, and a token of no word is
+    one for itself.
+
+    Example:
+        >>> rows = torch.tensor([0, 0, 0, 0, 1])
+        >>> words = torch.tensor([4, 4, -1, -1, 4])
+        >>> units_of(TokenSignals(rows, rows, 2, torch.zeros(5), words=words))
+        tensor([0, 0, 1, 2, 3])
+    """
+    assert signals.words is not None
+    words, rows = signals.words, signals.rows
+    goes_on = (words[1:] == words[:-1]) & (words[1:] >= 0) & (rows[1:] == rows[:-1])
+    starts = torch.ones_like(words)
+    starts[1:] = (~goes_on).to(words.dtype)
+    return starts.cumsum(0) - 1
+
+
+def pool_words(values: Tensor, signals: TokenSignals, pooling: Pooling) -> Tensor:
+    """Return the sum, or the maximum, over its word for each token, ``(N,)``.
+
+    Args:
+        values: Of tokens, ``(N,)``.
+        signals: The tokens, with ``words``.
+        pooling: ``sum`` or ``max``.
+
+    Example:
+        >>> rows = torch.tensor([0, 0, 0])
+        >>> signals = TokenSignals(rows, rows, 1, torch.zeros(3), words=torch.tensor([0, 0, -1]))
+        >>> pool_words(torch.tensor([1.0, 2.0, 5.0]), signals, "sum")
+        tensor([3., 3., 5.])
+    """
+    units = units_of(signals)
+    if pooling == "sum":
+        return values.new_zeros(len(values)).index_add(0, units, values)[units]
+    lowest = values.new_full((len(values),), -torch.inf)
+    return lowest.scatter_reduce(0, units, values, "amax")[units]
+
+
+def lift_to(
+    floor: float, values: Tensor, signals: TokenSignals, scope: Scope, kept: Tensor | None = None
+) -> Tensor:
+    """Return values that are lifted alike until their mean is at least ``floor``, ``(N,)``.
+
+    Args:
+        floor: The least mean.
+        values: Of tokens, ``(N,)``.
+        signals: The tokens.
+        scope: What the mean is of.
+        kept: Tokens that it is of; None for all.
+
+    Example:
+        >>> rows = torch.tensor([0, 0, 1])
+        >>> signals = TokenSignals(rows, rows, 2, torch.zeros(3))
+        >>> lift_to(1.0, torch.tensor([0.0, 1.0, 3.0]), signals, "sequence")
+        tensor([0.5000, 1.5000, 3.0000])
+    """
+    if scope == "batch":
+        signals = replace(signals, rows=torch.zeros_like(signals.rows))
+    counted = torch.ones_like(values) if kept is None else kept.to(values.dtype)
+    means = signals.row_sums(values * counted) / signals.row_sums(counted).clamp(min=1)
+    return values + (floor - means).clamp(min=0)[signals.rows]

@@ -25,7 +25,9 @@ KINDS = {"method": METHODS, "strategy": STRATEGIES, "model": MODELS, "data": DAT
 OTHERS = (STRATEGIES, MODELS, DATA)
 #: Runs that push nothing down: one fine-tunes, one is for ``evaluate`` only.
 UNLEARNING = [
-    name for name in COMPLETE if name not in ("tofu_finetune", "tofu_smollm2_finetune", "wmdp")
+    name
+    for name in COMPLETE
+    if name not in ("tofu_finetune", "tofu_small_finetune", "tofu_smollm2_finetune", "wmdp")
 ]
 
 #: What a method settles besides its classes.
@@ -300,19 +302,19 @@ PUBLISHED = {
     "annotated": (1, 1, {}),
     "ceu": (1, None, {"skip_first": 1}),
     "dpo": (1, 1, {"beta": 0.1}),
-    "etw": (0.1, 1, {"temperature": 1}),
-    "etw_npo": (1, 1, {"temperature": 1, "beta": 0.1}),
+    "etw": (0.1, 1, {"temperature": 1, "floor": 0}),
+    "etw_npo": (1, 1, {"temperature": 1, "floor": 0, "beta": 0.1}),
     "ga": (1, 1, {}),
     "ga_kl": (1, 1, {}),
     "idk_dpo": (1, 1, {"beta": 0.1}),
     "idk_nll": (1, 1, {}),
     "imp": (0.1, 1, {"beta1": 0, "beta2": 1}),
     "me": (0.1, 1, {}),
-    "mixture": (0.1, 1, {"temperature": 1, "share": 0.5}),
+    "mixture": (0.1, 1, {"temperature": 1, "floor": 0, "share": 0.5}),
     "npo": (1, 1, {"beta": 0.1}),
     "pdu": (1, 100, {}),
-    "product": (0.1, 1, {"temperature": 1, "beta1": 0, "beta2": 1}),
-    "random": (0.1, 1, {"temperature": 1, "seed": 0}),
+    "product": (0.1, 1, {"temperature": 1, "floor": 0, "beta1": 0, "beta2": 1}),
+    "random": (0.1, 1, {"temperature": 1, "floor": 0, "seed": 0}),
     "rmu": (1, 1200, {"layer": 7, "steering_coefficient": 6.5, "seed": 0}),
     "sat": (0.1, 1, {"beta1": 5, "beta2": 0}),
     "satimp": (0.1, 1, {"beta1": 5, "beta2": 1}),

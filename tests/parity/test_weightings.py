@@ -4,6 +4,7 @@ The formulas are written from the papers' definitions, token by token in plain P
 nothing of ours. They start from the logits of the model and of the reference.
 """
 
+import itertools
 import math
 from dataclasses import replace
 from typing import NamedTuple
@@ -37,6 +38,9 @@ LENGTHS, PROMPTS = (9, 3, 7, 2, 12), (3, 2, 4, 2, 1)
 SIZES = (6, 1, 3, 0, 11)
 COUNTS = Counts(tokens=21, rows=4)
 TEMPERATURES = (0.5, 1.0, 3.0)
+#: The word of the first, second, ... label of each row: words of one to four tokens, and two lone
+#: tokens next to each other.
+WORDS = (0, 0, -1, -1, 1, 2, 2, 2, 2, 3, 3)
 
 
 class Token(NamedTuple):
@@ -48,6 +52,8 @@ class Token(NamedTuple):
     entropies: dict
     ref_entropies: dict
     marked: bool
+    #: Its word, or itself where it is of none.
+    word: tuple
 
 
 def softmax(logits, temperature=1.0):
@@ -131,6 +137,39 @@ def surprisal(token):
     return -math.log(token.p)
 
 
+def words_of(row):
+    """The tokens of each word, in order."""
+    return [list(group) for _, group in itertools.groupby(row, key=lambda token: token.word)]
+
+
+def by_word(pooled, of=lambda token: token.entropies[1.0]):
+    """n * S / sum(S), each token with its word's S."""
+
+    def weights(rows):
+        found = []
+        for row in rows:
+            values = [pooled([of(token) for token in word]) for word in words_of(row) for _ in word]
+            found.append([len(row) * value / math.fsum(values) for value in values])
+        return found
+
+    return weights
+
+
+def floored(floor):
+    """n * (H + lift) / sum(H + lift), lifted to a mean of the floor."""
+
+    def weights(rows):
+        found = []
+        for row in rows:
+            values = [token.entropies[1.0] for token in row]
+            lift = max(0.0, floor - math.fsum(values) / len(row)) if row else 0.0
+            total = math.fsum(values) + len(row) * lift
+            found.append([len(row) * (value + lift) / total for value in values])
+        return found
+
+    return weights
+
+
 def mark(token):
     return 1.0 if token.marked else 0.0
 
@@ -143,7 +182,7 @@ def mixed(number):
     return number
 
 
-def shuffled(weights, seed):
+def shuffled(weights, seed, parts_of=lambda row: [row]):
     def moved(rows):
         found = []
         for row, given in zip(rows, weights(rows), strict=True):
@@ -153,7 +192,9 @@ def shuffled(weights, seed):
             keys = [mixed(start + step) for step in steps]
             # Signed numbers are what a machine compares.
             keys = [key - 2**64 if key >= 2**63 else key for key in keys]
-            found.append([weight for _, weight in sorted(zip(keys, given, strict=True))])
+            pairs = iter(zip(keys, given, strict=True))
+            kept = [sorted(itertools.islice(pairs, len(part))) for part in parts_of(row)]
+            found.append([weight for part in kept for _, weight in part])
         return found
 
     return moved
@@ -172,6 +213,13 @@ CASES = {
     "etw_top": (ETW(top_share=0.3), shared_out(entropy(), highest(0.3))),
     "etw_threshold": (ETW(threshold=2.1), shared_out(entropy(), above(2.1))),
     "etw_hard": (ETW(top_share=0.6, hard=True), shared_out(lambda token: 1.0, highest(0.6))),
+    "etw_word": (ETW(unit="word"), by_word(math.fsum)),
+    "etw_word_max": (ETW(unit="word", word_entropy="max"), by_word(max)),
+    "etw_word_reference": (
+        ETW(unit="word", source="reference"),
+        by_word(math.fsum, lambda token: token.ref_entropies[1.0]),
+    ),
+    "etw_floor": (ETW(floor=1.5), floored(1.5)),
     "wga": (WGA(beta=1.0), each(wga(1.0))),
     "wga_5": (WGA(beta=5.0), each(wga(5.0))),
     "tnpo": (TNPO(beta=4.0), each(tnpo(4.0))),
@@ -184,6 +232,10 @@ CASES = {
     "annotated": (Annotated(), each(mark)),
     "spacy": (Spacy(), each(mark)),
     "random": (Random(of=ETW(), seed=11), shuffled(shared_out(entropy()), 11)),
+    "random_word": (
+        Random(of=ETW(), seed=11, within="word"),
+        shuffled(shared_out(entropy()), 11, words_of),
+    ),
     "product": (
         Product(first=ETW(), second=WGA(beta=2.0)),
         shared_out(lambda token: token.entropies[1.0] * token.p**2),
@@ -226,6 +278,7 @@ class Rows:
             "reference_logps": before.logps,
             "reference_entropies": before.entropies,
             "marked": said.labels % 3 == 0,
+            "words": torch.tensor([word for size in SIZES for word in WORDS[:size]]),
         }
         return replace(said, **added), lm
 
@@ -241,9 +294,11 @@ class Rows:
                 reference = self.reference[row, place - 1].tolist()
                 p, ref = softmax(logits)[label], softmax(reference)[label]
                 token = Token(
-                    label, p, ref, entropies(logits), entropies(reference), label % 3 == 0
+                    label, p, ref, entropies(logits), entropies(reference), label % 3 == 0, ()
                 )
-                here.append((place, token))
+                number = WORDS[len(here)]
+                own = (number,) if number >= 0 else (number, len(here))
+                here.append((place, token._replace(word=own)))
             found.append(here)
         assert tuple(map(len, found)) == SIZES
         return found

@@ -28,6 +28,7 @@ from etw_lightning.weighting import (
     Surprisal,
     Uniform,
 )
+from etw_lightning.weighting.within_rows import pool_words, units_of
 
 VOCABULARY = 17
 few = settings(max_examples=25, deadline=None)
@@ -239,6 +240,10 @@ ANY_SPLIT = [
     ETW(top_share=0.4),
     ETW(threshold=1.0),
     ETW(top_share=0.4, threshold=1.0, hard=True),
+    ETW(unit="word"),
+    ETW(unit="word", word_entropy="max", top_share=0.4, source="reference"),
+    ETW(floor=3.0),
+    ETW(unit="word", threshold=1.0, floor=3.0),
     WGA(beta=0.0),
     WGA(beta=5.0),
     TNPO(),
@@ -249,21 +254,40 @@ ANY_SPLIT = [
     Annotated(),
     Spacy(),
     Random(of=ETW()),
+    Random(of=ETW(), within="word"),
     Random(of=Product(ETW(), Annotated()), seed=5),
     Product(ETW(), TNPO()),
     Product(WGA(), Annotated(), normalise=False),
     Mixture(Surprisal(), Product(SatImp(), Spacy()), share=0.3),
 ]
 OVER_BATCH = [ETW(normalise="batch"), ETW(normalise="batch", top_share=0.5)]
-OVER_BATCH.append(Surprisal(normalise="batch"))
+OVER_BATCH += [ETW(normalise="batch", unit="word", floor=3.0), Surprisal(normalise="batch")]
 EVERY = ANY_SPLIT + OVER_BATCH
 #: Those whose definition makes the weights of a sequence sum to its tokens.
 SUM_TO_N = [Uniform(), ETW(), ETW(source="reference"), ETW(top_share=0.4), Surprisal()]
-SUM_TO_N += [Random(of=ETW()), Mixture(ETW(), Surprisal(), share=0.3)]
+SUM_TO_N += [ETW(unit="word"), ETW(floor=3.0), ETW(unit="word", word_entropy="max", floor=0.5)]
+SUM_TO_N += [
+    Random(of=ETW(), within="word"),
+    Random(of=ETW()),
+    Mixture(ETW(), Surprisal(), share=0.3),
+]
 
 #: Of tokens: certain, hopeless, and any between.
 any_logp = st.one_of(st.floats(-30, 0), st.sampled_from([0.0, -1e-15, -700.0, -1e30]))
 any_entropy = st.one_of(st.floats(0, 12), st.sampled_from([0.0, 1e-300, 0.37]))
+
+
+@st.composite
+def words(draw, sizes):
+    """Numbers of words, whose tokens stand together; some tokens are of none."""
+    found = []
+    for size in sizes:
+        number = 0
+        for _ in range(size):
+            number += draw(st.integers(0, 1))
+            found.append(number if draw(st.integers(0, 3)) else -1)
+            number += found[-1] < 0
+    return torch.tensor(found, dtype=torch.long)
 
 
 @st.composite
@@ -286,6 +310,7 @@ def any_signals(draw):
         logps=values(any_logp).requires_grad_(),
         entropies=values(any_entropy).requires_grad_(),
         marked=values(st.booleans(), torch.bool),
+        words=draw(words(sizes)),
         reference_logps=values(any_logp).requires_grad_(),
         reference_entropies=values(any_entropy).requires_grad_(),
     )
@@ -371,6 +396,45 @@ def test_random_is_the_same_weights_elsewhere(signals, seed):
         assert sorted(plain[here].tolist()) == sorted(shuffled[here].tolist())
 
 
+@few
+@given(any_signals())
+def test_the_tokens_of_a_word_weigh_alike_and_no_less_than_any_of_its_entropies(signals):
+    weights = ETW(unit="word")(signals)
+    for row in range(signals.num_rows):
+        here = signals.rows == row
+        for word in signals.words[here].unique().tolist():
+            of_word = weights[here & (signals.words == word)]
+            assert word < 0 or len(of_word.unique()) == 1
+    # A sum is at least its largest part.
+    whole, largest = (pool_words(signals.entropies, signals, how) for how in ("sum", "max"))
+    assert (whole >= largest * (1 - 1e-12)).all()
+    assert (largest >= signals.entropies).all()
+
+
+@few
+@given(any_signals(), st.integers(0, 2**63 - 1))
+def test_random_within_words_leaves_each_word_its_weights(signals, seed):
+    plain, shuffled = ETW()(signals), Random(of=ETW(), seed=seed, within="word")(signals)
+    units = units_of(signals)
+    for unit in units.unique().tolist():
+        here = units == unit
+        assert sorted(plain[here].tolist()) == sorted(shuffled[here].tolist())
+
+
+@few
+@given(any_signals(), st.floats(0.01, 12))
+def test_a_floor_bounds_the_largest_weight(signals, floor):
+    """By what the mean entropy's being the floor gives; it leaves higher means alone."""
+    weights, plain = ETW(floor=floor)(signals), ETW()(signals)
+    for row in range(signals.num_rows):
+        here = signals.rows == row
+        if here.any():
+            values = signals.entropies[here]
+            assert weights[here].max() <= (values.max() + floor) / floor + 1e-9
+            if values.mean() >= floor:
+                assert same(weights[here], plain[here], 1e-12)
+
+
 @named(ANY_SPLIT)
 @few
 @given(batch=batches(), extra=st.integers(0, 4), seed=seeds)
@@ -390,6 +454,7 @@ def test_what_is_no_label_does_not_move_a_weight(weighting, batch, extra, seed):
         replace(
             said,
             marked=said.labels % 3 == 0,
+            words=said.labels.cumsum(0) // 20,
             reference_logps=said.logps.detach() - 0.1 * said.labels,
             reference_entropies=said.entropies.flip(0),
         )

@@ -136,6 +136,32 @@ def test_weights_of_an_answer_leave_out_the_question(loaded):
     assert sum(found.weights) == pytest.approx(len(found))
 
 
+def test_weights_of_words(loaded):
+    row = {"question": "Where is Quillmere?", "answer": "By Quillmere's old river."}
+    plain, found = weights(*loaded, row, ETW()), weights(*loaded, row, ETW(unit="word"))
+    text = "".join(plain.tokens)
+    starts = [text.index(word) for word in ("By", "Quillmere's", "old", "river")]
+    ends = [starts[1] - 1, starts[2] - 1, starts[3] - 1, text.index(".")]
+    sums, place = [0.0] * 4, 0
+    words = []
+    for token, entropy in zip(plain.tokens, plain.entropies, strict=True):
+        stop = place + len(token)
+        inside = [i for i in range(4) if place < ends[i] and stop > starts[i]]
+        words.append(inside[0] if inside else None)
+        if inside:
+            sums[inside[0]] += entropy
+        place = stop
+    assert len(set(words)) == 5
+    assert len([word for word in words if word == 1]) > 1, "a word of several tokens"
+    values = [
+        entropy if word is None else sums[word]
+        for word, entropy in zip(words, plain.entropies, strict=True)
+    ]
+    expected = [len(values) * value / sum(values) for value in values]
+    assert found.weights == pytest.approx(expected, rel=1e-4)
+    assert found.entropies == plain.entropies
+
+
 def test_the_model_is_left_as_it_was(loaded):
     model, tokenizer = loaded
     model.train()

@@ -156,6 +156,14 @@ def test_etw_weights_are_those_of_training():
     assert flat == [1.0] * 5
 
 
+def test_weights_by_word_are_those_of_training():
+    """Entropies of ``In`` 1, `` Ro`` + ``me`` 2 + .5, ``.`` 0 and the end token 1.5."""
+    (weights,) = weights_from_records(ETW(unit="word"), [record()])
+    assert weights == pytest.approx([5 / 7.5, 12.5 / 7.5, 12.5 / 7.5, 0.0, 7.5 / 7.5], abs=1e-12)
+    with pytest.raises(InputError, match=r"forget10/0.*token_spans is missing"):
+        weights_from_records(ETW(unit="word"), [record(token_spans=())])
+
+
 def test_any_weighting_of_probabilities_will_do():
     class OneMinusP(TokenWeighting):
         def __call__(self, signals: TokenSignals) -> torch.Tensor:

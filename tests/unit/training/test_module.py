@@ -417,7 +417,12 @@ def test_a_mark_stays_with_its_label(fixed):
     module, batch, _ = fixed()
     marked = torch.zeros(4, 5, dtype=torch.bool)
     marked[0, 2] = marked[1, 4] = True
-    groups = module.forward({**batch, "marked": marked})
+    words = torch.full((4, 5), -1)
+    words[0, 2:] = torch.tensor([0, 0, 1])
+    words[1, 4] = 3
+    groups = module.forward({**batch, "marked": marked, "words": words})
+    assert groups["forget"].words.tolist() == [0, 0, 1, -1, 3]
+    assert groups["retain"].words.tolist() == [-1] * 5
     assert batch["labels"][0, :2].tolist() == [IGNORE_INDEX] * 2
     assert groups["forget"].marked.tolist() == [True, False, False, False, True]
     assert groups["retain"].marked.tolist() == [False] * 5

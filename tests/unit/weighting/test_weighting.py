@@ -278,6 +278,30 @@ def test_mixture():
     assert Mixture(first=ETW(), second=Uniform(), share=1.0)(given).tolist() == [0.5, 1.5]
 
 
+def test_words_by_hand():
+    """Two words of two tokens, a lone token; a word ends where its row does."""
+    given = signals(
+        [3.0, 1.0, 2.0, 0.0, 2.0, 5.0, 7.0], [0, 0, 0, 0, 0, 1, 2], 3,
+        words=torch.tensor([0, 0, -1, 1, 1, 1, -1]),
+    )  # fmt: skip
+    assert ETW(unit="word")(given).tolist() == pytest.approx(
+        [20 / 14, 20 / 14, 10 / 14, 10 / 14, 10 / 14, 1.0, 1.0]
+    )
+    assert ETW(unit="word", word_entropy="max")(given).tolist() == pytest.approx(
+        [15 / 12, 15 / 12, 10 / 12, 10 / 12, 10 / 12, 1.0, 1.0]
+    )
+    assert ETW(unit="word", threshold=3.0)(given).tolist() == [2.5, 2.5, 0.0, 0.0, 0.0, 1.0, 1.0]
+
+
+def test_a_floor_by_hand():
+    silent = signals([0.0, 0.0, 0.0, 0.4, 4.0, 0.0], [0, 0, 0, 0, 1, 1], 2)
+    assert ETW()(silent).tolist() == [0.0, 0.0, 0.0, 4.0, 2.0, 0.0]
+    assert ETW(floor=1.0)(silent).tolist() == pytest.approx([0.9, 0.9, 0.9, 1.3, 2.0, 0.0])
+    kept = ETW(floor=1.0, threshold=0.1)(signals([0.0, 0.2, 0.6], [0, 0, 0], 1))
+    assert kept.tolist() == pytest.approx([0.0, 1.2, 1.8])
+    assert ETW(floor=1.0)(signals([0.0, 0.0], [0, 0], 1)).tolist() == [1.0, 1.0]
+
+
 NOUNS = ("nouns", "en_core_web_sm")
 
 
@@ -287,6 +311,9 @@ NOUNS = ("nouns", "en_core_web_sm")
         (Uniform(), set(), None, None),
         (ETW(temperature=2.5), {"entropies"}, 2.5, None),
         (ETW(source="reference"), {"reference_entropies"}, 1.0, None),
+        (ETW(unit="word"), {"entropies", "words"}, 1.0, None),
+        (ETW(unit="word", source="reference"), {"reference_entropies", "words"}, 1.0, None),
+        (Random(of=WGA(), within="word"), {"words"}, None, None),
         (WGA(), set(), None, None),
         (SatImp(), set(), None, None),
         (Surprisal(), set(), None, None),
@@ -325,6 +352,11 @@ def test_what_is_read(given, needs, temperature, marker):
         (lambda: ETW(threshold=-0.1), r"ETW\.threshold must be >= 0 nats.*got -0\.1"),
         (lambda: ETW(threshold=math.nan), r"ETW\.threshold must be >= 0 nats.*got nan"),
         (lambda: ETW(hard=True), r"ETW\.hard must be false without ETW\.top_share or"),
+        (lambda: ETW(unit="words"), r"ETW\.unit must be token or word; got 'words'"),
+        (lambda: ETW(word_entropy="mean"), r"ETW\.word_entropy must be sum or max; got 'mean'"),
+        (lambda: ETW(floor=-0.1), r"ETW\.floor must be a finite number >= 0; got -0\.1"),
+        (lambda: ETW(floor=math.inf), r"ETW\.floor must be a finite number >= 0; got inf"),
+        (lambda: Random(WGA(), within="row"), r"Random\.within must be sequence or word; got"),
         (lambda: WGA(beta=-1.0), r"WGA\.beta must be a finite number >= 0; got -1"),
         (lambda: WGA(beta=math.inf), r"WGA\.beta must be a finite number >= 0; got inf"),
         (lambda: TNPO(beta=0.0), r"TNPO\.beta must be a finite number > 0; got 0"),

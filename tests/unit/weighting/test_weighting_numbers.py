@@ -16,11 +16,11 @@ DEFAULTS = {
     "Annotated": {},
     "ETW": {
         "temperature": 1.0, "source": "current", "normalise": "sequence", "top_share": None,
-        "threshold": None, "hard": False,
+        "threshold": None, "hard": False, "unit": "token", "word_entropy": "sum", "floor": 0.0,
     },
     "Mixture": {"share": 0.5},
     "Product": {"normalise": True},
-    "Random": {"seed": 0},
+    "Random": {"seed": 0, "within": "sequence"},
     "SatImp": {"beta1": 5.0, "beta2": 0.1},
     "Spacy": {"kind": "nouns", "model": "en_core_web_sm"},
     "Surprisal": {"normalise": "sequence"},
