@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import islice
 from typing import Any, Literal, TypeVar
 
 from etw_lightning.data.rendering import Template
@@ -262,13 +263,20 @@ class Encoder(RowLayouts):
             name: Prefix of the row ids, ``raw/forget`` gives ``raw/forget/chunk0``.
         """
         text = JOINT.join(example.answer for example in examples)
-        tokens = list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-        rows = []
+        tokens = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return list(self.cut_tokens(tokens, name))
+
+    def cut_tokens(self, tokens: Iterable[int], name: str) -> Iterator[EncodedRow]:
+        """Cut the tokens of the joined texts into rows, as ``chunk`` does.
+
+        Args:
+            tokens: Of the joined texts, without special ones.
+            name: As of ``chunk``.
+        """
         for number, piece in enumerate(self._pieces(tokens, self._text_head())):
             if len(piece) > 1:
                 labels = (IGNORE_INDEX, *piece[1:])
-                rows.append(EncodedRow(f"{name}/chunk{number}", tuple(piece), labels))
-        return rows
+                yield EncodedRow(f"{name}/chunk{number}", tuple(piece), labels)
 
     def chunk_spans(self, examples: Sequence[Example]) -> list[list[tuple[int, int]]]:
         """Return where the labels of each row of ``chunk`` lie in the joined text, in characters.
@@ -281,10 +289,10 @@ class Encoder(RowLayouts):
             text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )
         head = [(0, 0)] * len(self._text_head())
-        pieces = self._pieces(list(encoded["offset_mapping"]), head)
+        pieces = self._pieces(encoded["offset_mapping"], head)
         return [list(piece[1:]) for piece in pieces if len(piece) > 1]
 
-    def _pieces(self, tokens: Sequence[_Of], head: Sequence[_Of]) -> Iterator[list[_Of]]:
+    def _pieces(self, tokens: Iterable[_Of], head: Sequence[_Of]) -> Iterator[list[_Of]]:
         """Cut what is known of each token of the joined text into rows, each behind a head."""
         width = self.max_length - len(head)
         if width < 1 or self.max_length < 2:
@@ -292,8 +300,9 @@ class Encoder(RowLayouts):
                 f"data.max_length is {self.max_length}, which leaves no label in a row of raw "
                 f"text; give at least {max(len(head) + 1, 2)}."
             )
-        for start in range(0, len(tokens), width):
-            yield [*head, *tokens[start : start + width]]
+        given = iter(tokens)
+        while piece := list(islice(given, width)):
+            yield [*head, *piece]
 
     def _text_head(self) -> list[int]:
         """Return what the tokenizer puts before a text: the begin token, or nothing."""

@@ -13,22 +13,30 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from itertools import islice
+from functools import partial
+from itertools import chain, islice
+from typing import Any, TypeVar
 
-from etw_lightning.data.encode import Encoder
+from etw_lightning.data.encode import JOINT, Encoder
+from etw_lightning.data.joined_text import WIDTH, merged, tokenise, windows_of
 from etw_lightning.schema import EncodedRow, Example, InputError
 
-__all__ = ["TOGETHER", "encode_each", "encode_many"]
+__all__ = ["TOGETHER", "cut_many", "encode_each", "encode_many"]
 
 #: Rows that are encoded in one call.
 TOGETHER = 512
 #: Rows of a process below which starting it costs more than it saves.
 _WORTH_A_PROCESS = 4 * TOGETHER
+#: The same, in characters of raw texts.
+_TEXT_WORTH_A_PROCESS = 4 * WIDTH
 _MOST_PROCESSES = 8
 #: Seconds between lines where there is no terminal to draw a bar on.
 _BETWEEN_LINES = 60.0
-#: What encodes, in a process that was started to.
-_ENCODER: list[Encoder] = []
+#: What a process that was started to encode does with a part.
+_WORK: list[Callable[[Any], Any]] = []
+
+_Part = TypeVar("_Part")
+_Made = TypeVar("_Made")
 
 
 def encode_each(
@@ -70,34 +78,65 @@ def encode_many(
     count = _num_processes(total)
     given = iter(examples)
     parts = iter(lambda: list(islice(given, TOGETHER)), [])
-    batches = map(encoder.encode_all, parts)
-    with _shown(words, total, count) as advance:
-        for batch in batches if count < 2 else _by_processes(parts, encoder, count):
+    with _shown(words, f"{total} rows", total, count) as advance:
+        for batch in _worked(encoder.encode_all, parts, count):
             yield from batch
             advance(len(batch))
 
 
-def _num_processes(total: int) -> int:
-    """Return how many processes pay for so many rows."""
+def cut_many(
+    texts: Iterable[str], encoder: Encoder, name: str, total: int, words: str
+) -> Iterator[EncodedRow]:
+    """Cut raw texts into the rows that ``Encoder.chunk`` makes of them, as they come.
+
+    Args:
+        texts: The texts.
+        encoder: What encodes them.
+        name: As of ``Encoder.chunk``.
+        total: Number of their characters, about.
+        words: What is shown with the progress.
+
+    Raises:
+        InputError: As ``Encoder.chunk``; or if a process was ended from outside.
+    """
+    count = _num_processes(total, _TEXT_WORTH_A_PROCESS)
+    work = partial(tokenise, encoder.tokenizer)
+    with _shown(words, f"{total} characters of text", total, count) as advance:
+
+        def tokens() -> Iterator[list[int]]:
+            for ids in merged(_worked(work, windows_of(texts, JOINT, WIDTH), count), work):
+                yield ids.tolist()
+                advance(WIDTH)
+
+        yield from encoder.cut_tokens(chain.from_iterable(tokens()), name)
+
+
+def _worked(work: Callable[[_Part], _Made], parts: Iterator[_Part], count: int) -> Iterator[_Made]:
+    """Do work on parts, in their order: here, or in so many processes."""
+    return map(work, parts) if count < 2 else _by_processes(work, parts, count)
+
+
+def _num_processes(total: int, each: int = _WORTH_A_PROCESS) -> int:
+    """Return how many processes pay for so many rows, or for what else ``each`` counts."""
     torch = sys.modules.get("torch")
     # A process that has begun with a GPU can't be copied.
     if sys.platform != "linux" or (torch is not None and torch.cuda.is_initialized()):
         return 1
-    return min(len(os.sched_getaffinity(0)), _MOST_PROCESSES, total // _WORTH_A_PROCESS)
+    return min(len(os.sched_getaffinity(0)), _MOST_PROCESSES, total // each)
 
 
 def _by_processes(
-    parts: Iterator[list[Example]], encoder: Encoder, count: int
-) -> Iterator[list[EncodedRow]]:
-    """Encode parts in copies of this process, some ahead of what is asked for."""
+    work: Callable[[_Part], _Made], parts: Iterator[_Part], count: int
+) -> Iterator[_Made]:
+    """Do work on parts in copies of this process, some ahead of what is asked for."""
     # Copies, not new processes: a script of the user's that starts this one is not run again.
     context = multiprocessing.get_context("fork")
-    _ENCODER[:] = [encoder]
+    _WORK[:] = [work]
     pool = ProcessPoolExecutor(count, context, _begin, (os.getpid(),))
     try:
-        coming: deque[Future[list[EncodedRow]]] = deque()
+        coming: deque[Future[_Made]] = deque()
         for part in parts:
-            coming.append(pool.submit(_encode, part))
+            coming.append(pool.submit(_work, part))
             if len(coming) > 2 * count:
                 yield coming.popleft().result()
         while coming:
@@ -109,7 +148,7 @@ def _by_processes(
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
-        _ENCODER.clear()
+        _WORK.clear()
 
 
 def _begin(parent: int) -> None:
@@ -127,15 +166,15 @@ def _begin(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _encode(examples: list[Example]) -> list[EncodedRow]:
-    return _ENCODER[0].encode_all(examples)
+def _work(part: Any) -> Any:
+    return _WORK[0](part)
 
 
 class _Lines:
     """Says how far something is, where there is no terminal: at once, then every minute."""
 
     def __init__(self, words: str, total: int) -> None:
-        self.words, self.total, self.done = words, total, 0
+        self.words, self.total, self.done = words, max(total, 1), 0
         self.began = self.said = time.monotonic()
 
     def advance(self, count: int) -> None:
@@ -152,7 +191,7 @@ class _Lines:
 
 
 @contextmanager
-def _shown(words: str, total: int, count: int) -> Iterator[Callable[[int], None]]:
+def _shown(words: str, what: str, total: int, count: int) -> Iterator[Callable[[int], None]]:
     """Show progress; of the processes of a run only one comes here. Gives what is told of it."""
     if sys.stderr.isatty():
         from rich.console import Console
@@ -163,6 +202,6 @@ def _shown(words: str, total: int, count: int) -> Iterator[Callable[[int], None]
             yield lambda num: bar.advance(task, num)
     else:
         by = f" by {count} processes" if count > 1 else ""
-        sys.stderr.write(f"{words}: {total} rows{by}; the next start finds them\n")
+        sys.stderr.write(f"{words}: {what}{by}; the next start finds them\n")
         sys.stderr.flush()
         yield _Lines(words, total).advance

@@ -20,7 +20,7 @@ from tempfile import mkdtemp
 from typing import Any, NamedTuple
 
 from etw_lightning.data.encode import Encoder, is_raw
-from etw_lightning.data.encode_many import encode_each, encode_many
+from etw_lightning.data.encode_many import cut_many, encode_each, encode_many
 from etw_lightning.data.stored_rows import StoredRows, write_rows
 from etw_lightning.files.code_hash import code_hash
 from etw_lightning.files.places import cache_dir
@@ -29,14 +29,16 @@ from etw_lightning.schema import EncodedRow, Example, InputError
 
 __all__ = ["SMALL", "SplitRows", "encode_split"]
 
-#: Rows up to which a split is encoded at each start and held in memory.
-SMALL = 5000
+#: Rows, and characters of their answers, up to which a split is encoded at each start and held in
+#: memory.
+SMALL, _SMALL_TEXT = 5000, 8_000_000
 #: Modules whose text decides what a row becomes, or how it is kept.
 _CODE = (
     "data.encode",
     "data.row_layout",
     "data.rendering",
     "data.encode_many",
+    "data.joined_text",
     "data.kept_rows",
     "data.stored_rows",
 )
@@ -55,10 +57,18 @@ class SplitRows(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """A set as it was read: its name, its number of examples, and whether they are raw texts."""
+    """A set as it was read.
+
+    Args:
+        name: Its name.
+        num_examples: Number of its examples.
+        num_characters: Of their answers.
+        is_raw: Whether they are raw texts.
+    """
 
     name: str
     num_examples: int
+    num_characters: int
     is_raw: bool
 
 
@@ -88,8 +98,9 @@ def encode_split(
         return example.id.rpartition("/")[0] if whole is None else whole
 
     examples = iter(read())
-    head = list(islice(examples, SMALL + 1))
-    if len(head) <= SMALL:
+    head = _head(examples)
+    is_whole = len(head) <= SMALL and sum(len(one.answer) for one in head) <= _SMALL_TEXT
+    if is_whole:
         split = SplitRows([], [])
         for name, group in groupby(head, set_name):
             some = list(group)
@@ -103,11 +114,12 @@ def encode_split(
     digest = hashlib.sha256()
     sets = []
     for name, group in groupby(_hashed(chain(head, examples), digest), set_name):
-        count, all_raw = 0, True
+        count, size, all_raw = 0, 0, True
         for example in group:
             count, all_raw = count + 1, all_raw and example.question is None
+            size += len(example.answer)
             look(example)
-        sets.append(_Found(name, count, all_raw))
+        sets.append(_Found(name, count, size, all_raw))
     del head
     state = [digest.hexdigest(), sets, encoder.content_key, encoder.truncation, encoder.length_key]
     state += [code_hash(_CODE), version("tokenizers"), version("transformers")]
@@ -116,6 +128,17 @@ def encode_split(
     make = functools.partial(_made, read, encoder, key, sets, digest.hexdigest(), said)
     rows = _kept(cache_dir() / "rows" / name, make, said)
     return SplitRows(rows, [(name, count) for name, count in rows.said["sets"]])
+
+
+def _head(examples: Iterator[Example]) -> list[Example]:
+    """Return the first examples, one more than what is small."""
+    head, size = list[Example](), 0
+    for example in examples:
+        head.append(example)
+        size += len(example.answer)
+        if len(head) > SMALL or size > _SMALL_TEXT:
+            break
+    return head
 
 
 def _hashed(examples: Iterable[Example], digest: Any) -> Iterator[Example]:
@@ -140,7 +163,9 @@ def _made(
     for found in sets:
         own = islice(examples, found.num_examples)
         if found.is_raw:
-            rows: Iterable[EncodedRow] = encoder.chunk(list(own), found.name)
+            texts = (example.answer for example in own)
+            words = f"encoding {found.name}"
+            rows = cut_many(texts, encoder, found.name, found.num_characters, words)
         else:
             rows = encode_many(own, encoder, found.num_examples, f"encoding {found.name}")
         count = 0

@@ -5,8 +5,9 @@ questions and answers, with one thread; the package chooses how many processes e
 start finds an empty cache.
 
     python tests/benchmarks/large_data.py
+    python tests/benchmarks/large_data.py --texts 10 100   # megabytes of raw text in their place
 
-prints a line for each number of rows and start:
+prints a line for each number of rows, or size of the text, and start:
 
 * ``cpu_seconds``: of the process and of those it has started;
 * ``wall_seconds``: from the start of the command to its end, which is one step later;
@@ -64,13 +65,14 @@ def main() -> None:
     """Measure, and print what was found."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--texts", type=float, nargs="+", default=[], help="megabytes; no rows")
     parser.add_argument("--template", choices=("chat", "plain"), default="chat")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     found = []
-    for size in given.rows:
+    for size in given.texts or given.rows:
         with tempfile.TemporaryDirectory() as folder:
-            for one in _starts(Path(folder), size, given.template):
+            for one in _starts(Path(folder), size, given.template, is_text=bool(given.texts)):
                 found.append(one)
                 if not given.json:
                     line = "  ".join(f"{name} {value}" for name, value in one.items())
@@ -80,12 +82,19 @@ def main() -> None:
         sys.stdout.write(f"{json.dumps(found)}\n")
 
 
-def _starts(folder: Path, size: int, template: str) -> Iterator[dict[str, Any]]:
+def _starts(folder: Path, size: float, template: str, *, is_text: bool) -> Iterator[dict[str, Any]]:
     """Start a run twice on rows of one's own, the second time with the cache of the first."""
     _make_model(folder / "model")
-    for name, count in (("forget", 40), ("retain", size)):
+    for name in ("forget", "retain"):
+        rows = made_up(name, 40 if name == "forget" else sys.maxsize if is_text else int(size))
+        left = size * 1e6
         with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as stream:
-            for row in made_up(name, count):
+            for row in rows:
+                if name == "retain" and is_text:
+                    row = {"text": row["answer"]}
+                    left -= len(row["text"])
+                    if left < 0:
+                        break
                 stream.write(json.dumps(row) + "\n")
     words = ["fit", "--config", "quickstart", "--data.benchmark", "jsonl", "--data.root", folder]
     words += ["--model.pretrained", folder / "model", "--data.retain_model", "null"]
@@ -106,7 +115,7 @@ def _starts(folder: Path, size: int, template: str) -> Iterator[dict[str, Any]]:
         used = next(line for line in done.stdout.splitlines() if line.startswith("used "))
         cpu, peak = map(float, used.split()[1:])
         yield {
-            "rows": size,
+            "megabytes" if is_text else "rows": size,
             "start": start,
             "cpu_seconds": round(cpu, 1),
             "wall_seconds": round(seconds, 1),

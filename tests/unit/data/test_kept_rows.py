@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import sys
 import threading
 import tracemalloc
 import warnings
@@ -291,7 +292,7 @@ def test_rows_that_change_meanwhile_are_refused(tiny_tokenizer):
 
 
 def test_raw_text_that_is_too_short_is_refused(root, tiny_tokenizer, monkeypatch):
-    monkeypatch.setattr(Encoder, "chunk", lambda *_: [])
+    monkeypatch.setattr(Encoder, "cut_tokens", lambda *_: iter([]))
     benchmark = JSONL(Source(root=root), "forget", "raw")
     with pytest.raises(InputError, match=r"^data.retain_split is 'raw', which has no rows to"):
         read_streams(benchmark, Encoder(tiny_tokenizer), StreamSettings(uses_forget=False))
@@ -350,3 +351,41 @@ def test_ten_times_the_rows_take_about_the_same_memory(root, tiny_tokenizer, tmp
         assert len(streams.rows["retain"]) == count
     # Rows in memory take 5 KB each, a few numbers of them 20 bytes.
     assert peaks[1] - peaks[0] < 1800 * 100
+
+
+def test_so_it_is_with_raw_text(tiny_tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr("etw_lightning.data.encode_many.WIDTH", 10_000)
+    encoder, peaks = Encoder(tiny_tokenizer, max_length=64), []
+    for count in (200, 2000):
+        file = tmp_path / f"texts{count}.jsonl"
+        write_rows(
+            file, [{"text": f"The town of {n} lies by the river. " * 5} for n in range(count)]
+        )
+        benchmark = JSONL(Source(), "unused", str(file))
+        tracemalloc.start()
+        streams = read_streams(benchmark, encoder, StreamSettings(uses_forget=False))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        texts = [json.loads(line)["text"] for line in file.read_text().splitlines()]
+        rows = encoder.chunk([Example("x", text) for text in texts], str(file))
+        assert list(streams.rows["retain"]) == rows
+    # Ten times the text is 300 KB more of text, and 10 MB more of tokens in memory.
+    assert peaks[1] - peaks[0] < 300_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are copied on Linux alone")
+def test_one_long_text_is_kept_too_and_cut_by_several_processes(
+    calls, tiny_tokenizer, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("etw_lightning.data.kept_rows.SMALL", 5)
+    monkeypatch.setattr("etw_lightning.data.kept_rows._SMALL_TEXT", 30_000)
+    monkeypatch.setattr("etw_lightning.data.encode_many.WIDTH", 10_000)
+    monkeypatch.setattr("etw_lightning.data.encode_many._num_processes", lambda *_: 2)
+    encoder = Encoder(tiny_tokenizer, max_length=64)
+    long = [Example("book/0", "The town lies by the river, as towns do, in 1958. " * 1000)]
+    found = split_of(long, encoder).rows
+    assert list(found) == encoder.chunk(long, "book")
+    assert "encoding book: 50000 characters of text by 2 processes" in capsys.readouterr().err
+    assert len(list((tmp_path / "cache" / "rows").glob("*/rows.arrow"))) == 1
+    assert list(split_of(long, encoder).rows) == list(found)
+    assert capsys.readouterr().err == ""
