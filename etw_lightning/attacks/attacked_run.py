@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from etw_lightning.attacks.interface import Who
@@ -23,7 +24,8 @@ class AttackedRun:
     Args:
         run: The run as it is read.
         make_data: Makes the run's data module anew.
-        retain_model: The model that never saw the forget set; None where none is at hand.
+        retain_model: The model that never saw the forget set; None takes the run's, or the one
+            that lies beside its retain results.
         target_model: The model that knows it; None takes the one the run began with.
         seed: Of what is drawn in the attack; None takes the run's.
 
@@ -50,7 +52,7 @@ class AttackedRun:
         self._names: dict[Who, str | None] = {
             "unlearned": str(self.folder / "model"),
             "target": target_model or data.get("target_model") or self.model["pretrained"],
-            "retain": retain_model or data.get("retain_model"),
+            "retain": retain_model or data.get("retain_model") or _model_of(data),
         }
         self._tokenizer: Any = None
         self._rows: UnlearningDataModule | None = None
@@ -146,6 +148,15 @@ class AttackedRun:
                 f"{', '.join(self._rows.offered_sets)}."
             )
         return self._rows.offered(name).examples
+
+
+def _model_of(data: Mapping[str, Any]) -> str | None:
+    """Return the model beside the retain results, where a run of ours that trained it left both."""
+    given = data.get("retain_results")
+    folder = None if given is None else Path(given).expanduser()
+    if folder is not None and folder.name == "results.json":
+        folder = folder.parent
+    return str(folder / "model") if folder is not None and (folder / "model").is_dir() else None
 
 
 def _conventions(given: Any) -> Conventions:

@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from etw_lightning.attacks.attacked_run import AttackedRun
     from etw_lightning.data.encode import Encoder
 
-__all__ = ["Attack", "Subject", "Who"]
+__all__ = ["Attack", "Robustness", "Subject", "Who"]
 
 #: Whose model it is: the run's own, the one it began with, or the one that never saw the data.
 Who = Literal["unlearned", "target", "retain"]
+#: The meta-evaluation's R and Q.
+Robustness = Literal["relearning", "quantisation"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,11 @@ class Attack(Shown, ABC):
     #: Whether the run's metrics are computed under the attack; else ``measure``'s alone. Without a
     #: type: the parser would look its name up in the modules of subclasses, and then know no type.
     scores_suite = True
+
+    @property
+    def robustness(self) -> Robustness | None:
+        """Which robustness of the meta-evaluation the attack measures; None for neither."""
+        return None
 
     def check(self, run: AttackedRun) -> None:
         """Refuse what can't be done, before anything is loaded or scored.

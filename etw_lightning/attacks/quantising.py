@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from etw_lightning.attacks.interface import Attack, Subject
+from etw_lightning.attacks.interface import Attack, Robustness, Subject
 from etw_lightning.attacks.matrices import all_matrices, decoder_matrices
 from etw_lightning.schema import InputError
 
@@ -58,6 +58,11 @@ class Quantise(Attack):
             raise InputError(
                 f"attack.scheme must be {', '.join(get_args(Scheme))}; got {self.scheme!r}."
             )
+
+    @property
+    def robustness(self) -> Robustness | None:
+        """Q."""
+        return "quantisation"
 
     def check(self, run: AttackedRun) -> None:
         """Refuse a scheme whose package is not installed."""

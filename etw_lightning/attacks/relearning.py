@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from etw_lightning.api.loaded import interruptible, quietly
-from etw_lightning.attacks.interface import Attack, Subject
+from etw_lightning.attacks.interface import Attack, Robustness, Subject
 from etw_lightning.attacks.scoring import trainer_like
 from etw_lightning.callbacks.guards import FiniteGuard
 from etw_lightning.schema import InputError
@@ -60,6 +60,11 @@ class Relearn(Attack):
         if self.lr is not None and not self.lr > 0:
             raise InputError(f"attack.lr must be a number > 0; got {self.lr}.")
 
+    @property
+    def robustness(self) -> Robustness | None:
+        """R, of relearning what was forgotten."""
+        return "relearning" if self.rows == "forget" else None
+
     def check(self, run: AttackedRun) -> None:
         """Refuse rows that can't be read."""
         if self.rows not in ("forget", "retain") and not Path(self.rows).expanduser().is_file():
@@ -67,7 +72,15 @@ class Relearn(Attack):
                 "attack.rows must be forget, retain or a file of rows; there is no file "
                 f"{self.rows!r}."
             )
-        self._data(run).load(run.name("unlearned"))
+        try:
+            self._data(run).load(run.name("unlearned"))
+        except InputError as error:
+            # The limit is put where a run's own stands.
+            if self.num_rows is None or not str(error).startswith("data.rows"):
+                raise
+            raise InputError(
+                f"attack.num_rows is {self.num_rows}, but there are fewer rows: {error}"
+            ) from error
 
     def change_model(self, subject: Subject) -> Any:
         """Return the model, trained in place."""

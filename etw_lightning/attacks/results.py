@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etw_lightning.attacks.attacked_run import AttackedRun
+from etw_lightning.attacks.interface import Robustness
 from etw_lightning.attacks.running import AttackOutcome
 from etw_lightning.metrics import Metric
 from etw_lightning.runs.results import write_results
@@ -25,7 +26,11 @@ _ARROWS = {"up": "↑", "down": "↓", "zero": "→ 0", "retain": "→ retain", 
 
 
 def as_json(
-    outcome: AttackOutcome, run: AttackedRun, name: str, settings: Mapping[str, Any]
+    outcome: AttackOutcome,
+    run: AttackedRun,
+    name: str,
+    settings: Mapping[str, Any],
+    kind: Robustness | None = None,
 ) -> dict[str, Any]:
     """Return all of it, ready for ``json.dumps``.
 
@@ -34,6 +39,7 @@ def as_json(
         run: The run that was attacked.
         name: What the attack is called.
         settings: Its class and arguments.
+        kind: Which robustness it measures.
     """
     has_retain = bool(outcome.retain_after)
     numbers = {}
@@ -51,11 +57,13 @@ def as_json(
             **{key: None if one is None else one.value for key, one in found.items()},
             "recovered": outcome.recovered(number),
             "recovered_by_retain": outcome.recovered_by_retain(number),
+            **({} if kind is None else {"robustness": outcome.robustness(number, kind)}),
         }
     return {
         "attack": name,
         **settings,
         "seed": run.seed,
+        **({} if kind is None else {"robustness": kind}),
         "run": {
             "config_hash": run.results.get("config_hash"),
             "git_commit": run.results.get("git_commit"),

@@ -10,10 +10,14 @@ from typing import Any
 
 from etw_lightning.api.unlearning import seeded
 from etw_lightning.attacks.attacked_run import AttackedRun
-from etw_lightning.attacks.interface import Attack, Subject, Who
+from etw_lightning.attacks.interface import Attack, Robustness, Subject, Who
 from etw_lightning.attacks.scoring import Examiner, metrics_of_run
 from etw_lightning.metrics import Metric
-from etw_lightning.metrics.recovery import recovered_share
+from etw_lightning.metrics.recovery import (
+    quantisation_robustness,
+    recovered_share,
+    relearning_robustness,
+)
 
 __all__ = ["AttackOutcome", "run_attack"]
 
@@ -51,6 +55,23 @@ class AttackOutcome:
     def recovered_by_retain(self, name: str) -> float | None:
         """Return the same of the retain model, which never knew it: what is learnt anew."""
         return self._share(name, self.retain_before, self.retain_after)
+
+    def robustness(self, name: str, kind: Robustness | None) -> float | None:
+        """Return R or Q of a number of the forget set; None for one that is no such.
+
+        The number must be higher the more is known, and >= 0.
+        """
+        found = (self.before, self.after, self.retain_before, self.retain_after)
+        was, now, retain_was, retain_now = (one.get(name) for one in found)
+        is_fit = was and now and was.direction == "down" and _is_of_forgetting(name)
+        if not is_fit or was is None or now is None:
+            return None
+        if kind == "relearning" and retain_was and retain_now:
+            values = (was.value, now.value, retain_was.value, retain_now.value)
+            return relearning_robustness(*values)
+        if kind == "quantisation" and min(was.value, now.value) >= 0:
+            return quantisation_robustness(was.value, now.value)
+        return None
 
     def _share(self, name: str, before: _Numbers, after: _Numbers) -> float | None:
         is_there = all(name in found for found in (before, after, self.target))

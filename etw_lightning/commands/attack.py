@@ -64,14 +64,15 @@ def attack(args: Sequence[str]) -> int:
     )
     name = _name(options.name, more)
     output = Path(options.output or attacked.folder / "attacks" / f"{name}.json").expanduser()
+    made = _built(inner, config)
     outcome = run_attack(
-        _built(inner, config),
+        made,
         attacked,
         metric_names(options.metrics),
         progress=sys.stdout.isatty(),
         say=_say,
     )
-    found = as_json(outcome, attacked, name, config.attack.as_dict())
+    found = as_json(outcome, attacked, name, config.attack.as_dict(), made.robustness)
     save_outcome(found, output)
     print_outcome(outcome, f"{name} on {attacked.folder}")
     sys.stdout.write(f"results: {output}\n")

@@ -11,6 +11,7 @@ from typing import Any
 
 import etw_lightning
 from etw_lightning.notices import as_markdown_text
+from etw_lightning.reports.attack_rows import attack_rows, robustness_rows
 from etw_lightning.reports.charts import make_charts
 from etw_lightning.reports.contents import cards, columns, table, texts
 from etw_lightning.reports.finished_runs import FinishedRun
@@ -87,6 +88,8 @@ def as_html(
               ("texts", "Texts"), ("cards", "Runs")],
         columns=keys,
         rows=table(runs, keys),
+        attacks=attack_rows(runs),
+        robust=robustness_rows(runs),
         charts=[{**one, "heads": list(one["rows"][0])} for one in charts],
         tokens=token_rows(runs, wanted),
         texts=said,

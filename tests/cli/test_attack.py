@@ -137,6 +137,10 @@ def test_relearning_is_plain_training_on_the_forget_rows(attack, run, tofu_dir):
     assert number["after"] > number["before"] * 1.01
     _, again = attack("relearn", *words, "--attack.steps", "3", "--metrics", "probability")
     assert again["numbers"] == found["numbers"], "the same seed, the same numbers"
+    rises = [number[f"{one}after"] - number[f"{one}before"] for one in ("retain_", "")]
+    assert found["robustness"] == "relearning"
+    assert number["robustness"] == pytest.approx(min(1.0, rises[0] / rises[1]))
+    assert found["numbers"]["retain_probability"]["robustness"] is None
 
 
 def test_relearning_on_rows_of_ones_own(attack, run, write_rows):
@@ -224,7 +228,7 @@ def test_without_a_retain_model_that_is_said(command, run, home):
          "forget; "),
         (["prune", "--model", "{gone}"], "attack: --model '{gone}' holds no folder 'model': it was "
          "run with --no_save_model."),
-        (["nope", "--model", "{run}"], "attack must be gguf_q4, gguf_q8, int8, "),
+        (["nope", "--model", "{run}"], "attack must be "),
         (["my.Nope", "--model", "{run}"], "attack 'my.Nope': there is no module 'my'"),
         (["prune", "--model", "{run}", "--attack.share", "2"], "attack.share must be from 0 to "
          "below 1; got 2.0."),
@@ -233,7 +237,8 @@ def test_without_a_retain_model_that_is_said(command, run, home):
         (["relearn", "--model", "{run}", "--attack.rows", "no.jsonl"], "attack.rows must be "
          "forget, retain or a file of rows; there is no file 'no.jsonl'."),
         (["relearn", "--model", "{run}", "--attack.steps", "0"], "attack.steps must be "),
-        (["relearn", "--model", "{run}", "--attack.num_rows", "9"], "data.rows"),
+        (["relearn", "--model", "{run}", "--attack.num_rows", "9"], "attack.num_rows is "
+         "9, but there are fewer rows: data.rows"),
         (["merge", "--model", "{run}", "--target_model", "./gone"], "data.target_model: there "
          "is no folder './gone'"),
         (["prune", "--model", "{run}", "--metrics", "nonsense"], "metrics must be some of "),

@@ -1,14 +1,18 @@
 """Attacks on weights, against the same arithmetic written out in numpy."""
 
+import inspect
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from small_models import llama_config
 from transformers import LlamaForCausalLM
 
-from etw_lightning.attacks import Merge, Prune, Quantise, Subject, quantising
+from etw_lightning.attacks import Attack, Merge, Prune, Quantise, Subject, quantising
+from etw_lightning.files.class_paths import class_at
+from etw_lightning.files.config_files import about, shipped_folder
 from etw_lightning.schema import InputError
 
 #: Levels of NF4 as its paper lists them (arXiv:2305.14314, appendix E).
@@ -149,3 +153,16 @@ def test_arguments_out_of_range(make, message):
     with pytest.raises(InputError) as error:
         make()
     assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(shipped_folder().glob("attack/*.yaml")), ids=lambda path: path.stem
+)
+def test_a_shipped_file_writes_every_argument(path):
+    held = yaml.safe_load(path.read_text())
+    assert set(held) == {"attack"}
+    given = held["attack"]
+    kind = class_at(given["class_path"], Attack, "attack")
+    taken = set(inspect.signature(kind).parameters)
+    assert set(given.get("init_args", {})) == taken
+    assert about(path)
