@@ -56,6 +56,7 @@ def test_a_fold_says_nothing_else():
         assert keys == {"output_dir": None, "model": {"pretrained"}, "data": {"forget_split"}}
 
 
+@pytest.mark.slow
 def test_two_requests_in_a_row(command, muse_args, muse_dir, write_rows, tmp_path):
     root = tmp_path / "rows"
     shutil.copytree(muse_dir, root)

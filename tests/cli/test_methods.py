@@ -26,7 +26,7 @@ FITTED = {
     "tpo": ("--data.annotations=quickstart:annotations",),
 }
 #: Trained by default; the others are pairs, cases and kin of them, and have unit tests.
-TRIED = {"etw", "npo", "altpo", "scn", "simnpo", "rmu", "tpo", "undial"}
+TRIED = {"etw", "npo", "rmu", "scn"}
 #: Those that do not push the forget answers down themselves, and what they lower instead.
 OTHERS = {"idk_nll": "the refusals' loss", "rmu": "the distance from the control vector"}
 

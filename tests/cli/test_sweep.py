@@ -141,6 +141,7 @@ def test_other_runs_have_other_keys(read, words):
     assert key_of(read, *words) != key_of(read)
 
 
+@pytest.mark.slow
 def test_a_shipped_sweep_of_many_methods_can_be_planned(command, monkeypatch, tmp_path):
     """Of those that set more than a weight, each at the first value of its grid."""
     sweep = yaml.safe_load(MANY.read_text())

@@ -145,6 +145,7 @@ def test_it_is_the_installed_one_and_says_which_versions_it_runs_on(etw, install
     assert rows == ["etw-lightning", "torch", "lightning", "transformers", "device"]
 
 
+@pytest.mark.slow
 def test_a_run_is_configured_by_names(etw):
     words = ("fit", "--config", "quickstart", "--config", "configs/method/npo.yaml")
     result = etw(*words, "--print_config")

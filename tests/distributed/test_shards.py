@@ -168,7 +168,8 @@ def test_records_of_shards_are_those_of_one_process(name, tiny_model_dir, tmp_pa
     assert_alike(records_of(tmp_path / "two"), expected)
 
 
-@pytest.mark.parametrize("name", [pytest.param("fsdp", marks=pytest.mark.slow), "zero3"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHARDS)
 def test_fit_in_shards_leaves_what_ddp_leaves(name, tiny_model_dir, tmp_path):
     """With a cached reference, generations, and a last step that no evaluation has followed."""
     root = write_texts(tmp_path / "rows")

@@ -136,7 +136,7 @@ def test_losses_and_weights_are_those_of_ddp(expected, name, tiny_model_dir, roo
         assert_laid_out(found)
 
 
-@pytest.mark.parametrize("name", ["ddp", "fsdp", *SLOWER])
+@pytest.mark.parametrize("name", ["fsdp", pytest.param("ddp", marks=pytest.mark.slow), *SLOWER])
 def test_a_run_goes_on_from_its_checkpoint_and_exports(name, tied_model_dir, root, tmp_path):
     """The head is tied: it must be one tensor before, in and after the shards."""
     arguments = (save_resume_export, 2, tmp_path, name, tied_model_dir, root, tmp_path)
@@ -162,7 +162,8 @@ def test_a_run_goes_on_from_its_checkpoint_and_exports(name, tied_model_dir, roo
     assert 0 < moved[0] < moved[1]
 
 
-@pytest.mark.parametrize("name", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ddp", "fsdp"])
 def test_16_bit_weights_are_rounded_alike_everywhere(name, tied_model_dir, root, tmp_path):
     """Each process draws the same numbers, and a run that goes on those of one that ran on."""
     work = partial(save_resume_export, trainer={"precision": "bf16-true"}, lr=1e-5)
@@ -183,6 +184,7 @@ def train_in_16_bits(model_dir, root):
     return whole, shards, kinds, {str(buffer.dtype) for buffer in module.scorer.buffers()}
 
 
+@pytest.mark.slow
 def test_shards_in_16_bits_keep_their_buffers_wide(tiny_model_dir, root, tmp_path):
     """Rotary frequencies in bfloat16 would make another model of it."""
     arguments = (train_in_16_bits, 2, tmp_path, tiny_model_dir, root)

@@ -52,7 +52,7 @@ MODELS = [
     pytest.param("tofu", "model_a_pad", marks=pytest.mark.slow),
     ("tofu", "model_a"),
     ("tofu", "model_retain"),
-    ("muse", "model_a"),
+    pytest.param("muse", "model_a", marks=pytest.mark.slow),
     pytest.param("muse", "model_retain", marks=pytest.mark.slow),
 ]
 MUSE_MODELS = ("model_a", "model_retain")
@@ -305,6 +305,7 @@ def test_tofu_prompts_to_the_token(oracle):
 # Conventions.
 
 
+@pytest.mark.slow
 def test_definitions_see_a_model_that_pads_with_its_end_token_rightly(oracle):
     """``model_a`` is ``model_a_pad`` but for the padding token, which is its end token."""
     records = oracle.records("tofu", "model_a", Conventions())
@@ -321,6 +322,7 @@ def test_definitions_see_a_model_that_pads_with_its_end_token_rightly(oracle):
     )
 
 
+@pytest.mark.slow
 def test_what_the_conventions_change(oracle):
     """The README's table: the same weights, seen by definition and the other code's way."""
     utilities = [

@@ -297,9 +297,8 @@ def trained_dir(root, tiny_model_dir, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(
-    "percent", [5, *(pytest.param(one, marks=pytest.mark.slow) for one in (2, 10))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("percent", [2, 5, 10])
 def test_retain_loss_ends_on_the_budget(fit, trained_dir, percent):
     budget = RetainBudget(percent / 100)
     _, watch, _ = fit(

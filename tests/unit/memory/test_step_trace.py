@@ -106,6 +106,7 @@ def test_tokens_that_are_never_said_have_no_logits():
     assert built.transform.size == 2000
 
 
+@pytest.mark.slow
 def test_checkpointing_keeps_one_tensor_a_layer():
     def checkpoint(lm):
         lm.activation_checkpointing_enable({"use_reentrant": False})

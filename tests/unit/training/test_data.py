@@ -237,7 +237,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     ("when", "num_workers"),
     [
         ("step", 2),
-        ("epoch", 0),
+        pytest.param("epoch", 0, marks=pytest.mark.slow),
         ("validation", 0),
         pytest.param("step", 0, marks=pytest.mark.slow),
         pytest.param("epoch", 2, marks=pytest.mark.slow),
