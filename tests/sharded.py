@@ -29,6 +29,10 @@ class CPUDeepSpeed(DeepSpeedStrategy):
         DDPStrategy.setup_environment(self)
 
     def setup_distributed(self):
+        import deepspeed.ops
+
+        # None of its own operators: that for CPUs would be compiled in each new environment.
+        deepspeed.ops.__compatible_ops__ = {}
         reset_seed()
         self.set_world_ranks()
         self._init_deepspeed_distributed()

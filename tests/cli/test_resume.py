@@ -35,8 +35,14 @@ KILLED = {
     "while the model is saved": ("etw_lightning.models.export:text_logits", 1),
     "before the results": ("etw_lightning.runs.run_report:write_results", 1),
 }
-#: Other steps at which several kills in a row end a run.
-BY_STEP = {"within a step's micro-batches", "in the last step of an epoch"}
+#: Other places near those that are tried by default; several kills in a row meet them all.
+BY_STEP = {
+    "before the first checkpoint",
+    "within a step's micro-batches",
+    "in the last step of an epoch",
+    "before one has its name",
+    "while the model is saved",
+}
 #: Where a signal asks a run to stop, and the step it is to be at in the end.
 STOPPED = {
     "in a micro-batch": (STEP, 5, signal.SIGTERM, 3),
@@ -59,7 +65,7 @@ STOPPED = {
 }
 
 
-BY_SLURM = {"in a micro-batch", "by Slurm's signal"}
+BY_SLURM = {"in a micro-batch", "by Slurm's signal", "while the model is saved"}
 
 
 @pytest.fixture(scope="module")

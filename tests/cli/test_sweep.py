@@ -349,9 +349,8 @@ def test_two_sweeps_do_not_share_a_folder(place, command):
     assert out.err == "error: another sweep run is at work in 'held'; wait for it.\n"
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_interrupt_stops_the_runs_where_they_go_on_from(place, tmp_path, number):
     folder = place / f"stopped{number}/etw_seed0"
     words = "sweep run --config sweep.yaml --set trainer.max_epochs=100000"

@@ -75,7 +75,7 @@ def outcome(folder):
     return results["metrics"], load_records(folder)
 
 
-@pytest.mark.parametrize("batch_size", [4, 64])
+@pytest.mark.parametrize("batch_size", [pytest.param(4, marks=pytest.mark.slow), 64])
 def test_two_processes_give_what_one_gives(arguments, tmp_path, batch_size):
     """Batches of 64 leave one for each part of a set, and not the same number to each process."""
     arguments = [*arguments, f"--data.eval_batch_size={batch_size}"]

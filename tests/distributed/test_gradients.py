@@ -112,8 +112,8 @@ PRECISIONS = {UnlearningModule: 2e-6, ExactModule: 1e-10}
     [
         (ExactModule, "token", 13),
         (ExactModule, "sequence", 13),
-        (ExactModule, "token", 9),
-        (ExactModule, "sequence", 9),
+        pytest.param(ExactModule, "token", 9, marks=pytest.mark.slow),
+        pytest.param(ExactModule, "sequence", 9, marks=pytest.mark.slow),
         (UnlearningModule, "token", 13),
     ],
 )

@@ -191,7 +191,9 @@ def test_bad_input_is_one_line(folders, tmp_path, monkeypatch, words, message):
 _PROBE = (Path(__file__).parent / "probe.html").read_text()
 
 
-@pytest.mark.parametrize("size", ["1280,900", "500,900"])
+@pytest.mark.parametrize(
+    "size", ["1280,900", pytest.param("500,900", marks=pytest.mark.slow)]
+)
 def test_in_a_browser_all_works_and_nothing_is_asked(html, tmp_path, size):
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
