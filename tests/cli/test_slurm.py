@@ -34,7 +34,6 @@ def bash(*args, **variables):
     return subprocess.run(
         ["bash", *map(str, args)],
         env=environment(**variables),
-        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
@@ -42,11 +41,12 @@ def bash(*args, **variables):
 
 
 @pytest.fixture(autouse=True)
-def _no_lives_before():
-    """Forget what a job has noted of its lives, beside a folder that it never makes."""
-    yield
-    for left in (ROOT / "runs").glob("**/*.requeues"):
-        left.unlink()
+def _elsewhere(tmp_path, monkeypatch):
+    """Jobs note their lives beside folders of runs, which the repository is not the place for."""
+    place = tmp_path / "here"
+    place.mkdir()
+    (place / "slurm").symlink_to(ROOT / "slurm")
+    monkeypatch.chdir(place)
 
 
 @pytest.fixture
@@ -423,7 +423,6 @@ def test_a_signal_lets_the_program_save_and_requeues(plan, called, job, name, nu
     process = subprocess.Popen(
         ["bash", *map(str, words_of(job, plan))],
         env=environment(**{**variables, "STATUS": ""}, **job),
-        cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

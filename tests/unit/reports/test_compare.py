@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from runs import make_run
+from finished import make_run
 
 from etw_lightning.commands import compare as command
 from etw_lightning.reports import leaderboard

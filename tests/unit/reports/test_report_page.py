@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from runs import HOSTILE, is_near, make_run
+from finished import HOSTILE, is_near, make_run
 
 from etw_lightning.commands.report import report
 from etw_lightning.metrics import forget_quality
@@ -191,9 +191,7 @@ def test_bad_input_is_one_line(folders, tmp_path, monkeypatch, words, message):
 _PROBE = (Path(__file__).parent / "probe.html").read_text()
 
 
-@pytest.mark.parametrize(
-    "size", ["1280,900", pytest.param("500,900", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("size", ["1280,900", pytest.param("500,900", marks=pytest.mark.slow)])
 def test_in_a_browser_all_works_and_nothing_is_asked(html, tmp_path, size):
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
