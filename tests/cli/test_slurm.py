@@ -45,7 +45,8 @@ def _elsewhere(tmp_path, monkeypatch):
     """Jobs note their lives beside folders of runs, which the repository is not the place for."""
     place = tmp_path / "here"
     place.mkdir()
-    (place / "slurm").symlink_to(ROOT / "slurm")
+    for name in ("slurm", "configs"):
+        (place / name).symlink_to(ROOT / name)
     monkeypatch.chdir(place)
 
 
