@@ -197,7 +197,7 @@ class Collapse(Callback):
         # Summed over the processes already.
         interval = cast(Any, trainer).log_every_n_steps
         self._unread.append((trainer.global_step, _epoch(trainer), loss))
-        if self.action == "stop" or trainer.global_step % interval == 0:
+        if self.action == "stop" or (interval and trainer.global_step % interval == 0):
             self._judge_steps()
             trainer.should_stop |= bool(self.findings) and self.action == "stop"
 

@@ -357,6 +357,13 @@ def _root_cause(error: BaseException) -> BaseException:
     return error if cause is None else _root_cause(cause)
 
 
+def _of_setting(error: Exception) -> str | None:
+    """Return what Lightning says of a setting that it finds wrong only once there are batches."""
+    said = " ".join(str(error).split())
+    named = re.search("`(limit_train_batches|val_check_interval)", said)
+    return None if named is None else f"trainer.{named[1]} does not fit the rows: {said}"
+
+
 def main(args: list[str] | None = None) -> int:
     """Run ``fit``, ``evaluate``, ``check`` or ``weights``.
 
@@ -384,6 +391,12 @@ def main(args: list[str] | None = None) -> int:
         if typed[:1] == ["fit"]:
             say(f"{finished}; nothing is left to do, --overwrite runs it again")
         return 0
+    except (MisconfigurationException, ValueError) as error:
+        reason = _of_setting(error)
+        if reason is None:
+            raise
+        sys.stderr.write(f"error: {printable(reason)}\n")
+        return 2
     except TrainingStoppedError as stopped:
         if is_first_process():
             sys.stderr.write(f"error: {stopped}\n")

@@ -151,7 +151,18 @@ class FitCommand(RunChecks):
             )
 
     def after_fit(self) -> None:
-        """Save the model, write the results, print the table."""
+        """Save the model, write the results, print the table.
+
+        Raises:
+            InputError: If there was no step at all.
+        """
+        if self.trainer.global_step == 0:
+            limit = self.config["fit"].trainer.max_time
+            ended = "the run ended" if limit is None else f"trainer.max_time {limit} ended the run"
+            raise InputError(
+                f"{ended} before its first step, so that nothing was trained; give it more time. "
+                "The same command begins anew."
+            )
         if self.model.is_stale:
             # Stopped early: the model as it is now has not been scored, or not on every set.
             self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
@@ -192,7 +203,8 @@ class FitCommand(RunChecks):
             keys = score_keys(identity, eval_set, data.encoder, self._precision)
             for part, key in keys.items():
                 journal = Journal(key)
-                journal.append(self.model.scored[name, part])
+                # Nothing is, where trainer.limit_val_batches 0 leaves evaluations out.
+                journal.append(self.model.scored.get((name, part), ()))
                 journal.close()
         sys.stdout.write(f"model: {saved}\n")
         return saved

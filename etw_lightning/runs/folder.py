@@ -158,6 +158,10 @@ def check_run(config: Any, folder: Path) -> None:
                 f"{json.dumps(value)}: sets are scored whole. data.rows takes fewer rows of them."
             )
     if "metrics" in config:
+        if trainer.limit_val_batches == 0:
+            raise InputError(
+                "trainer.limit_val_batches must be 1.0 or null; got 0, which would score nothing."
+            )
         if config.ckpt_path:
             raise InputError(
                 "ckpt_path belongs to fit; to evaluate a checkpoint: --model.pretrained "
@@ -203,6 +207,23 @@ def _check_trains(trainer: Any) -> None:
         raise InputError(
             "trainer.limit_train_batches must be a number of batches > 0, a share of them in "
             f"(0, 1] or null; got {limit}."
+        )
+    clip = trainer.gradient_clip_val
+    if clip is not None and not clip >= 0:
+        raise InputError(
+            f"trainer.gradient_clip_val must be a number > 0, or 0 for no clipping; got {clip}."
+        )
+    every = trainer.check_val_every_n_epoch
+    if every is not None and every < 1:
+        raise InputError(
+            "trainer.check_val_every_n_epoch must be a whole number > 0 or null; got "
+            f"{every}. trainer.limit_val_batches 0 leaves evaluations out."
+        )
+    interval = trainer.val_check_interval
+    if isinstance(interval, int | float) and not interval > 0:
+        raise InputError(
+            "trainer.val_check_interval must be a number of batches > 0, a share of an epoch in "
+            f"(0, 1] or null; got {interval}. trainer.limit_val_batches 0 leaves evaluations out."
         )
 
 

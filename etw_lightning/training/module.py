@@ -83,7 +83,7 @@ class UnlearningModule(PreparedModule):
             have them.
         weight_decay: Of matrices; vectors (norms, biases) have none.
         schedule: Course of the learning rate after the warm-up.
-        warmup: Share of the steps in which the rate rises from 0.
+        warmup: Share of the steps in which the rate rises from 0, at most 1.
         dtype: Precision the weights are kept in.
         attention: Attention implementation; null lets the library choose.
         gradient_checkpointing: Trade time for memory in the backward pass.
@@ -145,6 +145,11 @@ class UnlearningModule(PreparedModule):
                 raise InputError(f"model.{key} must be a finite number; got {value}.")
             if value <= 0:
                 raise InputError(f"model.{key} must be a number > 0; got {value}.")
+        if warmup > 1:
+            raise InputError(
+                "model.warmup must be a share of the steps, 0 to 1 (0.1 is a tenth of them); got "
+                f"{warmup}."
+            )
         self.method = Method(weighting, forget, retain)
         self.method.check(reference, has_adapter=peft is not None)
         #: What a run that goes on from a checkpoint must have in common with the one that wrote it.

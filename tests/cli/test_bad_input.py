@@ -136,6 +136,20 @@ OPTIONS = {
         "trainer.limit_train_batches must be a number of batches > 0, a share of them in (0, 1] "
         "or null; got 0.0."
     ),
+    "--trainer.check_val_every_n_epoch 0": (
+        "trainer.check_val_every_n_epoch must be a whole number > 0 or null; got 0. "
+        "trainer.limit_val_batches 0 leaves evaluations out."
+    ),
+    "--trainer.val_check_interval 0": (
+        "trainer.val_check_interval must be a number of batches > 0, a share of an epoch in "
+        "(0, 1] or null; got 0. trainer.limit_val_batches 0 leaves evaluations out."
+    ),
+    "--trainer.gradient_clip_val -1": (
+        "trainer.gradient_clip_val must be a number > 0, or 0 for no clipping; got -1."
+    ),
+    "--model.warmup 5": (
+        "model.warmup must be a share of the steps, 0 to 1 (0.1 is a tenth of them); got 5.0."
+    ),
     "--output_dir /proc/run": (
         "output_dir '/proc/run' can't be written: '/proc' takes no new folder (No such file or "
         "directory); give another folder."
@@ -452,6 +466,54 @@ def test_a_part_of_an_evaluation_set_is_no_evaluation(refused, with_retain, key)
     message = refused(*with_retain, f"--{key}", "1")
     assert message.startswith(f"{key} must be ")
     assert "; got 1" in message
+
+
+def test_an_evaluation_that_would_score_nothing_is_refused(refused, with_retain):
+    words = ["evaluate", *with_retain[1:], "--trainer.limit_val_batches=0"]
+    assert refused(*words) == (
+        "trainer.limit_val_batches must be 1.0 or null; got 0, which would score nothing."
+    )
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (
+            "--trainer.limit_train_batches=0.1",
+            "trainer.limit_train_batches does not fit the rows: You requested to check 0.1 of the",
+        ),
+        (
+            "--trainer.val_check_interval=50",
+            "trainer.val_check_interval does not fit the rows: `val_check_interval` (50) must be",
+        ),
+        (
+            "--trainer.max_time=00:00:00:00",
+            "trainer.max_time 00:00:00:00 ended the run before its first step, so that nothing was",
+        ),
+    ],
+)
+def test_what_shows_once_there_are_batches_is_one_line_too(
+    command, with_retain, tmp_path, typed, message
+):
+    callback = json.dumps([{"class_path": "SetScores", "init_args": {"sets": ["forget"]}}])
+    folder = tmp_path / "run"
+    words = [*with_retain, f"--trainer.callbacks={callback}", f"--output_dir={folder}", typed]
+    result = command(*words)
+    assert result.status == 2
+    assert result.err.splitlines()[-1].startswith(f"error: {message}")
+    assert not (folder / "results.json").exists()
+    assert not (folder / "model").exists()
+
+
+def test_a_run_without_evaluations_or_logs_ends_well(command, with_retain, tmp_path):
+    callback = json.dumps([{"class_path": "SetScores", "init_args": {"sets": ["forget"]}}])
+    words = [*with_retain, f"--trainer.callbacks={callback}", f"--output_dir={tmp_path / 'run'}"]
+    words += ["--trainer.limit_val_batches=0", "--trainer.log_every_n_steps=0"]
+    result = command(*words)
+    assert result.status == 0, result.err
+    found = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert (found["finished"], found["metrics"]) == (True, {})
+    assert (tmp_path / "run" / "model" / "model.safetensors").exists()
 
 
 QUESTION, ANSWER = {"question": "Who?"}, {"answer": "Nobody."}
