@@ -11,7 +11,7 @@ from typing import Any, Literal
 from etw_lightning.benchmarks import Benchmark
 from etw_lightning.benchmarks.jsonl import JSONL
 from etw_lightning.benchmarks.own import OwnBenchmark
-from etw_lightning.data.encode import Encoder
+from etw_lightning.data.encode import Encoder, is_raw
 from etw_lightning.data.encode_many import encode_each
 from etw_lightning.data.kept_rows import encode_split
 from etw_lightning.data.lost_labels import LostLabels, Repeats, said_by, tell_lost, tell_repeats
@@ -41,6 +41,8 @@ class Streams:
             answer of forget row i is alternative row i.
         marks: For each forget row, which of its positions hold a label in marked text; empty if
             nothing is marked.
+        annotated: As ``marks``, of the words that ``annotations`` marks, which weights are compared
+            with whatever the method reads; empty without.
         words: For each forget row, which word the label at each of its positions belongs to, -1
             for none; empty if nothing reads them.
         retain_weights: Weight of each retain row; empty if none were given.
@@ -50,6 +52,7 @@ class Streams:
 
     rows: dict[str, Sequence[EncodedRow]] = field(default_factory=dict)
     marks: list[tuple[bool, ...]] = field(default_factory=list)
+    annotated: list[tuple[bool, ...]] = field(default_factory=list)
     words: list[tuple[int, ...]] = field(default_factory=list)
     retain_weights: list[float] = field(default_factory=list)
     lost: dict[str, LostLabels] = field(default_factory=dict)
@@ -152,6 +155,7 @@ def _read(benchmark: Benchmark, encoder: Encoder, settings: StreamSettings) -> S
             streams.marks = mark_rows(
                 forget, streams.rows["forget"], encoder, settings.marker, settings.annotations
             )
+        streams.annotated = _annotated(forget, streams, encoder, settings)
         if settings.uses_words:
             streams.words = number_words(forget, streams.rows["forget"], encoder)
     if settings.uses_retain:
@@ -172,6 +176,17 @@ def _read(benchmark: Benchmark, encoder: Encoder, settings: StreamSettings) -> S
             streams.retain_weights = [weights[name] for name, num in split.sets for _ in range(num)]
         _warn_of_overlap(sum(said_by(example) in held for example in forget), len(forget))
     return streams
+
+
+def _annotated(
+    forget: Sequence[Example], streams: Streams, encoder: Encoder, settings: StreamSettings
+) -> list[tuple[bool, ...]]:
+    """Return which labels lie in annotated words, where there are annotations of such rows."""
+    if settings.annotations is None or is_raw(forget) or any(one.labels_turns for one in forget):
+        return []
+    if settings.uses_marks and settings.marker is None:
+        return streams.marks
+    return mark_rows(forget, streams.rows["forget"], encoder, annotations=settings.annotations)
 
 
 def _reader(benchmark: Benchmark, split: str, key: str) -> Callable[[], Iterable[Example]]:

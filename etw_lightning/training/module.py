@@ -22,6 +22,7 @@ from etw_lightning.method import Method, Reference
 from etw_lightning.models.checkpoints import describe_model
 from etw_lightning.models.loading import DType, LabelScorer
 from etw_lightning.models.noise import Dropout
+from etw_lightning.models.step_layout import StepLayout
 from etw_lightning.retain import NLL, RetainObjective
 from etw_lightning.schema import IGNORE_INDEX, InputError
 from etw_lightning.training.given import GivenModel
@@ -295,15 +296,8 @@ class UnlearningModule(PreparedModule):
         method = self.method
         layout = self._layout_of(batch)
         signals = self.scorer(ids, mask, labels, own, method.temperature, method.layers, layout)
-        known = {}
-        for name in ("marked", "words"):
-            if name in batch:
-                of_positions = cast(Any, batch)[name]
-                if layout is None:
-                    known[name] = of_positions[:, 1:][labels[:, 1:] != IGNORE_INDEX]
-                else:
-                    known[name] = of_positions.flatten().index_select(0, layout.places + 1)
-        signals = replace(signals, **known)
+        known = {name: _of_labels(batch, name, layout) for name in ("marked", "words")}
+        signals = replace(signals, marked=known["marked"], words=known["words"])
         if self.method.reference_needs and self.reference != "cache":
             signals = self._with_reference(signals, batch)
         groups, start = {}, 0
@@ -339,7 +333,8 @@ class UnlearningModule(PreparedModule):
             shares["forget"] = share.value
             loss = loss + self.forget_weight * share.value
             if share.weights is not None:
-                self._log.note_weights(groups["forget"], share.weights)
+                annotated = _of_labels(batch, "annotated", self._layout_of(batch))
+                self._log.note_weights(groups["forget"], share.weights, annotated)
                 signals = groups["forget"]
                 self.last_weights = (signals.labels, signals.rows, share.weights.detach())
                 self._note_any_weight(share.weights)
@@ -371,7 +366,8 @@ class UnlearningModule(PreparedModule):
         self._is_first = self._is_first and self.global_step == 0
 
     def on_train_epoch_end(self) -> None:
-        """Say so if an epoch has pushed nothing down."""
+        """Log how the epoch's weights lay, and say so if it has pushed nothing down."""
+        self._log.log_epoch(self)
         takes = self.method.forget is not None and self.method.forget.takes_weights
         if takes and not self.weighs_any and self.trainer.world_size == 1:
             rank_zero_warn(
@@ -383,13 +379,25 @@ class UnlearningModule(PreparedModule):
         """Store what makes the checkpoint a model that ``model.pretrained`` takes."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["weighs_any"] = self.weighs_any
+        checkpoint["epoch_weights"] = self._log.epoch_so_far()
         if self.scorer is not None:
             tokenizer = self.datamodule.tokenizer_name or self.pretrained
             checkpoint.update(describe_model(self.scorer.lm, tokenizer, self.peft, self.settings))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Know of the epoch so far whether any token had weight."""
+        """Know of the epoch so far whether any token had weight, and how the weights lay."""
         self._weighs_any = bool(checkpoint.get("weighs_any", False))
+        self._log.go_on(checkpoint.get("epoch_weights") or {})
+
+
+def _of_labels(batch: Batch, name: str, layout: StepLayout | None) -> Tensor | None:
+    """Return what a batch says of its positions, of those that hold a label; None for nothing."""
+    said: Tensor | None = cast(Any, batch).get(name)
+    if said is None:
+        return None
+    if layout is None:
+        return said[:, 1:][batch["labels"][:, 1:] != IGNORE_INDEX]
+    return said.flatten().index_select(0, layout.places + 1)
 
 
 def _with_values(signals: TokenSignals, values: Mapping[str, Tensor]) -> TokenSignals:

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from etw_lightning.kernels.signals import TokenSignals
+from etw_lightning.weighting.spread import row_aucs, row_ginis
 
 __all__ = ["StepLog"]
+
+#: What is counted of all processes, and what each statistic of the weights is a mean over.
+_COUNTS = ("weights/batches", "weights/tokens", "weights/rows", "weights/annotated_rows")
+_MEAN_OVER = {
+    "weights/top_decile_share": "weights/batches",
+    "weights/mean_entropy": "weights/tokens",
+    "weights/gini": "weights/rows",
+    "weights/auc": "weights/annotated_rows",
+}
+#: Of these an epoch has a mean of its own.
+_OF_EPOCH = ("weights/gini", "weights/auc")
 
 
 class StepLog:
@@ -21,6 +34,8 @@ class StepLog:
 
     def __init__(self) -> None:
         self._window: dict[str, Any] = {}
+        #: Sums, counts and the largest weight of the epoch's steps, of all processes.
+        self._epoch: dict[str, Any] = {}
 
     def _add(self, name: str, value: Any) -> None:
         if isinstance(value, Tensor):
@@ -32,13 +47,22 @@ class StepLog:
         """Add a micro-batch's share of a loss of the effective batch."""
         self._add(f"loss/{name}", share)
 
-    def note_weights(self, signals: TokenSignals, weights: Tensor) -> None:
+    def note_weights(
+        self, signals: TokenSignals, weights: Tensor, annotated: Tensor | None = None
+    ) -> None:
         """Add the token weights of a micro-batch.
 
-        The mean entropy and the largest weight are those of the effective batch. The share of the
-        top decile is a mean over micro-batches, each with a decile of its own, so it depends on
-        their size. A process without forget tokens notes the same names: what is summed over
-        processes must be logged by all of them.
+        The mean entropy and the largest weight are those of the effective batch, the Gini
+        coefficient and the ROC-AUC means over its rows; a row of which all tokens are annotated, or
+        none, has no ROC-AUC. The share of the top decile is a mean over micro-batches, each with a
+        decile of its own, so it depends on their size. A process without forget tokens notes the
+        same names: what is summed over processes must be logged by all of them.
+
+        Args:
+            signals: Of the forget rows.
+            weights: Of their tokens.
+            annotated: Which labels of the whole batch, of which the forget rows are the first,
+                ``data.annotations`` marks; None without.
         """
         weights = weights.detach()
         top = largest = entropy = weights.new_zeros(())
@@ -55,6 +79,13 @@ class StepLog:
         self._window["weights/max"] = torch.maximum(before, largest)
         if signals.entropies is not None:
             self._add("weights/mean_entropy", entropy)
+        counts = signals.row_counts().detach()
+        self._add("weights/rows", (counts > 0).sum())
+        self._add("weights/gini", row_ginis(weights, signals).sum())
+        if annotated is not None:
+            areas, is_one = row_aucs(weights, annotated[: len(weights)], signals)
+            self._add("weights/annotated_rows", is_one.sum())
+            self._add("weights/auc", areas.sum())
 
     def log(self, module: LightningModule, batch_idx: int) -> None:
         """Log an optimiser step's losses and weight statistics once its last part is done.
@@ -66,13 +97,7 @@ class StepLog:
         is_last = batch_idx + 1 == module.trainer.num_training_batches
         if (batch_idx + 1) % module.trainer.accumulate_grad_batches and not is_last:
             return
-        names = ("weights/batches", "weights/tokens")
-        numbers = [float(self._window.pop(name, 0.0)) for name in names]
-        if module.trainer.world_size > 1:
-            counts = torch.tensor(numbers, device=module.device)
-            batches, tokens = module.trainer.strategy.reduce(counts, reduce_op="sum").clamp(min=1)
-        else:
-            batches, tokens = (max(number, 1.0) for number in numbers)
+        counts = self._counted(module)
         # What goes to a bar is read at once; where there is none, nothing waits for it.
         has_bar = module.trainer.progress_bar_callback is not None
         for name, noted in self._window.items():
@@ -84,6 +109,52 @@ class StepLog:
             elif name == "weights/max":
                 module.log(name, value, sync_dist=True, reduce_fx="max")
             else:
-                count = tokens if name == "weights/mean_entropy" else batches
-                module.log(name, value / count, sync_dist=True, reduce_fx="sum")
+                mean = value / counts[_MEAN_OVER[name]]
+                module.log(name, mean, sync_dist=True, reduce_fx="sum")
         self._window.clear()
+
+    def _counted(self, module: LightningModule) -> dict[str, Any]:
+        """Return the counts of all processes, at least 1 each, and add the step to the epoch."""
+        counts = {name: self._window.pop(name, 0) for name in _COUNTS}
+        noted = {name: self._window[name] for name in _OF_EPOCH if name in self._window}
+        noted = {**counts, **noted}
+        largest = self._window.get("weights/max")
+        if module.trainer.world_size > 1:
+            own = [*noted.values(), 0.0 if largest is None else largest]
+            own = [torch.as_tensor(one, device=module.device).double() for one in own]
+            every = cast(Tensor, module.all_gather(torch.stack(own)))
+            noted = dict(zip(noted, every.sum(0)[:-1], strict=True))
+            largest = None if largest is None else every[:, -1].max()
+        if largest is not None:
+            for name, value in noted.items():
+                self._epoch[name] = self._epoch.get(name, 0) + value
+            before = torch.as_tensor(self._epoch.get("weights/max", 0.0)).to(largest)
+            self._epoch["weights/max"] = torch.maximum(before, largest)
+        return {name: torch.as_tensor(noted[name]).clamp(min=1) for name in counts}
+
+    def log_epoch(self, module: LightningModule) -> None:
+        """Log the epoch's largest weight, and means over its rows, and begin the next.
+
+        Args:
+            module: Whose epoch it was; all processes must call it.
+        """
+        epoch, self._epoch = self._epoch, {}
+        for name, value in epoch.items():
+            short = name.removeprefix("weights/")
+            if name == "weights/max":
+                module.log(f"weights/epoch_{short}", torch.as_tensor(value).float())
+            elif name in _OF_EPOCH and epoch[_MEAN_OVER[name]]:
+                mean = torch.as_tensor(value / epoch[_MEAN_OVER[name]]).float()
+                module.log(f"weights/epoch_{short}", mean)
+
+    def epoch_so_far(self) -> dict[str, float]:
+        """Return what a run must know of the epoch to go on in it."""
+        return {name: float(value) for name, value in self._epoch.items()}
+
+    def go_on(self, epoch: Mapping[str, float]) -> None:
+        """Go on in an epoch.
+
+        Args:
+            epoch: As ``epoch_so_far`` has returned it.
+        """
+        self._epoch = dict(epoch)

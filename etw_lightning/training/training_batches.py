@@ -46,10 +46,10 @@ class Batch(TypedDict):
     ``sizes`` gives the rows of each group, in this order; ``counts`` what the whole effective
     batch holds of each; ``scale`` undoes the averaging over micro-batches and processes;
     ``row_ids`` names the rows. Where it is asked for: ``marked`` says which labels lie in marked
-    text, and ``words`` which word each is of, -1 for none, ``(B, T)``; ``row_weights`` weighs the
-    rows, ``(B,)``, 1 but for retain rows; ``reference`` holds what the target model says at the
-    labelled tokens of each group. ``layout`` says where the labels stand and what of the rows is
-    fed.
+    text, ``annotated`` the same of ``data.annotations``, whatever the method reads, and ``words``
+    which word each is of, -1 for none, ``(B, T)``; ``row_weights`` weighs the rows, ``(B,)``, 1 but
+    for retain rows; ``reference`` holds what the target model says at the labelled tokens of each
+    group. ``layout`` says where the labels stand and what of the rows is fed.
     """
 
     input_ids: Tensor
@@ -61,6 +61,7 @@ class Batch(TypedDict):
     row_ids: list[str]
     layout: StepLayout
     marked: NotRequired[Tensor]
+    annotated: NotRequired[Tensor]
     words: NotRequired[Tensor]
     row_weights: NotRequired[Tensor]
     reference: NotRequired[dict[str, dict[str, Tensor]]]
@@ -134,6 +135,9 @@ class PairedRows(Dataset[Batch]):
         if self.streams.marks:
             nothing = torch.zeros_like(of_labels, dtype=torch.bool)
             batch["marked"] = _laid_over(nothing, self.streams.marks, here)
+        if self.streams.annotated:
+            nothing = torch.zeros_like(of_labels, dtype=torch.bool)
+            batch["annotated"] = _laid_over(nothing, self.streams.annotated, here)
         if self.streams.words:
             nothing = torch.full_like(of_labels, NO_WORD)
             batch["words"] = _laid_over(nothing, self.streams.words, here)

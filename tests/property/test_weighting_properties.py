@@ -28,6 +28,7 @@ from etw_lightning.weighting import (
     Surprisal,
     Uniform,
 )
+from etw_lightning.weighting.spread import row_aucs, row_ginis
 from etw_lightning.weighting.within_rows import pool_words, units_of
 
 VOCABULARY = 17
@@ -433,6 +434,26 @@ def test_a_floor_bounds_the_largest_weight(signals, floor):
             assert weights[here].max() <= (values.max() + floor) / floor + 1e-9
             if values.mean() >= floor:
                 assert same(weights[here], plain[here], 1e-12)
+
+
+@few
+@given(any_signals())
+def test_gini_and_auc_of_rows_are_those_of_all_pairs(signals):
+    weights = signals.entropies.detach()
+    ginis, (areas, is_one) = row_ginis(weights, signals), row_aucs(weights, signals.marked, signals)
+    for row in range(signals.num_rows):
+        here = signals.rows == row
+        values, flags = weights[here], signals.marked[here]
+        spread = (values[:, None] - values).abs().sum().item()
+        total = 2 * len(values) * values.sum().item()
+        assert ginis[row].item() == pytest.approx(spread / total if total else 0.0, abs=1e-12)
+        assert bool(is_one[row]) == (0 < int(flags.sum()) < len(flags))
+        if is_one[row]:
+            pairs = [(a, b) for a in values[flags].tolist() for b in values[~flags].tolist()]
+            area = sum((a > b) + (a == b) / 2 for a, b in pairs) / len(pairs)
+            assert areas[row].item() == pytest.approx(area, abs=1e-12)
+        else:
+            assert areas[row] == 0
 
 
 @named(ANY_SPLIT)

@@ -1,5 +1,6 @@
 """One training step: what is computed for it, what is made of it, and what is logged."""
 
+import json
 import math
 from typing import ClassVar
 
@@ -17,6 +18,7 @@ from etw_lightning.retain import KL, NLL, RetainObjective
 from etw_lightning.schema import IGNORE_INDEX, InputError
 from etw_lightning.training.datamodule import UnlearningDataModule
 from etw_lightning.training.module import UnlearningModule, _with_values
+from etw_lightning.training.step_log import StepLog
 from etw_lightning.weighting import ETW, TokenWeighting, Uniform
 
 
@@ -350,6 +352,87 @@ def test_statistics_of_the_weights_are_logged(fit):
     _, watch = fit(weighting=Uniform())
     assert {logged["weights/max"] for logged in watch.logged} == {1.0}
     assert all(logged["weights/mean_entropy"] > 0 for logged in watch.logged)
+
+
+def gini_of(values):
+    """Mean absolute difference of all pairs over twice the mean."""
+    values, n = values.double(), len(values)
+    return ((values[:, None] - values).abs().sum() / (2 * n * values.sum())).item()
+
+
+def auc_of(values, marks):
+    pairs = [(a, b) for a in values[marks] for b in values[~marks]]
+    return sum((a > b).item() + (a == b).item() / 2 for a, b in pairs) / len(pairs)
+
+
+class Keeps(Callback):
+    """Keeps the weights of each forget row, by its id, in the order of steps."""
+
+    def __init__(self):
+        self.rows = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        _, rows, weights = pl_module.last_weights
+        names = batch["row_ids"][: batch["sizes"]["forget"]]
+        self.rows += [(name, weights[rows == row]) for row, name in enumerate(names)]
+
+
+@pytest.mark.parametrize("settings", [{}, {"share_beginnings": True}, {"weighting": Uniform()}])
+def test_an_epoch_logs_how_its_weights_lay(root, tiny_model_dir, tmp_path, settings):
+    answers = [json.loads(line)["answer"] for line in (root / "forget.jsonl").open()]
+    marks = [{"answer": one, "spans": [[0, min(8, len(one))]]} for one in answers]
+    write_rows(tmp_path / "marks.jsonl", marks)
+    data = jsonl_data(
+        root, batch_size=4, columns=Columns(), annotations=str(tmp_path / "marks.jsonl")
+    )
+    module = UnlearningModule(
+        str(tiny_model_dir), **{"lr": 1e-3, "share_beginnings": False, **settings}
+    )
+    keeps = Keeps()
+    trainer = make_trainer(keeps, max_epochs=2)
+    trainer.fit(module, datamodule=data)
+    last = keeps.rows[8:]
+    assert len({name for name, _ in last}) == len(last) == 8
+    examples = {one.id: one for one in data.forget_examples()}
+    areas = []
+    for name, weights in last:
+        spans = data.train_encoder.answer_spans(examples[name])
+        flags = torch.tensor([left < 8 and left < right for left, right in spans])
+        if 0 < flags.sum() < len(flags):
+            areas.append(auc_of(weights, flags))
+    assert len(areas) > 4
+    logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
+    ginis = [gini_of(weights) for _, weights in last]
+    assert logged["weights/epoch_gini"] == pytest.approx(sum(ginis) / 8, rel=1e-4, abs=1e-7)
+    assert logged["weights/epoch_auc"] == pytest.approx(sum(areas) / len(areas), rel=1e-5)
+    assert logged["weights/epoch_max"] == max(weights.max().item() for _, weights in last)
+    # The last step's alone are another mean.
+    ginis = [gini_of(weights) for _, weights in last[4:]]
+    assert logged["weights/gini"] == pytest.approx(sum(ginis) / 4, rel=1e-4, abs=1e-7)
+
+
+def test_an_epoch_that_is_broken_off_knows_how_its_weights_lay(fit):
+    """What a checkpoint holds of it goes on in another module as if it had never stopped."""
+    module, _ = fit(trainer={"limit_train_batches": 1})
+    signals = TokenSignals(*[torch.tensor([0, 0, 1])] * 2, 2, torch.zeros(3))
+    steps = [torch.tensor([2.0, 0.0, 1.0]), torch.tensor([1.5, 0.5, 1.0])]
+    whole, broken, again = StepLog(), StepLog(), StepLog()
+    for log in (whole, broken):
+        log.note_weights(signals, steps[0], torch.tensor([True, False, True]))
+        log._counted(module)
+        log._window.clear()
+    again.go_on(broken.epoch_so_far())
+    assert all(isinstance(value, float) for value in broken.epoch_so_far().values())
+    for log in (whole, again):
+        log.note_weights(signals, steps[1], torch.tensor([False, True, True]))
+        log._counted(module)
+    assert whole.epoch_so_far() == again.epoch_so_far()
+    found = whole.epoch_so_far()
+    assert found["weights/gini"] == pytest.approx(0.5 + 0.25)
+    assert found["weights/auc"] == 1.0
+    assert found["weights/annotated_rows"] == 2
+    assert found["weights/rows"] == 4
+    assert found["weights/max"] == 2.0
 
 
 class Nothing(TokenWeighting):
