@@ -13,6 +13,7 @@ import numpy as np
 from etw_lightning.judging.verdict import BOUNDS
 from etw_lightning.metrics.values import harmonic_mean
 from etw_lightning.reports.finished_runs import FinishedRun
+from etw_lightning.reports.methods import Method, by_method
 from etw_lightning.schema import InputError
 
 __all__ = ["RULES", "Place", "Rule", "comparable", "rank"]
@@ -205,42 +206,18 @@ def rank(runs: Sequence[FinishedRun], name: str) -> list[Place]:
         InputError: If a run lacks a number that the rule reads.
     """
     rule = RULES[name]
-    groups: dict[str, list[FinishedRun]] = {}
     for run in runs:
         if rule.value(run) is None:
             raise InputError(
                 f"compare: --rank {name} needs {rule.needs}; run {run.name!r} lacks one of them."
             )
-        groups.setdefault(_label(run), []).append(run)
-    names = _names([group[0] for group in groups.values()])
-    places = [_place(one, group, rule) for one, group in zip(names, groups.values(), strict=True)]
+    places = [_place(one, rule) for one in by_method(runs)]
     places.sort(key=lambda place: _order(place, rule))
     return [_against(place, places[0], rule) for place in places]
 
 
-def _names(runs: Sequence[FinishedRun]) -> list[tuple[str, str]]:
-    """Return what methods are called, with and without lambda: by the settings they differ in.
-
-    Args:
-        runs: One of each method.
-    """
-    keys = {key for run in runs for key in run.settings}
-    same = [key for key in keys if len({run.settings.get(key, "") for run in runs} - {""}) < 2]
-    short = [_label(run, *same) for run in runs]
-    if len(set(short)) < len(runs):
-        same = []
-        short = [_label(run) for run in runs]
-    return [(name, _label(run, *same, "lambda")) for name, run in zip(short, runs, strict=True)]
-
-
-def _label(run: FinishedRun, *left_out: str) -> str:
-    """Return a method with its settings but for the seed."""
-    shown = [key for key in run.settings if key not in ("seed", "weighting", "forget", *left_out)]
-    method = "-".join(str(run.settings.get(key, "")) for key in ("weighting", "forget")).strip("-")
-    return " ".join([method, *(f"{key}={run.settings[key]}" for key in shown)])
-
-
-def _place(names: tuple[str, str], runs: Sequence[FinishedRun], rule: Rule) -> Place:
+def _place(method: Method, rule: Rule) -> Place:
+    runs = method.runs
     seeds = [run.settings.get("seed") for run in runs]
     twice = next((seed for seed in seeds if seeds.count(seed) > 1), None)
     if twice is not None:
@@ -249,11 +226,11 @@ def _place(names: tuple[str, str], runs: Sequence[FinishedRun], rule: Rule) -> P
             f"compare: {both} are the same run (seed {twice}, equal settings); give one of them."
         )
     values = np.array([rule.value(run) for run in runs], dtype=np.float64)
-    weight = runs[0].settings.get("lambda")
     return Place(
-        *names,
-        None if weight is None else float(weight),
-        tuple(runs),
+        method.name,
+        method.line,
+        method.weight,
+        method.runs,
         float(values.mean()),
         float(values.std(ddof=1)) if len(values) > 1 else None,
         all(map(rule.passes, runs)),
