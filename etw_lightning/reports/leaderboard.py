@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from etw_lightning.notices import as_markdown_text
-from etw_lightning.reports.charts import frontier
 from etw_lightning.reports.ranking import RULES, Place
+from etw_lightning.reports.trade_off import frontier
 from etw_lightning.schema import InputError
 
 __all__ = ["as_csv", "as_json", "as_markdown", "as_png"]

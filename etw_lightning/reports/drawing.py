@@ -1,0 +1,41 @@
+"""How the charts of a report look, in light and in dark."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["COLOURS", "GREEN", "GREY", "drawn"]
+
+#: Colours that are told apart on white and on black, and of what is compared with.
+COLOURS = ("#4c78a8", "#f58518", "#e45756", "#72b7b2", "#b279a2", "#9d755d")
+GREY, GREEN = "#8a8a8a", "#2a9d5c"
+_CONFIG = {
+    "background": None,
+    "view": {"stroke": None},
+    "axis": {"labelColor": "currentColor", "titleColor": "currentColor", "gridOpacity": 0.2},
+    "legend": {"labelColor": "currentColor", "titleColor": "currentColor", "orient": "bottom",
+               "columns": 2, "labelLimit": 320, "symbolBaseFillColor": "currentColor",
+               "symbolBaseStrokeColor": "currentColor"},
+    "title": {"color": "currentColor"},
+}  # fmt: skip
+
+
+def drawn(
+    name: str, title: str, caption: str, chart: Any, rows: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return a chart as a report holds it.
+
+    Args:
+        name: Its id in the page.
+        title: What stands above it.
+        caption: What it shows, in words.
+        chart: Of Altair.
+        rows: The numbers drawn, for those who can't see it.
+    """
+    if not hasattr(chart, "facet") or chart.to_dict().get("facet") is None:
+        chart = chart.properties(width="container", height=320)
+    spec = chart.to_dict()
+    spec.pop("$schema", None)
+    spec["config"] = {**spec.get("config", {}), **_CONFIG}
+    return {"id": name, "title": title, "caption": caption, "spec": spec, "rows": list(rows)}
