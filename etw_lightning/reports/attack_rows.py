@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from etw_lightning.metrics.recovery import robustness
 from etw_lightning.notices import printable
 from etw_lightning.reports.finished_runs import FinishedRun
 
-__all__ = ["attack_rows", "robustness_rows"]
+__all__ = ["attack_rows", "read_attacks", "robustness_rows", "unread_attacks"]
 
 _COLUMNS = ("target", "before", "after", "recovered", "retain_before", "retain_after")
 _LAST = "recovered_by_retain"
@@ -20,13 +22,15 @@ def attack_rows(runs: Sequence[FinishedRun]) -> list[dict[str, Any]]:
     """Return a row for each number that came back, or not, of each attack on each run.
 
     Args:
-        runs: The runs. A file that ``attack`` has not written is left alone.
+        runs: The runs.
     """
     rows = []
     for run in runs:
-        for found in _of(run):
+        for found in read_attacks(run):
             for name, number in found["numbers"].items():
-                if number.get("recovered") is None:
+                # Without the attack there is none of its own numbers.
+                is_own = number.get("before") is None
+                if number.get("recovered") is None and not is_own:
                     continue
                 cells = [_number(number.get(key), key) for key in (*_COLUMNS, _LAST)]
                 attack = printable(str(found["attack"]))
@@ -54,7 +58,7 @@ def robustness_rows(runs: Sequence[FinishedRun]) -> list[dict[str, Any]]:
     rows = []
     for run in runs:
         worst: dict[str, dict[str, float]] = {}
-        for found in _of(run):
+        for found in read_attacks(run):
             kind = found.get("robustness")
             for name, number in found["numbers"].items():
                 value = number.get("robustness")
@@ -69,16 +73,51 @@ def robustness_rows(runs: Sequence[FinishedRun]) -> list[dict[str, Any]]:
     return rows
 
 
-def _of(run: FinishedRun) -> list[Mapping[str, Any]]:
-    found: list[Mapping[str, Any]] = []
-    for path in sorted((run.folder / "attacks").glob("*.json")):
-        try:
-            held = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(held, dict) and isinstance(held.get("numbers"), dict) and "attack" in held:
-            found.append(held)
-    return found
+def read_attacks(run: FinishedRun) -> list[Mapping[str, Any]]:
+    """Return what attacks on a run have left, as far as it can be read.
+
+    Args:
+        run: The run.
+    """
+    return [held for _, held in _files(run) if not isinstance(held, str)]
+
+
+def unread_attacks(runs: Sequence[FinishedRun]) -> list[str]:
+    """Return a line for each file among a run's attacks that no attack has left so.
+
+    Args:
+        runs: The runs.
+    """
+    return [
+        f"report: {path} can't be read as an attack's results ({held})."
+        for run in runs
+        for path, held in _files(run)
+        if isinstance(held, str)
+    ]
+
+
+def _files(run: FinishedRun) -> list[tuple[Path, Mapping[str, Any] | str]]:
+    """Return what each file holds, or why it can't be used."""
+    return [(path, _read(path)) for path in sorted((run.folder / "attacks").glob("*.json"))]
+
+
+def _read(path: Path) -> Mapping[str, Any] | str:
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return str(error)
+    if not isinstance(held, dict) or not isinstance(held.get("numbers"), dict):
+        return "it holds no numbers"
+    if "attack" not in held:
+        return "it names no attack"
+    for name, number in held["numbers"].items():
+        values = number.values() if isinstance(number, dict) else [number]
+        for value in values:
+            is_text = isinstance(value, str) and value is number.get("direction")
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not (value is None or is_text or (is_number and math.isfinite(value))):
+                return f"{name} is {value!r:.40}"
+    return held
 
 
 def _number(value: float | None, key: str) -> str:

@@ -16,6 +16,8 @@ from etw_lightning.schema import InputError
 
 __all__ = ["make_charts"]
 
+#: Numbers that move little, so that their axis need not begin at 0.
+_FLAT = ("model_utility", "retain_probability")
 #: Points of a curve of truth ratios that are drawn at most.
 _MOST_POINTS = 120
 #: Runs whose truth ratios are drawn one beside the other; more are chosen from a list.
@@ -56,22 +58,23 @@ def _curves(runs: Sequence[FinishedRun]) -> dict[str, Any] | None:
     rows = [row for row in rows if len(epochs[row["number"]]) > 1]
     if not rows:
         return None
-    chart = (
-        alt.Chart(alt.Data(values=rows))
-        .mark_line(point=True, opacity=0.7)
-        .encode(
-            x=alt.X("epoch:Q", axis=alt.Axis(tickMinStep=1)),
-            y=alt.Y("value:Q", title=None),
-            color=alt.Color("method:N", title=None, sort=None),
-            detail="run:N",
-            tooltip=["run:N", "epoch:Q", "value:Q"],
+    charts: dict[str, Any] = {}
+    for name in dict.fromkeys(row["number"] for row in rows):
+        shown = [row for row in rows if row["number"] == name]
+        legend = alt.Legend() if not charts else None
+        charts[name] = (
+            alt.Chart(alt.Data(values=shown), title=name.replace("_", " "))
+            .mark_line(point=True, opacity=0.7)
+            .encode(
+                x=alt.X("epoch:Q", axis=alt.Axis(tickMinStep=1)),
+                y=alt.Y("value:Q", title=None, scale=alt.Scale(zero=name not in _FLAT)),
+                color=alt.Color("method:N", title=None, sort=None, legend=legend),
+                detail="run:N",
+                tooltip=["run:N", "epoch:Q", "value:Q"],
+            )
+            .properties(height=180)
         )
-        .properties(width=300, height=180)
-        .facet(facet=alt.Facet("number:N", title=None,
-                               header=alt.Header(labelColor="currentColor")), columns=1)
-        .resolve_scale(y="independent")
-    )  # fmt: skip
-    return drawn("curves", "Epoch by epoch", "Epoch 0 is the model before training.", chart, rows)
+    return drawn("curves", "Epoch by epoch", "Epoch 0 is the model before training.", charts, rows)
 
 
 def _truth_ratios(runs: Sequence[FinishedRun]) -> dict[str, Any] | None:
@@ -125,8 +128,12 @@ def _truth_ratios(runs: Sequence[FinishedRun]) -> dict[str, Any] | None:
         one = alt.Color("kind:N", title=None, scale=alt.Scale(
             domain=["run", "retain model"], range=[COLOURS[0], GREY]
         ))  # fmt: skip
-        lines = steps.encode(color=one) + rules.encode(color=one)
-        chart = lines.add_params(pick).transform_filter("datum.run == run")
+        chart = alt.layer(
+            *(
+                part.transform_filter("datum.run == run").encode(color=one)
+                for part in (steps, rules)
+            )
+        ).add_params(pick)
     shown = [{"model": row["model"], "KS distance": row["KS distance"]} for row in gaps]
     return drawn(
         "truth-ratios",

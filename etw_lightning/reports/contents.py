@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import shlex
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,14 +13,13 @@ from etw_lightning.judging.judgement import shown
 from etw_lightning.judging.numbers import LINES, forget_and_retain
 from etw_lightning.notices import printable
 from etw_lightning.reports.finished_runs import FinishedRun
+from etw_lightning.reports.methods import by_method
 from etw_lightning.schema import InputError
 
-__all__ = ["cards", "columns", "table", "texts"]
+__all__ = ["cards", "columns", "medians", "table", "texts"]
 
 #: Characters of a generation that are shown.
 _SHOWN = 600
-#: Cells of generations that are shown, all runs together.
-_MOST_CELLS = 4000
 
 
 def columns(runs: Sequence[FinishedRun]) -> list[dict[str, str]]:
@@ -56,21 +56,55 @@ def table(runs: Sequence[FinishedRun], keys: Sequence[Mapping[str, str]]) -> lis
     return rows + _others(runs, "retain", keys)
 
 
+def medians(runs: Sequence[FinishedRun], keys: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+    """Return a row for each method that was run with several seeds: medians, lowest to highest.
+
+    Args:
+        runs: The runs.
+        keys: ``columns`` of them.
+    """
+    rows = []
+    for method in by_method(runs):
+        if len(method.runs) < 2:
+            continue
+        cells = []
+        for one in keys:
+            key = one["key"]
+            known = [run.own for run in method.runs if _is_whole(key, run.own)]
+            values = sorted(v for model in known if (v := model.get(key)) is not None)
+            cell = {"key": key, "text": "\u2013", "range": "", "title": one["label"]}
+            if values:
+                middle, *ends = (
+                    shown(key, {**known[0], key: value})
+                    for value in (statistics.median(values), values[0], values[-1])
+                )
+                cell |= {"text": middle, "range": " to ".join(ends)}
+            cells.append(cell)
+        rows.append({"name": method.name, "n": len(method.runs), "cells": cells})
+    return rows
+
+
 def _others(
     runs: Sequence[FinishedRun], role: str, keys: Sequence[Mapping[str, str]]
 ) -> list[dict[str, Any]]:
-    """Return one row of a model that runs have in common; with the runs' names if they have not."""
-    found: dict[tuple[str, ...], tuple[Mapping[str, Any], list[str]]] = {}
+    """Return one row of a model that runs have in common; named by its runs where there are more.
+
+    By their seed, where each seed has a model of its own.
+    """
+    found: dict[tuple[str, ...], list[FinishedRun]] = {}
     for run in runs:
         if role in run.models:
-            model = run.models[role]
             # The same model scored in batches of other shapes differs in the last digits.
-            cells = tuple(f"{model.get(one['key']) or 0:.6g}" for one in keys)
-            found.setdefault(cells, (model, []))[1].append(run.name)
+            cells = tuple(f"{run.models[role].get(one['key']) or 0:.6g}" for one in keys)
+            found.setdefault(cells, []).append(run)
+    seeds = [{run.settings.get("seed") for run in some} for some in found.values()]
+    by_seed = len(set().union(*seeds)) == len(found) and all(len(some) == 1 for some in seeds)
     rows = []
-    for model, names in found.values():
-        name = role if len(found) == 1 else f"{role} of {', '.join(names)}"
-        rows.append(_row(name, model, keys, is_other=True))
+    for some in found.values():
+        names = f"{role} of {', '.join(run.name for run in some)}"
+        name = f"{role}, seed {some[0].settings.get('seed')}" if by_seed else names
+        model = some[0].models[role]
+        rows.append(_row(role if len(found) == 1 else name, model, keys, is_other=True))
     return rows
 
 
@@ -98,17 +132,18 @@ def _is_whole(key: str, model: Mapping[str, Any]) -> bool:
     return True
 
 
-def texts(runs: Sequence[FinishedRun]) -> tuple[list[dict[str, Any]], str]:
+def texts(runs: Sequence[FinishedRun], cells: int) -> tuple[list[dict[str, Any]], str]:
     """Return what was said of forget and retain rows, and what was left out of them.
 
     Args:
-        runs: Runs of the same rows; one of others has empty cells.
+        runs: Runs of the same rows that began with the same model.
+        cells: Generations that are shown at most.
     """
     said = [forget_and_retain(run.after) for run in runs]
     before = next((forget_and_retain(run.before) for run in runs if run.before), {})
     retain = next((forget_and_retain(run.retain) for run in runs if run.retain), {})
     rows: list[dict[str, Any]] = []
-    total, most = 0, max(_MOST_CELLS // max(len(runs), 1) // 2, 20)
+    total, most = 0, max(cells // max(len(runs), 1) // 2, 10)
     for name in ("forget", "retain"):
         first = next((one[name] for one in said if name in one), ())
         total += len(first)

@@ -22,7 +22,11 @@ _CONFIG = {
 
 
 def drawn(
-    name: str, title: str, caption: str, chart: Any, rows: Sequence[Mapping[str, Any]]
+    name: str,
+    title: str,
+    caption: str,
+    chart: Any,
+    rows: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Return a chart as a report holds it.
 
@@ -30,12 +34,14 @@ def drawn(
         name: Its id in the page.
         title: What stands above it.
         caption: What it shows, in words.
-        chart: Of Altair.
+        chart: Of Altair; or several by name, which are drawn one beside the other.
         rows: The numbers drawn, for those who can't see it.
     """
-    if not hasattr(chart, "facet") or chart.to_dict().get("facet") is None:
-        chart = chart.properties(width="container", height=320)
-    spec = chart.to_dict()
-    spec.pop("$schema", None)
-    spec["config"] = {**spec.get("config", {}), **_CONFIG}
-    return {"id": name, "title": title, "caption": caption, "spec": spec, "rows": list(rows)}
+    several = chart if isinstance(chart, Mapping) else {"": chart.properties(height=320)}
+    specs = {}
+    for part, one in several.items():
+        spec = one.properties(width="container").to_dict()
+        spec.pop("$schema", None)
+        spec["config"] = {**spec.get("config", {}), **_CONFIG}
+        specs[f"{name}-{part}" if part else name] = spec
+    return {"id": name, "title": title, "caption": caption, "specs": specs, "rows": list(rows)}

@@ -11,17 +11,27 @@ from typing import Any
 
 import etw_lightning
 from etw_lightning.notices import as_markdown_text
-from etw_lightning.reports.attack_rows import attack_rows, robustness_rows
+from etw_lightning.reports.attack_rows import (
+    attack_rows,
+    read_attacks,
+    robustness_rows,
+    unread_attacks,
+)
 from etw_lightning.reports.charts import make_charts
-from etw_lightning.reports.contents import cards, columns, table, texts
+from etw_lightning.reports.contents import cards, columns, medians, table, texts
 from etw_lightning.reports.finished_runs import FinishedRun
 from etw_lightning.reports.token_rows import token_rows
+from etw_lightning.reports.worlds import World, spread, worlds
 from etw_lightning.schema import InputError
 
 __all__ = ["as_csv", "as_html", "as_json", "as_markdown", "as_png", "check_installed"]
 
 #: Forget rows whose tokens are shown by default.
 _ROWS = 8
+#: Runs whose tokens and texts are shown, all models they began with together, and of each of these.
+_MOST_RUNS, _LEAST_RUNS = 20, 4
+#: Generations that are shown, all runs together.
+_MOST_CELLS = 4000
 
 
 def check_installed(*names: str) -> None:
@@ -67,7 +77,8 @@ def as_html(
 
     keys = columns(runs)
     charts = make_charts(runs)
-    said, cut = texts(runs)
+    attacks = attack_rows(runs)
+    groups = worlds(runs)
     known = max((len(run.after.get("forget", ())) for run in runs), default=0)
     wanted = list(rows) or list(range(min(_ROWS, known)))
     absent = [row for row in rows if not 0 <= row < known]
@@ -83,22 +94,35 @@ def as_html(
         title=title,
         version=etw_lightning.__version__,
         runs=cards(runs),
-        left_out=list(left_out),
+        left_out=[*left_out, *unread_attacks(runs)],
         tabs=[("numbers", "Numbers"), ("charts", "Charts"), ("tokens", "Tokens"),
-              ("texts", "Texts"), ("cards", "Runs")],
+              ("texts", "Texts"), *[("attacks", "Attacks")] * bool(attacks), ("cards", "Runs")],
+        medians=medians(runs, keys),
+        attacks=attacks,
         columns=keys,
         rows=table(runs, keys),
-        attacks=attack_rows(runs),
         robust=robustness_rows(runs),
         charts=[{**one, "heads": list(one["rows"][0])} for one in charts],
-        tokens=token_rows(runs, wanted),
-        texts=said,
-        sets=list(dict.fromkeys(row["set"] for row in said)),
-        cut=cut,
+        worlds=[_world(group, wanted, len(groups)) for group in groups],
         # The only parts that are no text: the library, and JSON in which no tag can stand.
         bundle=Markup(bundle.replace("</script", "<\\/script")),
-        specs=Markup(_script_json({one["id"]: one["spec"] for one in charts})),
+        specs=Markup(_script_json({k: v for one in charts for k, v in one["specs"].items()})),
     )  # fmt: skip
+
+
+def _world(group: World, wanted: Sequence[int], count: int) -> dict[str, Any]:
+    """Return what the runs that began with one model say, token by token and in whole texts."""
+    some = spread(group.runs, max(_MOST_RUNS // count, _LEAST_RUNS))
+    said, cut = texts(some, _MOST_CELLS // count)
+    return {
+        "name": group.name,
+        "runs": [run.name for run in some],
+        "left_out": len(group.runs) - len(some),
+        "tokens": token_rows(some, wanted),
+        "texts": said,
+        "sets": list(dict.fromkeys(row["set"] for row in said)),
+        "cut": cut,
+    }
 
 
 def _script_json(value: Any) -> str:
@@ -123,6 +147,7 @@ def as_json(runs: Sequence[FinishedRun], left_out: Sequence[str] = ()) -> str:
                 "models": run.models,
                 "verdict": run.judgement.get("verdict"),
                 "metrics": {k: v["value"] for k, v in run.results.get("metrics", {}).items()},
+                "attacks": read_attacks(run),
             }
             for run in runs
         },
@@ -173,7 +198,7 @@ def as_png(runs: Sequence[FinishedRun]) -> bytes:
     if not charts:
         raise InputError("report: the runs hold nothing that all of them could be drawn by.")
     spec: Mapping[str, Any] = json.loads(
-        json.dumps(charts[0]["spec"]).replace('"currentColor"', '"black"')
+        json.dumps(next(iter(charts[0]["specs"].values()))).replace('"currentColor"', '"black"')
     )
     fixed = {**spec, "width": 640, "background": "white"}
     found: bytes = vl_convert.vegalite_to_png(fixed, scale=2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etw_lightning import weighting as weightings
@@ -36,35 +36,39 @@ def weighting_of(run: FinishedRun) -> TokenWeighting | None:
 def token_rows(runs: Sequence[FinishedRun], wanted: Sequence[int]) -> list[dict[str, Any]]:
     """Return forget rows with a line of coloured tokens for each thing that is known of them.
 
-    Entropy and the probabilities before training and of the retain model are those of the first run
-    that has them; each run adds its weights, as its first step gave them, and its probabilities.
+    What is known of the model before training and of the retain model is that of the first run that
+    has it; each run adds its weights, as its first step gave them and as one more step would, and
+    what its model says afterwards. Lines of one quantity stand together, models side by side.
 
     Args:
-        runs: Runs of the same rows.
+        runs: Runs of the same rows that began with the same model.
         wanted: Row numbers, from 0.
     """
     found = []
     for row in wanted:
-        lines: list[dict[str, Any]] = []
         first = next((run for run in runs if _row(run.before or run.after, row)), None)
         if first is None:
             continue
         known = _row(first.before or first.after, row)
         assert known is not None
-        tokens = _tokens(known)
-        if first.before:
-            _add(lines, "entropy before, nats", tokens, list(known.token_entropies))
-            _add(lines, "probability before", tokens, _probabilities(known), 1.0)
-        retain = next((_row(run.retain, row) for run in runs if _row(run.retain, row)), None)
-        if retain is not None:
-            _add(lines, "probability, retain model", tokens, _probabilities(retain), 1.0)
+        tokens, lines = _tokens(known), []
+        models = {
+            "before": _row(first.before, row),
+            "retain model": next((r for run in runs if (r := _row(run.retain, row))), None),
+            **{run.name: _row(run.after, row) for run in runs},
+        }
+        for title, values, largest in (
+            ("probability", _probabilities, 1.0),
+            ("entropy, nats", lambda one: list(one.token_entropies), None),
+        ):
+            said = {name: values(one) for name, one in models.items() if one is not None}
+            top = largest or max((max(one, default=0.0) for one in said.values()), default=0.0)
+            lines += _lines(title, said, tokens, top)
+        weights: dict[str, list[float]] = {}
         for run in runs:
-            weights = _weights(run, row)
-            if weights is not None:
-                _add(lines, f"weight, {run.name}", tokens, weights)
-            mine = _row(run.after, row)
-            if mine is not None:
-                _add(lines, f"probability after, {run.name}", tokens, _probabilities(mine), 1.0)
+            for when, sets in (("first step", run.before), ("after", run.after)):
+                weights |= _weights(run, row, sets, f"{run.name}, {when}")
+        lines += _lines("weight", weights, tokens, None)
         found.append(
             {"row": row, "id": known.id, "question": visible(known.question or ""), "lines": lines}
         )
@@ -85,29 +89,30 @@ def _probabilities(record: Record) -> list[float]:
     return [math.exp(value) for value in record.token_logps]
 
 
-def _weights(run: FinishedRun, row: int) -> list[float] | None:
-    weighting, before = weighting_of(run), _row(run.before, row)
-    if weighting is None or before is None:
-        return None
+def _weights(run: FinishedRun, row: int, sets: Any, name: str) -> dict[str, list[float]]:
+    """Return the weights that a run's weighting gives a row by what a model says of it, by name."""
+    weighting, known, before = weighting_of(run), _row(sets, row), _row(run.before, row)
+    if weighting is None or known is None or before is None:
+        return {}
     try:
-        return weights_from_records(weighting, [before], [before])[0]
+        return {name: weights_from_records(weighting, [known], [before])[0]}
     except InputError:
         # It reads what records don't hold: distributions, marks, another temperature.
-        return None
+        return {}
 
 
-def _add(
-    lines: list[dict[str, Any]],
-    title: str,
-    tokens: Sequence[str],
-    values: Sequence[float],
-    largest: float | None = None,
-) -> None:
-    if len(values) != len(tokens):
-        return
-    parts = [value / largest for value in values] if largest else shares(values)
-    cells = [
-        {"text": text, "value": f"{value:.4f}", "colour": hex_shade(min(max(part, 0.0), 1.0))}
-        for text, value, part in zip(tokens, values, parts, strict=True)
-    ]
-    lines.append({"title": title, "cells": cells})
+def _lines(
+    title: str, said: Mapping[str, Sequence[float]], tokens: Sequence[str], largest: float | None
+) -> list[dict[str, Any]]:
+    """Return a line a model; coloured by the largest of all of them, or of each line alone."""
+    lines = []
+    for name, values in said.items():
+        if len(values) != len(tokens):
+            continue
+        parts = [value / largest for value in values] if largest else shares(values)
+        cells = [
+            {"text": text, "value": f"{value:.4f}", "colour": hex_shade(min(max(part, 0.0), 1.0))}
+            for text, value, part in zip(tokens, values, parts, strict=True)
+        ]
+        lines.append({"quantity": title, "model": name, "cells": cells})
+    return lines

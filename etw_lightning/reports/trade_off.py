@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from etw_lightning.judging.verdict import BOUNDS
 from etw_lightning.reports.drawing import GREEN, drawn
 from etw_lightning.reports.finished_runs import FinishedRun
 from etw_lightning.reports.methods import Method, by_method
-from etw_lightning.sweeps.choice import average
+from etw_lightning.sweeps.choice import average, log10
 
 __all__ = ["frontier", "trade_off"]
 
@@ -67,10 +68,14 @@ def trade_off(runs: Sequence[FinishedRun]) -> dict[str, Any] | None:
     rows = [_point(run, method.line, x, y) for method in methods for run in method.runs]
     others = _other_models(runs, x, y)
     # A p-value of forgetting spans many powers of ten: what is below the least is drawn there.
-    scale = alt.Scale(type="log", domain=[_LEAST_P, 1], clamp=True) if is_p else alt.Scale()
+    low = max(_LEAST_P, min(10.0 ** math.floor(log10(row["y"])) for row in rows)) if is_p else 1.0
+    low = min(low, 0.01)
+    scale = alt.Scale(type="log", domain=[low, 1], clamp=True) if is_p else alt.Scale()
+    powers = range(round(-log10(low)) + 1)
+    axis = alt.Axis(values=[10.0**-power for power in powers], format="~g") if is_p else alt.Axis()
     axes: dict[str, Any] = {
         "x": alt.X("x:Q", title=x_title, scale=alt.Scale(zero=False, padding=16)),
-        "y": alt.Y("y:Q", title=y_title, scale=scale),
+        "y": alt.Y("y:Q", title=y_title, scale=scale, axis=axis),
     }
     tips = [alt.Tooltip("model:N"), alt.Tooltip("x:Q", title=x_title),
             alt.Tooltip("y:Q", title=y_title)]  # fmt: skip
@@ -103,7 +108,7 @@ def trade_off(runs: Sequence[FinishedRun]) -> dict[str, Any] | None:
     names = ", ".join(means[place]["model"] for place in best)
     marks = "small points are single seeds, large ones their mean; " * several
     bound = " Grey lines: FQ .05, and the utility that is five points below the target's." * is_p
-    least_p = f" (below {_LEAST_P:g} drawn there)" * is_p
+    least_p = f" (below {low:g} drawn there)" * is_p
     return drawn(
         "trade-off",
         "Forgetting against utility",

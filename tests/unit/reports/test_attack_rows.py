@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from runs import HOSTILE, make_run
+from finished import HOSTILE, make_run
 
 from etw_lightning.reports import page
-from etw_lightning.reports.attack_rows import attack_rows, robustness_rows
+from etw_lightning.reports.attack_rows import attack_rows, robustness_rows, unread_attacks
 from etw_lightning.reports.finished_runs import read_runs
 
 
@@ -46,6 +46,28 @@ def test_what_came_back_is_a_row_each(runs):
     assert other["note"] == "no retain model"
     assert other["cells"][1] == "1.00e-04"
     assert other["cells"][3] == "-25 %"
+
+
+def test_files_that_no_attack_has_left_are_told(runs, tmp_path):
+    folder = tmp_path / "one" / "attacks"
+    for name, text in {
+        "a": "[]",
+        "b": '{"numbers": {}}',
+        "c": '{"attack": "x", "numbers": {"x": 3}}',
+        "d": '{"attack": "x", "numbers": {"x": {"after": "<b>"}}}',
+        "e": '{"attack": "x", "numbers": {"x": {"after": NaN}}}',
+    }.items():
+        (folder / f"{name}.json").write_text(text)
+    assert len(attack_rows(runs)) == 4
+    said = [line.split("one/attacks/")[1] for line in unread_attacks(runs)]
+    assert [line.split(" (")[1] for line in said[:5]] == [
+        "it holds no numbers).",
+        "it names no attack).",
+        "x is 3).",
+        "x is '<b>').",
+        "x is nan).",
+    ]
+    assert [line.split(" ")[0] for line in said[5:]] == ["cut.json", "theirs.json"]
 
 
 def test_robustness_is_of_the_worst_attack_of_each_kind(runs):

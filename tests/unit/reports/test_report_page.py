@@ -1,10 +1,13 @@
 """A report of finished runs: numbers equal results.json, rows are text, broken runs are told."""
 
 import csv
+import gzip
 import io
 import json
+import math
 import re
 import shutil
+import statistics
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,9 +19,10 @@ from etw_lightning.commands.report import report
 from etw_lightning.metrics import forget_quality
 from etw_lightning.reports import page
 from etw_lightning.reports.charts import make_charts
-from etw_lightning.reports.contents import changes
+from etw_lightning.reports.contents import changes, columns, medians
 from etw_lightning.reports.finished_runs import read_runs
 from etw_lightning.reports.token_rows import token_rows, weighting_of
+from etw_lightning.reports.worlds import spread, worlds
 from etw_lightning.schema import InputError
 
 
@@ -31,6 +35,44 @@ def folders(tmp_path_factory):
 @pytest.fixture(scope="module")
 def runs(folders):
     return read_runs([str(one) for one in folders])[0]
+
+
+#: What an attack leaves: the retain model, which never knew the rows, learns half as much anew.
+ATTACK = {
+    "attack": "<b>relearn</b>",
+    "numbers": {
+        "forget_probability": {
+            "direction": "down", "n": 6, "target": 0.9, "before": 0.1, "after": 0.5,
+            "retain_before": 0.2, "retain_after": 0.4, "recovered": 0.5,
+            "recovered_by_retain": 2 / 7,
+        },
+        "model_utility": {
+            "direction": "up", "n": 6, "target": 0.6, "before": 0.5, "after": 0.45,
+            "retain_before": 0.6, "retain_after": 0.6, "recovered": None,
+            "recovered_by_retain": None,
+        },
+        # A number of the attack's own, which there is none of without it.
+        "leak_at_4": {"direction": "down", "n": 6, "target": None, "before": None, "after": 0.5,
+                      "retain_before": None, "retain_after": 0.25, "recovered": None},
+    },
+}  # fmt: skip
+
+
+def leave_attack(folder, text):
+    (folder / "attacks").mkdir()
+    (folder / "attacks" / "relearn.json").write_text(text)
+
+
+@pytest.fixture(scope="module")
+def attacked_runs(tmp_path_factory):
+    """Two seeds of one method with models of their own, one of them attacked."""
+    home = tmp_path_factory.mktemp("attacked")
+    folders = [make_run(home / f"run{seed}", 1.5 + seed, seed) for seed in (0, 1)]
+    for path in (folders[1] / "retain_model" / "records").glob("forget*"):
+        rows = gzip.decompress(path.read_bytes()).replace(b"Oslo", b"Bern")
+        path.write_bytes(gzip.compress(rows))
+    leave_attack(folders[0], json.dumps(ATTACK))
+    return read_runs([str(home)])[0]
 
 
 @pytest.fixture(scope="module")
@@ -84,18 +126,27 @@ def test_twenty_runs_stay_below_three_megabytes(runs):
     assert len(page.as_html(list(runs) * 10).encode()) < 3 * 2**20
 
 
-def test_tokens_carry_the_weights_of_the_first_step(runs):
+def test_tokens_carry_what_is_known_before_and_after(runs):
     [row] = token_rows(runs, [0])
-    titles = [line["title"] for line in row["lines"]]
-    assert titles == ["entropy before, nats", "probability before", "probability, retain model",
-                      "weight, one", "probability after, one", "weight, two",
-                      "probability after, two"]  # fmt: skip
-    by_title = {line["title"]: [float(c["value"]) for c in line["cells"]] for line in row["lines"]}
-    entropies = by_title["entropy before, nats"]
+    found = {
+        (line["quantity"], line["model"]): [float(c["value"]) for c in line["cells"]]
+        for line in row["lines"]
+    }
+    models = ["before", "retain model", "one", "two"]
+    assert list(found) == [
+        *(("probability", name) for name in models),
+        *(("entropy, nats", name) for name in models),
+        *(("weight", f"{n}, {w}") for n in ("one", "two") for w in ("first step", "after")),
+    ]
+    entropies = found["entropy, nats", "before"]
     assert entropies == [0.5, 2.0, 0.1]
     expected = [3 * one / sum(entropies) for one in entropies]
-    assert by_title["weight, one"] == pytest.approx(expected, abs=1e-4)
-    assert by_title["weight, two"] == by_title["probability before"], "WGA weighs by p"
+    assert found["weight", "one, first step"] == pytest.approx(expected, abs=1e-4)
+    # WGA weighs by p, of the model as it is.
+    assert found["weight", "two, first step"] == found["probability", "before"]
+    assert found["weight", "two, after"] == found["probability", "two"]
+    after = runs[1].after["forget"][0].token_logps
+    assert found["probability", "two"] == pytest.approx([math.exp(p) for p in after], abs=1e-4)
     assert [c["text"] for c in row["lines"][0]["cells"]] == ["It was", " Rome", "\u00b6"]
     assert token_rows(runs, [6]) == []
 
@@ -118,6 +169,57 @@ def test_the_ks_distance_is_that_of_forget_quality(runs):
     assert set(points) == {"one", "two", "target", "retain"}
     for run in runs:
         assert points[run.name]["model utility"] == run.number("model_utility")
+
+
+def test_seeds_have_their_models_medians_and_texts(attacked_runs):
+    assert [one.name for one in worlds(attacked_runs)] == ["seed 0", "seed 1"]
+    html = page.as_html(attacked_runs)
+    assert html.count('<option value="2">seed 1</option>') == 2
+    # Texts of a seed stand beside what its own retain model says.
+    first, second = html.split('<table class="texts">')[1:]
+    assert ("Oslo" in first, "Bern" in first) == (True, False)
+    assert ("It was Bern." in second) is True
+    [row] = medians(attacked_runs, columns(attacked_runs))
+    own = [run.own["forget_probability"] for run in attacked_runs]
+    cell = next(one for one in row["cells"] if one["key"] == "forget_probability")
+    assert row["n"] == 2
+    assert float(cell["text"]) == pytest.approx(sum(own) / 2, abs=1e-4)
+    assert cell["range"] == f"{min(own):.4f} to {max(own):.4f}"
+
+
+def test_runs_that_are_shown_are_of_as_many_methods_as_there_are(runs, attacked_runs):
+    assert [run.name for run in spread([*attacked_runs, *runs], 2)] == ["run0", "two"]
+    assert spread(runs, 20) == list(runs)
+
+
+def test_attacks_stand_in_a_tab_of_their_own(attacked_runs, html):
+    assert 'id="tab-attacks"' not in html
+    found = page.as_html(attacked_runs)
+    body = found.split('id="table-attacks"')[1].split("</table>")[0]
+    assert "&lt;b&gt;relearn&lt;/b&gt;" in body
+    assert re.findall(r'data-number="(\w+)"', body) == ["forget_probability", "leak_at_4"]
+    assert json.loads(page.as_json(attacked_runs))["runs"]["run0"]["attacks"] == [ATTACK]
+
+
+def test_many_runs_are_drawn_by_method_with_bounds(runs, attacked_runs):
+    charts = {one["id"]: one for one in make_charts([*runs, *attacked_runs])}
+    [spec] = charts["trade-off"]["specs"].values()
+    drawn = [layer["data"]["values"] for layer in spec["layer"]]
+    assert [{"y": 0.05}] in drawn
+    target = runs[0].of("target", "model_utility")
+    assert any(rows == [{"x": pytest.approx(target - 0.05)}] for rows in drawn)
+    means = max((rows for rows in drawn if "label" in rows[0]), key=len)
+    # One, run0 and run1 have equal settings but for the seed.
+    etw = [runs[0], *attacked_runs]
+    mean = 10 ** statistics.fmean(math.log10(run.number("forget_quality")) for run in etw)
+    assert [(row["method"], row["label"]) for row in means] == [
+        ("ETW-GA", "0.1"),
+        ("WGA-GA", "0.1"),
+    ]
+    assert means[0]["y"] == pytest.approx(mean)
+    assert means[0]["x"] == pytest.approx(
+        statistics.fmean(run.number("model_utility") for run in etw)
+    )
 
 
 def test_changes_are_by_words():
@@ -192,11 +294,12 @@ _PROBE = (Path(__file__).parent / "probe.html").read_text()
 
 
 @pytest.mark.parametrize("size", ["1280,900", pytest.param("500,900", marks=pytest.mark.slow)])
-def test_in_a_browser_all_works_and_nothing_is_asked(html, tmp_path, size):
+def test_in_a_browser_all_works_and_nothing_is_asked(runs, attacked_runs, tmp_path, size):
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("no browser")
     path = tmp_path / "report.html"
+    html = page.as_html([*runs, *attacked_runs])
     path.write_text(html.replace("<title>", f"{_PROBE}<title>", 1), encoding="utf-8")
     words = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", f"--window-size={size}",
              "--virtual-time-budget=20000", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom",
@@ -211,10 +314,12 @@ def test_in_a_browser_all_works_and_nothing_is_asked(html, tmp_path, size):
     assert found["right"] == [["panel-charts"], "tab-charts"]
     assert found["left"] == ["panel-cards"]
     assert found["home"] == ["panel-numbers"]
-    assert found["charts"] == [1, 1, 1]
+    assert found["charts"] == [1] * 5, "three curves are drawn apart"
     assert found["runs"] == 3, "the run, target and retain"
     assert found["tokens"] == ["3"]
+    assert found["worlds"] == ["2", "2"], "in both tabs"
     assert (found["forget"], found["one"]) == (6, 1)
+    assert (found["attacks"], found["one_number"], found["one_run"]) == (2, 1, 2)
     assert found["wide"], "the page itself does not scroll sideways"
 
 
