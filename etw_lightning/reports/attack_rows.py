@@ -111,9 +111,10 @@ def _read(path: Path) -> Mapping[str, Any] | str:
     if "attack" not in held:
         return "it names no attack"
     for name, number in held["numbers"].items():
-        values = number.values() if isinstance(number, dict) else [number]
-        for value in values:
-            is_text = isinstance(value, str) and value is number.get("direction")
+        if not isinstance(number, dict):
+            return f"{name} is {number!r:.40}"
+        for key, value in number.items():
+            is_text = isinstance(value, str) and key == "direction"
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             if not (value is None or is_text or (is_number and math.isfinite(value))):
                 return f"{name} is {value!r:.40}"
