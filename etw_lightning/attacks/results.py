@@ -80,12 +80,15 @@ def save_outcome(found: Mapping[str, Any], path: Path) -> None:
     write_results(path, found)
 
 
-def print_outcome(outcome: AttackOutcome, title: str, console: Console | None = None) -> None:
-    """Print what was forgotten and how much of it came back, and what else there is.
+def print_outcome(
+    outcome: AttackOutcome, title: str, *, shows_all: bool = False, console: Console | None = None
+) -> None:
+    """Print how much of what was forgotten came back, and what that cost.
 
     Args:
         outcome: What the attack came to.
         title: What stands above.
+        shows_all: Every number; else those that a person reads first, and the attack's own.
         console: Where to print; standard output by default.
     """
     from rich.console import Console
@@ -98,11 +101,13 @@ def print_outcome(outcome: AttackOutcome, title: str, console: Console | None = 
     heads = ["target", "before", "after", "recovered"]
     heads += ["retain before", "after", "recovered"] * has_retain
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
     names = sorted(outcome.after, key=lambda name: outcome.recovered(name) is None)
-    for name in names:
+    first = [name for name in (*sorted(outcome.own), *_FIRST) if name in outcome.after]
+    shown = names if shows_all or not first else first
+    for name in shown:
         metric = outcome.after[name]
         cells = [
             _number(outcome.target.get(name)),
@@ -122,12 +127,32 @@ def print_outcome(outcome: AttackOutcome, title: str, console: Console | None = 
         "run had moved the better way; the retain model never knew the rows",
         highlight=False,
     )
+    if len(shown) < len(names):
+        console.print(f"{len(names) - len(shown)} further numbers: --all", highlight=False)
     if not has_retain:
         console.print(f"warning: {NO_RETAIN}", highlight=False)
 
 
+#: The numbers that are read first: of forgetting, then of keeping.
+_FIRST = (
+    "forget_d_times_n",
+    "neg_log10_forget_quality",
+    "forget_probability",
+    "forget_rougeL_recall",
+    "forget_truth_ratio_closer_to_one",
+    "extraction_strength",
+    "exact_memorisation",
+    "forget_still_said",
+    "verbmem",
+    "knowmem_forget",
+    "privleak",
+    "model_utility",
+    "retain_probability",
+    "retain_rougeL_recall",
+    "knowmem_retain",
+)
 #: Width of what is printed into a log.
-_LOG_WIDTH = 120
+_LOG_WIDTH = 150
 
 
 def _number(metric: Metric | None) -> str:

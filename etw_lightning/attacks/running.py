@@ -144,7 +144,7 @@ def _nothing(line: str) -> None:
 
 def _is_of_forgetting(name: str) -> bool:
     """Tell by its name whether a number of the suite speaks of the forget set."""
-    words = ("forget", "verbmem", "privleak", "mia_", "still_said")
+    words = ("forget", "verbmem", "privleak", "mia_", "extraction_", "exact_memor")
     return any(word in name for word in words) and not name.startswith("retain")
 
 

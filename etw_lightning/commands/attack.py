@@ -74,7 +74,7 @@ def attack(args: Sequence[str]) -> int:
     )
     found = as_json(outcome, attacked, name, config.attack.as_dict(), made.robustness)
     save_outcome(found, output)
-    print_outcome(outcome, f"{name} on {attacked.folder}")
+    print_outcome(outcome, f"{name} on {attacked.folder}", shows_all=options.all)
     sys.stdout.write(f"results: {output}\n")
     return 0
 
@@ -223,5 +223,6 @@ def parser() -> Options:
         metavar="PATH",
         help="model that knows it; without: the one that the run began with",
     )
+    parser.add_argument("--all", action="store_true", help="print every number, not the first few")
     parser.add_argument("--seed", type=int, help="of what is drawn; without: the run's")
     return parser

@@ -88,7 +88,7 @@ def test_before_and_after_stand_beside_the_retain_model(
 
 
 def test_the_runs_own_metrics_are_the_default(attack, run):
-    _, found = attack("prune", "--output", "prune.json")
+    out, found = attack("prune", "--output", "prune.json")
     results = json.loads((run / "results.json").read_text())["metrics"]
     numbers = found["numbers"]
     assert {"forget_quality", "model_utility", "forget_probability"} <= set(numbers)
@@ -100,6 +100,14 @@ def test_the_runs_own_metrics_are_the_default(attack, run):
             expected = recovered_share(*values, number["direction"])
             assert number["recovered"] == pytest.approx(expected)
     assert not (run / "attacks" / "prune.json").exists(), "it is where it was asked for"
+    assert numbers["extraction_strength"]["recovered"] is not None or (
+        numbers["extraction_strength"]["before"] >= numbers["extraction_strength"]["target"]
+    )
+    assert "forget_probability" in out
+    assert "forget_rouge1_f1" not in out
+    assert " further numbers: --all" in out
+    whole, _ = attack("prune", "--output", "prune.json", "--all")
+    assert all(f"\n{name} " in whole for name in numbers)
 
 
 def test_relearning_is_plain_training_on_the_forget_rows(attack, run, tofu_dir):
