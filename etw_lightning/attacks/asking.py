@@ -126,10 +126,16 @@ def words_of(run: AttackedRun) -> WordRule:
 def asked(subject: Subject, eval_set: EvalSet) -> list[Record]:
     """Return what a model says of rows: the likelihood of their answers, and its own.
 
+    Neither paraphrased nor wrong answers are scored, which no attack reads.
+
     Args:
         subject: The model.
         eval_set: The rows, as they are asked.
     """
+    rows = [
+        replace(one, paraphrased_answer=None, perturbed_answers=()) for one in eval_set.examples
+    ]
+    eval_set = replace(eval_set, examples=tuple(rows))
     scorer = LabelScorer(subject.lm).eval()
     scorer.check_head()
     batches = build_batches(eval_set, subject.encoder, batch_size_of(subject.run))

@@ -126,10 +126,7 @@ class FirstWords(Attack):
 
     def _begun(self, subject: Subject) -> tuple[EvalSet, list[Begun]]:
         eval_set = question_set(subject, "forget")
-        rows = tuple(
-            replace(one, paraphrased_answer=None, perturbed_answers=())
-            for one in self._kept(eval_set.examples)
-        )
+        rows = self._kept(eval_set.examples)
         begun = [begin_answer(subject.encoder, row, self.words) for row in rows]
         return replace(eval_set, examples=rows), begun
 

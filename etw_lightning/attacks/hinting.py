@@ -75,8 +75,7 @@ class SameSubject(Attack):
         kept = {row.id for row in rows}
         if not hinted:
             rows = [one for one in eval_set.examples if one.id in kept]
-        bare = [replace(one, paraphrased_answer=None, perturbed_answers=()) for one in rows]
-        records = asked(subject, replace(eval_set, examples=tuple(bare)))
+        records = asked(subject, replace(eval_set, examples=tuple(rows)))
         return {
             "forget_rouge": row_mean(recalls(records, subject.run), "down"),
             "forget_probability": row_mean(probabilities(records), "down"),
@@ -210,15 +209,7 @@ class Options(Attack):
                 )
             place = rng.randrange(self.options)
             choices = (*wrong[:place], row.answer, *wrong[place:])
-            found.append(
-                replace(
-                    row,
-                    paraphrased_answer=None,
-                    perturbed_answers=(),
-                    choices=choices,
-                    right_choice=place,
-                )
-            )
+            found.append(replace(row, choices=choices, right_choice=place))
         return found
 
 

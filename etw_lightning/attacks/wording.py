@@ -199,13 +199,11 @@ class BestWording(Attack):
 
     def _said(self, subject: Subject, side: Side) -> dict[str, list[Record]]:
         eval_set = question_set(subject, side)
-        # Only the answer itself: neither its paraphrase nor wrong ones are read.
-        rows = [
-            replace(one, paraphrased_answer=None, perturbed_answers=()) for one in eval_set.examples
-        ]
         return {
             name: asked(subject, replace(eval_set, examples=examples))
-            for name, examples in self.wordings(rows, is_forget=side == "forget").items()
+            for name, examples in self.wordings(
+                eval_set.examples, is_forget=side == "forget"
+            ).items()
         }
 
 

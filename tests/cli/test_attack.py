@@ -210,6 +210,48 @@ def test_an_attack_of_ones_own_asks_other_questions(attack, run, tofu_dir):
     assert "Shout-more3 on " in out
 
 
+#: Attacks by questions with few samples and rows, and numbers that each must give.
+_ASKING = {
+    "sample": (["--attack.num_samples=3", "--attack.ks=[1,3]"], ["forget_leak_at_3"]),
+    "best_wording": (["--attack.formats=[]"], ["forget_rouge_of_prefix4", "retain_refusals"]),
+    "reword": (["--metrics=probability"], ["forget_probability"]),
+    "mix": ([], ["forget_rouge_retain_first", "retain_rouge_forget_first"]),
+    "first_words": ([], ["forget_rest_rouge"]),
+    "same_subject": (["--attack.rows_per_subject=2"], ["forget_probability"]),
+    "options": (["--attack.options=3"], ["forget_choice_accuracy"]),
+}
+
+
+@pytest.mark.parametrize("name", _ASKING)
+def test_attacks_by_questions_stand_beside_the_retain_model(attack, name):
+    words, numbers = _ASKING[name]
+    out, found = attack(name, *words, "--output", f"{name}.json")
+    for number in numbers:
+        values = found["numbers"][number]
+        assert values.keys() >= {"target", "before", "after", "retain_before", "retain_after"}
+        assert all(0 <= values[key] <= 1 for key in values if key.endswith(("before", "after")))
+        assert values["n"] in (3, 4)
+    assert "retain before" in out
+
+
+def test_other_wording_is_no_other_number_where_the_question_stays(attack, run):
+    """The question as it is counts as a wording, so the best of all is at least its number."""
+    words = ["--attack.formats=[typos]", "--attack.prefixes=[]", "--output", "best.json"]
+    _, found = attack("best_wording", *words)
+    numbers = found["numbers"]
+    results = json.loads((run / "results.json").read_text())["metrics"]
+    plain = numbers["forget_probability_of_plain"]
+    assert (
+        plain["before"]
+        == plain["after"]
+        == pytest.approx(results["forget_probability"]["value"], rel=1e-6)
+    )
+    assert plain["retain_before"] == plain["retain_after"]
+    assert numbers["forget_probability"]["after"] >= max(
+        one["after"] for name, one in numbers.items() if name.startswith("forget_probability_of_")
+    )
+
+
 def test_without_a_retain_model_that_is_said(command, run, home):
     bare = home.parent / "bare"
     shutil.copytree(run, bare)
@@ -250,6 +292,22 @@ def test_without_a_retain_model_that_is_said(command, run, home):
         (["merge", "--model", "{run}", "--target_model", "./gone"], "data.target_model: there "
          "is no folder './gone'"),
         (["prune", "--model", "{run}", "--metrics", "nonsense"], "metrics must be some of "),
+        (["sample", "--model", "{run}", "--attack.ks", "[1,64]"], "attack.ks: k must be from 1 to "
+         "attack.num_samples, 32; got 64."),
+        (["sample", "--model", "{run}", "--attack.judge", "mine"], "attack.judge must be rouge, "
+         "said, or the path of a subclass of etw_lightning.attacks.LeakJudge; got 'mine'."),
+        (["sample", "--model", "{run}", "--attack.judge", "etw_lightning.schema.Example"],
+         "attack.judge 'etw_lightning.schema.Example' must be a subclass of "),
+        (["reword", "--model", "{run}", "--attack.how", "null"], "attack.how or attack.prefix "),
+        (["reword", "--model", "{run}", "--attack.how", "loud"], "attack.how must be upper, "),
+        (["best_wording", "--model", "{run}", "--attack.questions", "no.jsonl"],
+         "attack.questions 'no.jsonl' can't be read: No such file or directory."),
+        (["best_wording", "--model", "{run}", "--attack.prefix_file", "/dev/null"],
+         "attack.prefix_file '/dev/null' holds no prefix; write one a line."),
+        (["mix", "--model", "{run}", "--attack.orders", "[]"], "attack.orders must name "),
+        (["first_words", "--model", "{run}", "--attack.words", "99"], "attack.words is 99, and "),
+        (["same_subject", "--model", "{run}", "--attack.facts", "0"], "attack.facts must be 1 "),
+        (["options", "--model", "{run}", "--attack.options", "26"], "attack.options is 26, and "),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(refused, run, home, monkeypatch, words, message):

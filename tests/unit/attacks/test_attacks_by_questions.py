@@ -289,7 +289,6 @@ def test_the_best_wording_of_each_row_counts(monkeypatch, subject):
     assert asked[1] == [one.paraphrased_question for one in FORGET]
     assert asked[4][0] == "Say: Where was Mara Venn born?"
     assert len(asked) == 5 + 4
-    assert not any(one.perturbed_answers for eval_set in seen for one in eval_set.examples)
 
 
 def test_before_other_wordings_stands_the_question_itself(monkeypatch, subject):
@@ -553,5 +552,9 @@ def test_sets_without_questions_or_generation_are_refused(subject):
         asking.question_set(subject, "forget")
 
 
-def test_no_gradients_are_measured(subject):
-    assert not asking.question_set(subject, "forget").gradient_norm
+def test_only_answers_and_generations_are_scored(subject):
+    (first, *_) = asking.asked(subject, asking.question_set(subject, "forget"))
+    assert first.generation is not None
+    assert first.answer_loss is not None
+    assert first.gradient_norm is first.paraphrase_loss is None
+    assert first.perturbed_losses == ()
