@@ -20,6 +20,7 @@ from etw_lightning.models.loading import (
     load_tokenizer,
 )
 from etw_lightning.models.noise import settle_noise
+from etw_lightning.models.step_layout import plan_layout
 from etw_lightning.schema import IGNORE_INDEX, EvalSet, Example, InputError
 from etw_lightning.scoring.batches import build_batches, pad_rows, score_batch
 from etw_lightning.scoring.scores import make_records
@@ -289,17 +290,24 @@ def _row_logps(model, row):
 
 
 def _check_gradient(subject):
-    """Gradients of a padded batch against those of rows one by one."""
+    """Gradients of a padded batch, and as training lays it out, against those row by row."""
     scorer, wanted = subject.scorer, _own_gradients(subject)
+    layout = plan_layout(subject.rows, subject.batch[2])
+    if not scorer.takes_packed:
+        layout = layout._replace(packed=None)
     scorer.train()
-    scorer.zero_grad()
-    scorer(*subject.batch, {"entropies"}).logps.sum().backward()
-    found = {n: w.grad for n, w in scorer.lm.named_parameters() if w.grad is not None}
+    for how in (None, layout):
+        what = "" if how is None else " of rows that are laid out"
+        scorer.zero_grad()
+        said = scorer(*subject.batch, {"entropies"}, 1.0, (), how)
+        said.logps.sum().backward()
+        found = {n: w.grad for n, w in scorer.lm.named_parameters() if w.grad is not None}
+        parts = [(found.get(name, torch.zeros_like(g)) - g).norm() for name, g in wanted.items()]
+        whole = torch.stack([g.norm() for g in wanted.values()]).norm()
+        _require((said.logps.double() - subject.logps).abs().max(), f"log-probabilities{what}")
+        _require(torch.stack(parts).norm() / whole, f"gradient{what}", GRADIENT)
     scorer.eval()
-    parts = [(found.get(name, torch.zeros_like(g)) - g).norm() for name, g in wanted.items()]
-    whole = torch.stack([g.norm() for g in wanted.values()]).norm()
     scorer.zero_grad()
-    _require(torch.stack(parts).norm() / whole, "gradient", GRADIENT)
 
 
 def _check_recomputed(subject):
