@@ -502,6 +502,7 @@ class UnlearningDataModule(ComparableRows):
 
     def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
         """Move training batches; scoring moves its own."""
-        if isinstance(batch, ScoreWork):
+        # On a processor they are where they belong; to go through them takes a share of a step.
+        if isinstance(batch, ScoreWork) or device.type == "cpu":
             return batch
         return super().transfer_batch_to_device(batch, device, dataloader_idx)

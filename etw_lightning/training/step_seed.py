@@ -29,4 +29,8 @@ def seed_batch(seed: int, epoch: int, batch: int, rank: int) -> None:
     words = np.random.SeedSequence([seed, epoch, batch, rank]).generate_state(3)
     random.seed(int(words[0]))
     np.random.seed(int(words[1]))
-    torch.manual_seed(int(words[2]))
+    if torch.accelerator.is_available():
+        torch.manual_seed(int(words[2]))
+    else:
+        # The other also notes for devices that are not there who asked for it, which takes long.
+        torch.default_generator.manual_seed(int(words[2]))

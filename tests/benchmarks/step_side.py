@@ -166,7 +166,7 @@ def run_ours(given: argparse.Namespace) -> None:
     """Train by ``fit``, as it is typed."""
     from etw_lightning.commands.cli import main as command
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         os.environ["ETW_CACHE"] = f"{folder}/cache"
         file = Path(folder) / "run.yaml"
         file.write_text(yaml.safe_dump(settings(given)), encoding="utf-8")
