@@ -137,6 +137,7 @@ def settings(given: argparse.Namespace) -> dict[str, Any]:
             "enable_progress_bar": False,
             "gradient_clip_val": 1.0,
             "num_sanity_val_steps": 0,
+            "log_every_n_steps": 5,
             "callbacks": [{"class_path": "step_side.StepClock"}],
         },
     }
@@ -309,7 +310,7 @@ def run_plain(given: argparse.Namespace) -> None:
             weight_decay=0.01,
             max_grad_norm=1.0,
             lr_scheduler_type="linear",
-            logging_steps=50,
+            logging_steps=5,
             save_strategy="no",
             report_to="none",
             use_cpu=True,
