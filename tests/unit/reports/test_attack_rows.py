@@ -59,15 +59,12 @@ def test_files_that_no_attack_has_left_are_told(runs, tmp_path):
     }.items():
         (folder / f"{name}.json").write_text(text)
     assert len(attack_rows(runs)) == 4
-    said = [line.split("one/attacks/")[1] for line in unread_attacks(runs)]
-    assert [line.split(" (")[1] for line in said[:5]] == [
-        "it holds no numbers).",
-        "it names no attack).",
-        "x is 3).",
-        "x is '<b>').",
-        "x is nan).",
-    ]
-    assert [line.split(" ")[0] for line in said[5:]] == ["cut.json", "theirs.json"]
+    said = [line.split("one/attacks/")[1].split(" ", 1) for line in unread_attacks(runs)]
+    reasons = {name: line.split(" (")[1] for name, line in said}
+    assert list(reasons) == [f"{name}.json" for name in ("a", "b", "c", "cut", "d", "e", "theirs")]
+    assert reasons["a.json"] == reasons["theirs.json"] == "it holds no numbers)."
+    assert reasons["b.json"] == "it names no attack)."
+    assert [reasons[f"{name}.json"] for name in "cde"] == ["x is 3).", "x is '<b>').", "x is nan)."]
 
 
 def test_robustness_is_of_the_worst_attack_of_each_kind(runs):
