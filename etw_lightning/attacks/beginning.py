@@ -53,8 +53,8 @@ class FirstWords(Attack):
     ``forget_rest_exact``, the share of rows whose rest is said to the letter. Before the attack
     stands the recall of the same rest in the answer to the question alone.
 
-    Source: prefilling, as in arXiv:2406.05946; extraction strength (arXiv:2407.06460) finds how
-        many first tokens it takes.
+    Source: prefilling, as in arXiv:2406.05946; extraction strength (arXiv:2012.07805) asks how many
+        first tokens it takes.
     Differs from it: a number of words, the same for each row.
 
     Args:

@@ -30,7 +30,7 @@ class SameSubject(Attack):
     before the question; before the attack, without. They name the subject and often say in which
     pattern answers are made, which helps any model: compare with the retain model's.
 
-    Source: in-context hints of arXiv:2402.16835, there written by another model.
+    Source: relearning in context, among the tests of arXiv:2402.16835.
     Differs from it: the facts are other rows of the forget set.
 
     Args:
@@ -152,7 +152,7 @@ class Options(Attack):
     options, per token, with the options written into the question; before the attack, without.
     ``forget_rouge`` is the recall of the answer in what the model says: it can now copy.
 
-    Source: arXiv:2402.16835 asks what was unlearned as choice questions.
+    Source: choice questions, as WMDP's (arXiv:2403.03218).
     Differs from it: all of an option is compared, not its letter.
 
     Args:

@@ -42,9 +42,7 @@ class Mix(Attack):
     text; ``refusals_ORDER``, the share of texts that refuse. ``forget_rouge`` is the mean over rows
     of the better order. Before the attack stand the same rows asked alone.
 
-    Source: none; the two-question prompt is ours, after the multi-part questions of
-        arXiv:2402.16835.
-    Differs from it: nothing there is scored by part.
+    Source: none; prompts of two questions, scored by part, are ours.
 
     Args:
         orders: Whose question stands first: ``forget_first``, ``retain_first``, or both.

@@ -83,8 +83,9 @@ class BestWording(Attack):
     rows: ``retain_refusals``, which are false ones, and ``retain_refusal_stability``. The question
     as it is counts as a wording. Before the attack it stands alone.
 
-    Source: arXiv:2402.16835 asks unlearned models in other words and other languages.
-    Differs from it: nothing is translated; a file of questions may be.
+    Source: the worst case over paraphrases and formats of arXiv:2509.02820.
+    Differs from it: there another model rephrases and judges; here rules, the data set and a file
+        give the wordings, and ROUGE-L recall compares.
 
     Args:
         paraphrase: Ask the paraphrased questions of the data set.

@@ -25,8 +25,7 @@ def refusal_stability(records: Sequence[Record]) -> Metric:
         (wanted, where a method teaches refusing) and on the retain set (false refusals).
     Empty input: InputError, as for rows with one generation.
     Interval: bootstrap over rows, as of ``leakage``.
-    Source: none; the rule is ours. That a refusal hangs on the wording is what rewording attacks
-        live on, as in arXiv:2402.16835.
+    Source: none; the rule is ours. Attacks by other wording (arXiv:2509.02820) live on it.
     Differs from widely used code: open-unlearning has no such number. Of a row refused in 2 of 3
         wordings and one refused in none, 1 of 2 is stable: .5, while the mean share of refusals is
         1/3.
