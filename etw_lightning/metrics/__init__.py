@@ -40,7 +40,14 @@ from etw_lightning.metrics.fluency import (
     repetition,
     repetition_values,
 )
-from etw_lightning.metrics.leakage import expected_highest, leak_at_k, leakage, leaks
+from etw_lightning.metrics.leakage import (
+    expected_highest,
+    leak_at_k,
+    leakage,
+    leaks,
+    refusal_shares,
+    refusal_stability,
+)
 from etw_lightning.metrics.likelihoods import (
     TruthRatioName,
     closer_to_one,
@@ -67,7 +74,6 @@ from etw_lightning.metrics.memorisation import (
     extraction_strength,
     extraction_strength_values,
 )
-from etw_lightning.metrics.refusing import refusal_shares, refusal_stability
 from etw_lightning.metrics.sanity import looped_generations, refusals, stuttering_generations
 from etw_lightning.metrics.still_said import still_said
 from etw_lightning.metrics.text import (

@@ -12,9 +12,10 @@ from etw_lightning.metrics.leakage import (
     leak_at_k,
     leakage,
     leaks,
+    refusal_shares,
+    refusal_stability,
     row_interval,
 )
-from etw_lightning.metrics.refusing import refusal_shares, refusal_stability
 from etw_lightning.schema import InputError, Record
 
 
