@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import numpy as np
 
 from etw_lightning.metrics import Metric
-from etw_lightning.metrics.leakage import row_interval
+from etw_lightning.metrics.repeated import row_interval
 from etw_lightning.metrics.text import rouge_values
 from etw_lightning.metrics.values import Direction, Floats, mean_of
 from etw_lightning.metrics.words import WordRule

@@ -10,7 +10,7 @@ import numpy as np
 
 from etw_lightning.files.class_paths import class_at, is_class_path, path_of
 from etw_lightning.kernels.shown import Shown
-from etw_lightning.metrics.leakage import THRESHOLD, leaks
+from etw_lightning.metrics.repeated import THRESHOLD, leaks
 from etw_lightning.metrics.still_said import said_items
 from etw_lightning.metrics.values import Floats
 from etw_lightning.metrics.words import WordRule

@@ -19,7 +19,7 @@ from etw_lightning.attacks.asking import (
 from etw_lightning.attacks.interface import Attack, Subject
 from etw_lightning.attacks.judges import LeakJudge, RougeJudge, find_judge, judged
 from etw_lightning.metrics import Metric
-from etw_lightning.metrics.leakage import THRESHOLD, leakage, refusal_stability
+from etw_lightning.metrics.repeated import THRESHOLD, leakage, refusal_stability
 from etw_lightning.metrics.sanity import refusal_values
 from etw_lightning.models.sampling import Sampling
 from etw_lightning.schema import EvalSet, InputError, Record

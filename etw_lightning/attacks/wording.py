@@ -19,8 +19,8 @@ from etw_lightning.data.rewording import (
     read_questions,
 )
 from etw_lightning.metrics import Direction, Metric
-from etw_lightning.metrics.leakage import refusal_stability
 from etw_lightning.metrics.likelihoods import probabilities
+from etw_lightning.metrics.repeated import refusal_stability
 from etw_lightning.metrics.sanity import refusal_values
 from etw_lightning.schema import EvalSet, Example, InputError, Record
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, get_args
 
 from etw_lightning.meters.columns import RecordMeter, as_records
-from etw_lightning.metrics.leakage import THRESHOLD, leakage, leaks, refusal_stability
+from etw_lightning.metrics.repeated import THRESHOLD, leakage, leaks, refusal_stability
 from etw_lightning.metrics.values import present
 from etw_lightning.metrics.words import WordRule
 from etw_lightning.schema import InputError, Record

@@ -40,14 +40,6 @@ from etw_lightning.metrics.fluency import (
     repetition,
     repetition_values,
 )
-from etw_lightning.metrics.leakage import (
-    expected_highest,
-    leak_at_k,
-    leakage,
-    leaks,
-    refusal_shares,
-    refusal_stability,
-)
 from etw_lightning.metrics.likelihoods import (
     TruthRatioName,
     closer_to_one,
@@ -73,6 +65,14 @@ from etw_lightning.metrics.memorisation import (
     exact_memorisation_values,
     extraction_strength,
     extraction_strength_values,
+)
+from etw_lightning.metrics.repeated import (
+    expected_highest,
+    leak_at_k,
+    leakage,
+    leaks,
+    refusal_shares,
+    refusal_stability,
 )
 from etw_lightning.metrics.sanity import looped_generations, refusals, stuttering_generations
 from etw_lightning.metrics.still_said import still_said

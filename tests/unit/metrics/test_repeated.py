@@ -6,7 +6,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from etw_lightning.metrics.leakage import (
+from etw_lightning.metrics.repeated import (
     by_row,
     expected_highest,
     leak_at_k,
