@@ -55,6 +55,7 @@ def as_json(
             "direction": outcome.after[number].direction,
             "n": outcome.after[number].n,
             **{key: None if one is None else one.value for key, one in found.items()},
+            **_intervals(after=found["after"], retain_after=found["retain_after"]),
             "recovered": outcome.recovered(number),
             "recovered_by_retain": outcome.recovered_by_retain(number),
             **({} if kind is None else {"robustness": outcome.robustness(number, kind)}),
@@ -72,6 +73,15 @@ def as_json(
         **({} if has_retain else {"warning": NO_RETAIN}),
         "numbers": numbers,
         "seconds": outcome.seconds,
+    }
+
+
+def _intervals(**found: Metric | None) -> dict[str, Any]:
+    """Return the confidence intervals that there are, by ``interval_`` and whose they are."""
+    return {
+        f"interval_{key}": list(one.interval)
+        for key, one in found.items()
+        if one is not None and one.interval is not None
     }
 
 

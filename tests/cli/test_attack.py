@@ -232,6 +232,10 @@ def test_attacks_by_questions_stand_beside_the_retain_model(attack, name):
         assert values.keys() >= {"target", "before", "after", "retain_before", "retain_after"}
         assert all(0 <= values[key] <= 1 for key in values if key.endswith(("before", "after")))
         assert values["n"] in (3, 4)
+        if name != "reword":
+            for key in ("after", "retain_after"):
+                low, high = values[f"interval_{key}"]
+                assert low <= values[key] <= high
     assert "retain before" in out
 
 
