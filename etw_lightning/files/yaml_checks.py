@@ -13,7 +13,9 @@ __all__ = ["check_once", "composed", "keyed", "scalars"]
 
 
 def check_once(node: yaml.Node | None, what: str) -> None:
-    """Refuse a document in which a mapping holds a key twice.
+    """Refuse a document in which a key stands twice, or that holds itself.
+
+    It may stand as ``a.b`` and as ``b`` below ``a``; ``b+`` is ``b`` too.
 
     Args:
         node: The document, as ``yaml.compose`` returns it.
@@ -22,29 +24,61 @@ def check_once(node: yaml.Node | None, what: str) -> None:
     Raises:
         InputError: Names the key, from the outermost on, and both lines.
     """
-    for key, (first, again) in _repeated(node, ""):
+    _check_ends(node, what, [], set())
+    for key, (first, again) in _repeated(node, "", {}, set()):
         raise InputError(
             f"{key} must stand once in a mapping of {what}; got it in line {first} and again in "
             f"line {again}."
         )
 
 
-def _repeated(node: yaml.Node | None, place: str) -> Iterator[tuple[str, tuple[int, int]]]:
+def _check_ends(node: yaml.Node | None, what: str, above: list[yaml.Node], done: set[int]) -> None:
+    """Refuse a node that is an alias of one around it; look at each once."""
+    if node is None or isinstance(node, yaml.ScalarNode) or id(node) in done:
+        return
+    if any(node is one for one in above):
+        line = node.start_mark.line + 1
+        raise InputError(f"{what} holds itself: an alias of what begins in line {line} is in it.")
+    above.append(node)
+    for one in node.value:
+        for part in one if isinstance(node, yaml.MappingNode) else (one,):
+            _check_ends(part, what, above, done)
+    above.pop()
+    done.add(id(node))
+
+
+def _repeated(
+    node: yaml.Node | None, place: str, seen: dict[str, int], done: set[int]
+) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Yield keys that stand twice, with both lines.
+
+    Args:
+        node: Of the document.
+        place: Key of the node.
+        seen: Lines of keys that hold no mapping, by their whole names.
+        done: Nodes that were looked at, as what aliases stand for.
+    """
+    if node is None or isinstance(node, yaml.ScalarNode) or id(node) in done:
+        return
+    done.add(id(node))
     if isinstance(node, yaml.SequenceNode):
         for one in node.value:
-            yield from _repeated(one, place)
-    if not isinstance(node, yaml.MappingNode):
+            yield from _repeated(one, place, {}, done)
         return
-    seen: dict[str, int] = {}
+    here: dict[str, int] = {}
     for key, value in node.value:
         if not isinstance(key, yaml.ScalarNode):
             continue
         line = key.start_mark.line + 1
-        name = f"{place}.{key.value}" if place else key.value
-        if key.value in seen:
-            yield name, (seen[key.value], line)
-        seen[key.value] = line
-        yield from _repeated(value, name.replace(".init_args", ""))
+        name = f"{place}.{key.value}".lstrip(".").replace(".init_args", "").rstrip("+")
+        is_leaf = not isinstance(value, yaml.MappingNode)
+        known = here.get(key.value) or (seen.get(name) if is_leaf else None)
+        if known is not None:
+            yield name, (known, line)
+        here[key.value] = line
+        if is_leaf:
+            seen[name] = line
+        yield from _repeated(value, name, seen, done)
 
 
 def scalars(path: Path) -> Iterator[tuple[str, int]]:
@@ -66,11 +100,17 @@ def scalars(path: Path) -> Iterator[tuple[str, int]]:
 
 
 def composed(path: Path) -> yaml.Node | None:
-    """Return a YAML file's nodes; None for a file that is none, which the parser tells."""
+    """Return a YAML file's nodes; None for a file that is none, which the parser tells.
+
+    Raises:
+        InputError: If it holds itself.
+    """
     try:
-        return yaml.compose(path.read_text(encoding="utf-8"))
+        node = yaml.compose(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, OSError):
         return None
+    _check_ends(node, f"config {str(path)!r}", [], set())
+    return node
 
 
 def keyed(node: yaml.Node | None, key: str = "") -> Iterator[tuple[str, str]]:

@@ -107,6 +107,15 @@ def test_settings_in_place_of_a_file_are_left_alone():
         ("a: 1\nb: 2\na: 3\n", "a must stand once in a mapping of it; got it in line 1 and again"),
         ("m:\n  f: {init_args: {b: 1,\n    b: 2}}\n", "m.f.b must stand once"),
         ("t:\n  - {c: 1, c: 1}\n", "t.c must stand once"),
+        ("m.l: 1\nm:\n  l: 2\n", "m.l must stand once in a mapping of it; got it in line 1 and"),
+        ("m:\n  l: 2\nm.l: 1\n", "m.l must stand once in a mapping of it; got it in line 2 and"),
+        ("m: {f: {init_args: {b: 1}, b: 2}}\n", "m.f.b must stand once"),
+        ("t:\n  c+: [1]\n  c: [2]\n", "t.c must stand once"),
+        ("t: {<<: {a: 1}, <<: {a: 2}}\n", "t.<< must stand once"),
+        ("a: &x {b: 1, b: 2}\nc: *x\n", "a.b must stand once"),
+        ("a: {'b': 1, \"b\": 2}\n", "a.b must stand once"),
+        ("a: {b: {c: 1}, b: {d: 2}}\n", "a.b must stand once"),
+        ("a: &x\n  b: [1, *x]\n", "it holds itself: an alias of what begins in line 1 is in it."),
     ],
 )
 def test_a_key_that_stands_twice_is_refused_by_its_name(text, key):
@@ -116,6 +125,14 @@ def test_a_key_that_stands_twice_is_refused_by_its_name(text, key):
 
 def test_equal_keys_of_two_mappings_are_no_repetition():
     check_once(yaml.compose("a: {x: 1}\nb: {x: 1}\nc: [{x: 1}, {x: 2}]\n"), "it")
+    # A mapping that is taken in is changed by what stands beside it, and may be taken in twice.
+    check_once(yaml.compose("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\nc: {<<: *a}\n"), "it")
+
+
+def test_many_aliases_are_looked_at_once():
+    lines = ["l0: &l0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]" for n in range(1, 30)]
+    check_once(yaml.compose("\n".join(lines)), "it")
 
 
 @pytest.mark.parametrize("old", _NEW)
