@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from etw_lightning.benchmarks import Benchmark
 from etw_lightning.data.encode import Encoder
 from etw_lightning.notices import program, warn_first
-from etw_lightning.schema import Conventions, Example, InputError, Record
+from etw_lightning.schema import Conventions, EvalSet, Example, InputError, Record
 from etw_lightning.scoring.provenance import encoding
+from etw_lightning.scoring.record_cache import rows_hash
 from etw_lightning.scoring.retain_results import RetainResults, load_retain_results
 
 __all__ = ["Role", "checked_records", "missing_results", "read_results"]
@@ -87,9 +89,41 @@ def checked_records(
         asked = None if results.is_published else record.question
         wrong = "answer" if said and said != meant else ""
         wrong = wrong or ("question" if asked not in (None, example.question) else "")
+        if not wrong and not results.is_published:
+            wrong = _differing(record, example)
         if wrong:
             raise InputError(
                 f"{results.key}: {results.source} holds another {wrong} in "
                 f"row {example.id} than this run's data; it was made for other rows."
             )
+    held = results.provenance.get("sets", {}).get(name, {}).get("hash")
+    if any(one.perturbed_answers for one in examples) and held not in _hashes(examples, records):
+        warn_first(
+            f"{results.key}: {results.source} scored {name!r} from rows that are not all this "
+            "run's: questions and answers are the same, wrong answers may be others, and with them "
+            "truth ratios. Evaluate that model on this run's rows."
+        )
     return records
+
+
+def _hashes(examples: Sequence[Example], records: Sequence[Record]) -> set[str | None]:
+    """Return what other records of these rows may name as their hash.
+
+    Rows that were read from another place have other ids, and second answers are not scored.
+    """
+    pairs = list(zip(examples, records, strict=True))
+    named = [replace(example, id=record.id) for example, record in pairs]
+    rows = [examples, named]
+    rows += [[replace(one, alternative_answer=None) for one in some] for some in rows]
+    return {None, *(rows_hash(EvalSet("", tuple(some))) for some in rows)}
+
+
+def _differing(record: Record, example: Example) -> str:
+    """Return what else of a row was scored otherwise; empty for nothing that records tell."""
+    if record.paraphrase not in (None, example.paraphrased_answer):
+        return "paraphrased answer"
+    if len(record.perturbed_losses) not in (0, len(example.perturbed_answers)):
+        return "number of wrong answers"
+    if record.choices not in ((), example.choices):
+        return "list of options"
+    return "right option" if record.right_choice not in (None, example.right_choice) else ""

@@ -12,6 +12,16 @@ __all__ = ["check_records"]
 #: Rounding by which a log-probability may be above 0.
 _SLACK = 1e-4
 _TEXTS = ("dataset", "id", "answer", "question", "scored_text", "generation", "paraphrase")
+#: Fields that hold one number; others of ``_RANGES`` hold one of each token or text.
+_SINGLE = ("answer_loss", "paraphrase_loss", "gradient_norm", "right_choice", "min_k")
+#: Fields that hold something of each labelled token.
+_OF_TOKENS = (
+    "token_logps",
+    "token_entropies",
+    "token_variances",
+    "token_matches",
+    "token_spans",
+)
 #: Field to the least and the largest number in it.
 _RANGES = {
     "answer_loss": (-_SLACK, math.inf),
@@ -39,7 +49,8 @@ def check_records(records: Sequence[Record], where: str) -> None:
 
     Raises:
         InputError: If a text stands for a number or the other way round, a number is not finite, a
-            probability is above 1, or another number out of its range; names row and field.
+            probability is above 1, or another number out of its range; if two fields tell of other
+            numbers of tokens; names row and field.
     """
     for row, record in enumerate(records):
         for name in _TEXTS:
@@ -50,15 +61,21 @@ def check_records(records: Sequence[Record], where: str) -> None:
             value = getattr(record, name)
             if value is None or value == ():
                 continue
-            if not _is_numbers(value):
-                raise _wrong(where, row, name, "numbers", value)
+            if not _is_numbers(value) or isinstance(value, tuple | list) == (name in _SINGLE):
+                meant = "a number" if name in _SINGLE else "numbers"
+                raise _wrong(where, row, name, meant, value)
             import numpy as np
 
             numbers = np.asarray(value, dtype=np.float64)
             fits = np.isfinite(numbers) & (numbers >= least) & (numbers <= largest)
             if not fits.all():
                 meant = "0 at most, as p is at most 1" if largest == _SLACK else "in its range"
-                raise _wrong(where, row, name, meant, numbers[~fits][0])
+                raise _wrong(where, row, name, meant, float(numbers[~fits][0]))
+        counts = {name: len(getattr(record, name)) for name in _OF_TOKENS if getattr(record, name)}
+        if len(set(counts.values())) > 1:
+            meant = f"one of each of the {next(iter(counts.values()))} tokens that token_logps has"
+            name = next(name for name, num in counts.items() if num != next(iter(counts.values())))
+            raise _wrong(where, row, name, meant, f"{counts[name]} of them")
 
 
 def _is_numbers(value: object) -> bool:

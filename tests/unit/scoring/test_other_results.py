@@ -1,13 +1,15 @@
 """Records of the retain and the target model, held against this run's rows."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from etw_lightning.data.encode import Encoder
-from etw_lightning.schema import Conventions, Example, InputError, Record
+from etw_lightning.schema import Conventions, EvalSet, Example, InputError, Record
 from etw_lightning.scoring import other_results
 from etw_lightning.scoring.other_results import checked_records, missing_results, read_results
+from etw_lightning.scoring.record_cache import rows_hash
 from etw_lightning.scoring.retain_results import RetainResults
 
 KNOWN = {
@@ -89,6 +91,55 @@ def test_records_of_other_rows_are_refused(tiny_tokenizer, changes, wrong):
     message = f"there holds another {wrong} in row forget/0 than this run"
     with pytest.raises(InputError, match=message):
         check(tiny_tokenizer, record(0, **changes), record(1))
+
+
+CHOICE = Example("c/0", "Rome", "Where?", choices=("Rome", "Bonn"), right_choice=0)
+TOFU = Example("f/0", "Rome", "Where?", paraphrased_answer="In Rome", perturbed_answers=("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("example", "changes", "wrong"),
+    [
+        (TOFU, {"perturbed_losses": (1.0, 2.0), "paraphrase": "In Rome"}, None),
+        (TOFU, {"perturbed_losses": (1.0,)}, "number of wrong answers"),
+        (TOFU, {"perturbed_losses": (1.0, 2.0, 3.0)}, "number of wrong answers"),
+        (TOFU, {"paraphrase": "In Bonn"}, "paraphrased answer"),
+        (CHOICE, {"choices": ("Rome", "Bonn"), "right_choice": 0}, None),
+        (CHOICE, {"choices": ("Bonn", "Rome"), "right_choice": 1}, "list of options"),
+        (CHOICE, {"choices": ("Rome", "Bonn"), "right_choice": 1}, "right option"),
+    ],
+)
+def test_what_else_was_scored_of_a_row_must_be_this_run_s(
+    tiny_tokenizer, example, changes, wrong, warned
+):
+    found = Record("forget", example.id, example.answer, example.question, **changes)
+    results = RetainResults("there", {"forget": [found]})
+    if wrong is None:
+        assert checked_records(results, "forget", [example], Encoder(tiny_tokenizer)) == [found]
+        return
+    with pytest.raises(InputError, match=f"there holds another {wrong} in row {example.id} than"):
+        checked_records(results, "forget", [example], Encoder(tiny_tokenizer))
+
+
+@pytest.mark.parametrize(
+    ("then", "is_told"),
+    [
+        (TOFU, False),
+        (replace(TOFU, id="other/0"), False),
+        (replace(TOFU, alternative_answer="I don't know."), False),
+        (replace(TOFU, perturbed_answers=("a", "c")), True),
+    ],
+)
+def test_wrong_answers_that_may_be_others_are_told(tiny_tokenizer, warned, then, is_told):
+    """Records hold their losses and not their texts; what they were made with holds a hash."""
+    found = Record("forget", then.id, then.answer, then.question, perturbed_losses=(1.0, 2.0))
+    sets = {"forget": {"hash": rows_hash(EvalSet("forget", (then,)))}}
+    results = RetainResults("there", {"forget": [found]}, {"sets": sets})
+    now = replace(TOFU, alternative_answer=then.alternative_answer)
+    assert checked_records(results, "forget", [now], Encoder(tiny_tokenizer)) == [found]
+    assert [text.partition(" scored ")[0] for text in warned] == [
+        "data.retain_results: there"
+    ] * is_told
 
 
 def test_a_published_log_asks_with_the_whole_prompt(tiny_tokenizer):

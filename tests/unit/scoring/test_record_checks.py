@@ -26,7 +26,7 @@ def test_what_models_say_passes():
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("token_logps", (-1.0, 0.5), "0 at most, as p is at most 1; got np.float64(0.5)"),
+        ("token_logps", (-1.0, 0.5), "0 at most, as p is at most 1; got 0.5."),
         ("choice_logps", (0.1, -1.0), "0 at most, as p is at most 1"),
         ("answer_loss", -0.7, "in its range"),
         ("perturbed_losses", (1.0, -2.0), "in its range"),
@@ -35,10 +35,16 @@ def test_what_models_say_passes():
         ("gradient_norm", -1.0, "in its range"),
         ("answer_loss", math.nan, "in its range"),
         ("token_logps", (-math.inf, -1.0), "0 at most"),
-        ("answer_loss", "0.5", "numbers; got '0.5'"),
+        ("answer_loss", "0.5", "a number; got '0.5'"),
+        ("answer_loss", (0.5,), "a number; got (0.5,)"),
+        ("right_choice", [1], "a number; got [1]"),
+        ("token_logps", -0.5, "numbers; got -0.5"),
+        ("perturbed_losses", 0.5, "numbers; got 0.5"),
+        ("token_entropies", (0.0,), "one of each of the 2 tokens that token_logps has; got '1 of"),
+        ("token_spans", ((0, 1),) * 3, "one of each of the 2 tokens that token_logps has"),
         ("token_logps", ("-1", -1.0), "numbers"),
         ("token_matches", (True, 0), "numbers"),
-        ("right_choice", "1", "numbers"),
+        ("right_choice", "1", "a number"),
         ("generation", 3, "a text; got 3"),
     ],
 )
