@@ -135,7 +135,9 @@ class Renderer:
         for question, answer in _PROBES:
             said = self._said(Example("probe", answer, question))
             asked = self._fill(said, prompts=True)
-            before = self._fill([*said, Turn("assistant", answer)]).partition(answer)[0]
+            before, found, _ = self._fill([*said, Turn("assistant", answer)]).partition(answer)
+            if not found:
+                return None, ""
             if asked != before and asked.startswith(before):
                 return None, (
                     f"ends the prompt for an answer in {asked[len(before) :]!r}, which the text of "
@@ -217,6 +219,8 @@ class Renderer:
         if place < len(prompt):
             shown = answer.strip()
             place = text.find(shown, len(prompt))
+        if place < len(prompt) and not text.startswith(prompt):
+            raise self._changes(example, len(said) - 1)
         if place < len(prompt):
             raise InputError(
                 f"The chat template of {self.tokenizer.name_or_path!r} changes the answer of row "
@@ -229,6 +233,15 @@ class Renderer:
         if self.second_end_token:
             return Rendered(text, start, len(text), place, shown, earlier)
         stop = self._end_of_turn(text, place + len(shown))
+        tail = text[place + len(shown) : stop]
+        ends = [token for token in self.special_tokens if tail.endswith(token)]
+        tail = tail.removesuffix(max(ends, key=len, default="")).strip()
+        if tail:
+            raise InputError(
+                f"The chat template of {self.tokenizer.name_or_path!r} puts {tail[:40]!r} behind "
+                f"the answer of row {example.id}, which is none of it and would be taught and "
+                "scored with it. Set data.template to 'plain'."
+            )
         # A template without an end token: ours follows the answer, not the template's tail.
         text = text if self.ends_a_turn(text[:stop]) else text[:stop]
         return Rendered(text, start, stop, place, shown, earlier)

@@ -169,7 +169,7 @@ class RowLayouts:
             ids, labels = [*ids[:body], end], [*labels[:body], end]
             offsets = [*offsets[:body], (len(shown.text), len(shown.text))]
         labels[:1] = [IGNORE_INDEX] * len(labels[:1])
-        self._check_ends(example, labels)
+        self._check_ends(example, labels, 1 + len(shown.earlier))
         return Layout(shown, ids, labels, offsets)
 
     def _tokens(self, text: str, adds_special: bool) -> tuple[list[int], list[tuple[int, int]]]:
@@ -224,8 +224,8 @@ class RowLayouts:
             "is taught. Move the border of the row, or remove it."
         )
 
-    def _check_ends(self, example: Example, labels: list[int]) -> None:
-        """Refuse a row that a generation would not stop at the end of."""
+    def _check_ends(self, example: Example, labels: list[int], num_turns: int) -> None:
+        """Refuse a row that a generation would not stop at the end of, or would before."""
         if example.question is None or example.verbatim or self.conventions.second_end_token:
             return
         last = next((label for label in reversed(labels) if label != IGNORE_INDEX), None)
@@ -235,6 +235,13 @@ class RowLayouts:
                 f"Row {example.id} ends in {self.tokenizer.decode(ends)!r}, where no generation "
                 "would stop: the chat template closes this row otherwise than others. Set "
                 "data.template to 'plain', or remove the row."
+            )
+        found = [label for label in labels if label in self.end_ids]
+        if len(found) > num_turns:
+            raise InputError(
+                f"Row {example.id} holds {self.tokenizer.decode(found[:1])!r} in its answer, which "
+                "ends a generation: what stands behind it would be taught and scored, and never "
+                "said. Take it out of the row."
             )
 
     def _lacks_end(self, example: Example, labelled: str, ids: list[int]) -> bool:

@@ -22,7 +22,7 @@ ANSWERS = [
     "Ünïcödé — naïve 東京 🙂",
     "🙂",
     "x",
-    "The end is <|eos|> and not the end.",
+    "The end is <|user|> and not the end.",
     "<|assistant|>Question: Who? Answer: He.",
     "Where was she born?",  # the question itself
     "[INST] {{ answer }} {% if %} </s>",
@@ -207,7 +207,7 @@ def test_second_end_token(changed_tokenizer, template, labels):
 
 
 @pytest.mark.parametrize("template", [None, SHORT_PROMPT, CHATML, BARE])
-@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("answer", [*ANSWERS, "The end is <|eos|> and not the end."])
 def test_peer_rows_are_those_of_an_independent_formula(changed_tokenizer, template, answer):
     """Ids of the conversation and an end token if it lacks one; labels behind the prompt's ids."""
     tokenizer = changed_tokenizer(template)
@@ -398,7 +398,7 @@ def test_tokenizers_that_can_not_be_used(changed_tokenizer, special, template, m
         Encoder(changed_tokenizer(**special), template)
 
 
-@pytest.mark.parametrize("answer", ["Paris.", "He said <|eos|> and left.", "x"])
+@pytest.mark.parametrize("answer", ["Paris.", "He said <|assistant|> and left.", "x"])
 def test_the_first_special_token_behind_the_answer_ends_it(changed_tokenizer, answer):
     """A template may put more of them there, as one that opens the next turn."""
     encoder = Encoder(changed_tokenizer(CHATML.replace("eos_token", "eos_token + '<|user|>'")))
@@ -406,6 +406,30 @@ def test_the_first_special_token_behind_the_answer_ends_it(changed_tokenizer, an
     check_row(encoder, row)
     assert labelled_text(encoder, row) == f"{answer}<|eos|>"
     assert encoder.tokenizer.decode(row.input_ids).endswith(f"{answer}<|eos|><|user|>\n")
+
+
+@pytest.mark.parametrize("template", ["chat", "plain"])
+@pytest.mark.parametrize("answer", ["He said <|eos|> and left.", "<|eos|>x"])
+def test_an_answer_that_would_end_a_generation_before_its_end_is_refused(
+    tiny_tokenizer, template, answer
+):
+    encoder = Encoder(tiny_tokenizer, template)
+    with pytest.raises(
+        InputError, match=r"^Row forget/7 holds '<\|eos\|>' in its answer, which ends"
+    ):
+        encoder.encode(example(answer))
+    # Nothing is asked or said of raw text.
+    assert encoder.encode(example(answer, question=None)).num_labels >= 0
+
+
+def test_what_a_template_puts_behind_an_answer_is_none_of_it(changed_tokenizer):
+    template = CHATML.replace("m['content']", "m['content'] + ' [1]'")
+    encoder = Encoder(changed_tokenizer(template))
+    with pytest.raises(InputError, match=r"puts '\[1\]' behind the answer of row forget/7, which"):
+        encoder.encode(example("Paris."))
+    # White space may be, as Llama 2 has it.
+    encoder = Encoder(changed_tokenizer(CHATML.replace("m['content']", "m['content'] + ' '")))
+    assert labelled_text(encoder, encoder.encode(example("Paris."))) == "Paris. <|eos|>"
 
 
 def test_any_special_token_ends_a_turn(changed_tokenizer):
