@@ -88,6 +88,8 @@ run_step() {
   # A signal ends the waiting, not what is waited for.
   while kill -0 "$step" 2>/dev/null; do wait "$step" || true; done
   wait "$step" || status=$?
+  # SIGUSR1 itself has ended it, before there was anything to handle it; SIGTERM's own status is 143.
+  [[ $status -ne 138 ]] || status=143
   if [[ $status -ne 143 ]]; then
     rm -f "$(requeues_file)" "$ETW_SCORED"
   elif has_progress; then

@@ -325,10 +325,12 @@ def words_of(job, plan):
     return (SCRIPT, plan) if is_array else (ROOT / "slurm" / "nodes.sh", *RUN)
 
 
+@pytest.mark.parametrize("status", [143, 128 + signal.SIGUSR1])
 @pytest.mark.parametrize(("job", "name"), JOBS)
-def test_status_143_requeues_exactly_this_job(plan, called, job, name):
+def test_status_143_requeues_exactly_this_job(plan, called, job, name, status):
+    """The other one is that of a program that the signal met before it could handle any."""
     variables, log = called
-    result = bash(*words_of(job, plan), **{**variables, "STATUS": 143}, **job)
+    result = bash(*words_of(job, plan), **{**variables, "STATUS": status}, **job)
     assert (result.returncode, result.stderr) == (143, "")
     assert log.read_text().splitlines()[-2:] == ["ready", f"scontrol requeue {name}"]
     assert log.read_text().count("scontrol") == 1
