@@ -18,6 +18,7 @@ from etw_lightning.files.foreign_models import (
     refusal,
 )
 from etw_lightning.files.gguf_names import gguf_misfit
+from etw_lightning.files.gguf_splits import unknown_split
 from etw_lightning.files.hub import hub_answers
 from etw_lightning.files.misfit import Misfit, refuse_misfit
 from etw_lightning.files.tokenizer_files import STORED, difference, named_class, own_code
@@ -236,7 +237,10 @@ def load_tokenizer(pretrained: str, key: str = "model.pretrained") -> Any:
                 "transformers holds."
             )
         tokenizer = _tokenizer_of("AutoTokenizer", location)
-        stored = None if _is_gguf(pretrained) else _stored_file(location, STORED)
+        if _is_gguf(pretrained):
+            _settle_split(tokenizer, pretrained, key)
+            return tokenizer
+        stored = _stored_file(location, STORED)
         if stored is None or not tokenizer.is_fast:
             return tokenizer
         differs = difference(tokenizer, stored)
@@ -267,6 +271,23 @@ def load_tokenizer(pretrained: str, key: str = "model.pretrained") -> Any:
             f"{STORED} does: {differs}. If {STORED} is right, {way_out}."
         )
     return tokenizer
+
+
+def _settle_split(tokenizer: Any, pretrained: str, key: str) -> None:
+    """Have a GGUF file's tokenizer cut texts as the model's does; refuse one of unknown rules."""
+    name = unknown_split(tokenizer, Path(pretrained).expanduser())
+    if name:
+        raise InputError(
+            f"{key} {pretrained!r}: its tokenizer cuts texts by the rule {name!r}, which the "
+            "library does not know: it would cut as GPT-2 does. Give the folder of the model's own "
+            "tokenizer as data.tokenizer."
+        )
+    if name is not None:
+        warn_first(
+            f"{key} {pretrained!r} does not say by which rule its tokenizer cuts texts, and "
+            "GPT-2's is used; if the model has another, give the folder of its own tokenizer as "
+            "data.tokenizer."
+        )
 
 
 def _tokenizer_of(class_name: str, location: Mapping[str, Any]) -> Any:
