@@ -94,7 +94,8 @@ def test_a_sweep_is_one_that_is_shipped(monkeypatch, line):
     # ``test_sweep`` plans each of them.
     monkeypatch.chdir(ROOT)
     options = parser().parse_args(shlex.split(line)[1:])
-    assert load_sweep(options.config).methods
+    over = [text for texts in options.over for text in texts]
+    assert load_sweep(options.config, over=over).methods
 
 
 @pytest.mark.parametrize("line", _of("report", "compare", "attack"))
