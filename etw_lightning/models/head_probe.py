@@ -38,7 +38,13 @@ def find_transform(lm: Any, key: str = "model.pretrained") -> LogitTransform | N
     if weight is None or weight.dim() != 2:
         raise _refused(lm, key, "has no output head of one matrix, one row for each token")
     # Along the longest rows of the head, so that logits reach _SIZE and a soft cap shows.
-    ids = weight.float().square().sum(-1).topk(4).indices[None]
+    lengths = weight.float().square().sum(-1)
+    if not lengths.isfinite().all():
+        raise InputError(
+            f"{key}: the output head of {type(lm).__name__} holds what is no finite number: its "
+            "weights are broken."
+        )
+    ids = lengths.topk(4).indices[None]
     hidden = weight[ids].float()
     hidden = (_SIZE * hidden / hidden.square().sum(-1, keepdim=True)).to(weight.dtype)
     # What is asked is what the model does, not how it rounds.

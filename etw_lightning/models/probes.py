@@ -48,7 +48,8 @@ def check_reading(lm: Any, key: str = "model.pretrained") -> None:
         key: Configuration key that errors name.
 
     Raises:
-        InputError: If what is said of a token depends on those behind it, or on padding there.
+        InputError: If what is said of a token depends on those behind it, or on padding there; or
+            is no finite number.
     """
     chunk = _chunk_length(lm)
     length, prefix = _LENGTH + 2 * chunk, _PREFIX + chunk
@@ -59,6 +60,12 @@ def check_reading(lm: Any, key: str = "model.pretrained") -> None:
         whole = last_states(lm, ids, mask)
         mask[:, prefix:] = 0
         padded = last_states(lm, ids, mask)
+    if not whole.isfinite().all():
+        kind = str(whole.dtype).removeprefix("torch.")
+        raise InputError(
+            f"{key}: {type(lm).__name__} says of a few tokens what is no finite number: its "
+            f"weights are broken, or {kind} is too narrow for it."
+        )
     if alone.shape[1] != prefix or whole.shape[1] != length:
         raise _refused(lm, key, "answers at other positions than those of the tokens it is given")
     if not is_alike(whole[:, :prefix], alone):

@@ -96,6 +96,30 @@ def test_a_model_that_heeds_padding_is_refused(monkeypatch):
         check_reading(lm)
 
 
+SAID = "LlamaForCausalLM says of a few tokens what is no finite number: its weights are broken"
+HEAD = "the output head of LlamaForCausalLM holds what is no finite number: its weights are broken"
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ("model.embed_tokens", SAID),
+        ("model.norm", SAID),
+        ("model.layers.1.mlp.up_proj", SAID),
+        ("lm_head", HEAD),
+    ],
+)
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_broken_weights_are_refused_for_that(part, said, number):
+    lm = build(LlamaConfig)
+    with torch.no_grad():
+        weight = lm.get_submodule(part).weight
+        # One row of a head that no probe may ask for, and all of what every row goes through.
+        (weight[17, 3:4] if part == "lm_head" else weight).fill_(number)
+    with pytest.raises(InputError, match=f"^data.retain_model: {said}"):
+        LabelScorer(lm).check_head("data.retain_model")
+
+
 # Noise.
 
 NOISY = [
