@@ -11,6 +11,7 @@ from typing import Any, ClassVar, cast
 from etw_lightning.benchmarks.given_rows import as_rows
 from etw_lightning.benchmarks.jsonl import JSONL
 from etw_lightning.benchmarks.source import Source
+from etw_lightning.files.class_paths import telling
 from etw_lightning.schema import EvalSet, Example, InputError
 
 __all__ = ["OwnBenchmark"]
@@ -117,7 +118,10 @@ class _Asked(Source):
 
     def _read(self, name: str, key: str) -> list[dict[str, Any]]:
         kind = type(self.reader).__name__
-        read = self.reader.read(name)
+        with telling(type(self.reader), f"data.benchmark {kind}.read({name!r}) failed"):
+            read = self.reader.read(name)
+            if isinstance(read, Iterator):
+                read = list(read)
         if not isinstance(read, Iterable) or isinstance(read, str | Mapping):
             raise InputError(
                 f"data.benchmark {kind}.read({name!r}) must return rows: a list of dicts or texts; "

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, cast, get_args
 
 from etw_lightning.catalogue.entries import Entry, Extra, Family, Given, Part
 from etw_lightning.catalogue.listing import CATALOGUE
-from etw_lightning.files.class_paths import build, class_at, path_of
+from etw_lightning.files.class_paths import build, class_at, path_of, telling
 from etw_lightning.metrics import Metric
 from etw_lightning.schema import InputError
 
@@ -82,7 +82,9 @@ def own_entry(path: str) -> Entry:
     sets = tuple(kind.sets)
 
     def compute(given: Given, _sets: tuple[str, ...]) -> dict[str, Metric]:
-        return _checked(path, metric.compute(given))
+        with telling(kind, f"metrics: {path}.compute failed"):
+            found = metric.compute(given)
+        return _checked(path, found)
 
     return Entry(
         pages=(kind,),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +14,15 @@ from typing import Any
 
 from etw_lightning.schema import InputError
 
-__all__ = ["build", "check_class", "class_at", "is_class_path", "look_here", "path_of"]
+__all__ = [
+    "build",
+    "check_class",
+    "class_at",
+    "is_class_path",
+    "look_here",
+    "path_of",
+    "telling",
+]
 
 
 def is_class_path(name: str) -> bool:
@@ -130,11 +140,28 @@ def build(kind: type, path: str, key: str, /, *args: Any, **kwargs: Any) -> Any:
     Raises:
         InputError: If its ``__init__`` raises anything; tells what and where.
     """
-    try:
+    with telling(kind, f"{key} {path!r} can't be made"):
         return kind(*args, **kwargs)
+
+
+@contextmanager
+def telling(kind: type, what: str) -> Iterator[None]:
+    """Tell in one line what a class of the user's own raises meanwhile, and where.
+
+    Args:
+        kind: The class.
+        what: What the line begins with.
+
+    Raises:
+        InputError: If anything is raised.
+    """
+    try:
+        yield
+    except InputError:
+        raise
     except Exception as error:  # a class of the user's may raise anything
         file = getattr(sys.modules.get(kind.__module__), "__file__", None) or ""
-        raise InputError(f"{key} {path!r} can't be made: {_with_place(error, file)}.") from error
+        raise InputError(f"{what}: {_with_place(error, file)}.") from error
 
 
 def _with_place(error: Exception, file: str) -> str:

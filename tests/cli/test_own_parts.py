@@ -345,6 +345,17 @@ class Asking(Length):
         pass
 
 
+class Lost(Length):
+    def compute(self, given):
+        return {"words": len(given.records["no set"])}
+
+
+class LostDiary(Diary):
+    def read(self, split):
+        yield {"question": "What?", "answer": "That."}
+        yield {"question": "Where?", "answer": split.nowhere}
+
+
 class BadDiary(Diary):
     def __init__(self, year: int = 1958) -> None:
         open(f"{year}.txt")
@@ -391,12 +402,12 @@ class BadDiary(Diary):
         (
             ["--data.benchmark=failing.BadDiary"],
             "data.benchmark 'failing.BadDiary' can't be made: FileNotFoundError: [Errno 2] No such "
-            "file or directory: '1958.txt' (failing.py, line 43).",
+            "file or directory: '1958.txt' (failing.py, line 54).",
         ),
         (
             ['--data.benchmark={"class_path": "failing.BadDiary", "init_args": {"year": 1960}}'],
             "data.benchmark 'failing.BadDiary' can't be made: FileNotFoundError: [Errno 2] No such "
-            "file or directory: '1960.txt' (failing.py, line 43).",
+            "file or directory: '1960.txt' (failing.py, line 54).",
         ),
         (
             [
@@ -420,3 +431,18 @@ def test_what_a_class_of_ones_own_raises_when_it_is_made_is_one_line(
     assert last.startswith(f"error: {message}")
     assert "Traceback" not in outcome.err
     assert not (place / "run").exists()
+
+
+def test_what_they_raise_in_a_run_is_one_line_too(run, place, monkeypatch):
+    (place / "failing.py").write_text(FAILING)
+    monkeypatch.delitem(sys.modules, "failing", raising=False)
+    outcome = run("evaluate", "--metrics=failing.Lost")
+    assert outcome.status == 2
+    said = "error: metrics: failing.Lost.compute failed: KeyError: 'no set' (failing.py, line 43)."
+    assert outcome.err.splitlines()[-1] == said
+    outcome = run("evaluate", "--metrics=probability", benchmark="failing.LostDiary")
+    assert (outcome.status, outcome.err) == (
+        2,
+        "error: data.benchmark LostDiary.read('private') failed: AttributeError: 'str' object has "
+        "no attribute 'nowhere' (failing.py, line 49).\n",
+    )
