@@ -8,19 +8,34 @@ models of ``transformers`` pass on to their attention, and goes over the layout 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from etw_lightning.models.positions import looks_everywhere
 from etw_lightning.models.probes import is_alike, last_states, mode_of, probe_ids
 from etw_lightning.models.step_layout import Packed, Part, pack
-from etw_lightning.tuning.decoder import body_of
+from etw_lightning.tuning.decoder import body_of, layers_of
 
 __all__ = ["may_take_packed", "reads_packed_alike", "run_packed"]
+
+
+class LaidOut(NamedTuple):
+    """What an attention is told of the rows.
+
+    Args:
+        parts: As in ``Packed``.
+        last: Number of the layer whose output is read where labels are asked for and nowhere
+            else; None if all of it is.
+    """
+
+    parts: Sequence[Part]
+    last: int | None
+
 
 #: Settings of an attention that are not heeded here, or that say nothing of what is looked at.
 _HARMLESS = ("position_ids", "use_cache", "is_causal", "cache_position", "output_attentions")
@@ -31,20 +46,54 @@ def run_packed(lm: Any, packed: Packed) -> Tensor:
 
     Args:
         lm: A ``transformers`` causal language model that ``reads_packed_alike``.
-        packed: What is fed.
+        packed: What is fed; where it says what is read, other states are of no use.
     """
     _take_over()
+    reads_some = bool(packed.read.numel())
+    last = len(layers_of(lm)) - 1 if reads_some else None
     # As it has four dimensions, models hand it on as it is; nothing reads it.
     unread = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=packed.input_ids.device)
-    out = body_of(lm)(
-        input_ids=packed.input_ids,
-        position_ids=packed.position_ids,
-        attention_mask=unread,
-        use_cache=False,
-        laid_out=packed.parts,
-    )
+    with _reading(lm, packed.read) if reads_some else nullcontext():
+        out = body_of(lm)(
+            input_ids=packed.input_ids,
+            position_ids=packed.position_ids,
+            attention_mask=unread,
+            use_cache=False,
+            laid_out=LaidOut(packed.parts, last),
+        )
     hidden: Tensor = out.last_hidden_state
     return hidden[0]
+
+
+@contextmanager
+def _reading(lm: Any, read: Tensor) -> Iterator[None]:
+    """Have the last layer's feed-forward part work on what is read of its output.
+
+    The others are read by nothing behind it: their keys and values are made before. Not where the
+    layer will be computed again, when this is over.
+    """
+    inner = getattr(layers_of(lm)[-1], "mlp", None)
+    if inner is None or getattr(lm, "is_activation_checkpointing", False):
+        yield
+        return
+    shapes: list[tuple[Tensor, ...]] = []
+
+    def pick(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        (hidden,) = args
+        shapes.append(hidden.shape)
+        return (hidden.index_select(1, read),)
+
+    def put(_module: nn.Module, _args: Any, out: Any) -> Any:
+        found = out[0] if isinstance(out, tuple) else out
+        whole = found.new_zeros((*shapes[-1][:2], found.shape[-1])).index_copy(1, read, found)
+        return (whole, *out[1:]) if isinstance(out, tuple) else whole
+
+    handles = [inner.register_forward_pre_hook(pick), inner.register_forward_hook(put)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def may_take_packed(lm: Any) -> bool:
@@ -67,17 +116,20 @@ def reads_packed_alike(lm: Any) -> bool:
     # A beginning of all, one of two of them, and their ends.
     rows = [tuple(ids[:7]), (*ids[:5], *ids[7:12]), (*ids[:5], *ids[7:10]), (*ids[:2], ids[9])]
     packed, places = pack(rows, part_cost=0)
+    # Of the last layer what is read is computed, as in training: all rows but their beginnings.
+    places[:, :6] = -1
+    packed = packed.with_sources(places[places >= 0])
     device = lm.get_input_embeddings().weight.device
     with mode_of(lm, training=False):
         alone = [torch.tensor([row], device=device) for row in rows]
-        wanted = torch.cat([last_states(lm, one, torch.ones_like(one))[0] for one in alone])
+        states = [last_states(lm, one, torch.ones_like(one))[0, 6:] for one in alone]
         try:
             found = run_packed(lm, _moved(packed, device))
         except (TypeError, ValueError, RuntimeError, IndexError):
             # A model that makes something else of what it is given says so in its own way.
             return False
-    places = places[places >= 0].to(device)
-    return len(found) == packed.input_ids.shape[1] and is_alike(found[places], wanted)
+    right = len(found) == packed.input_ids.shape[1]
+    return right and is_alike(found[packed.sources.to(device)], torch.cat(states))
 
 
 def _moved(packed: Packed, device: torch.device) -> Packed:
@@ -86,7 +138,7 @@ def _moved(packed: Packed, device: torch.device) -> Packed:
         for part in packed.parts
     )
     ids, positions = packed.input_ids.to(device), packed.position_ids.to(device)
-    return Packed(ids, positions, packed.sources.to(device), parts)
+    return Packed(ids, positions, packed.sources.to(device), parts, packed.read.to(device))
 
 
 def _take_over() -> None:
@@ -108,7 +160,7 @@ def _attend(
     value: Tensor,
     attention_mask: Tensor | None,
     *args: Any,
-    laid_out: Sequence[Part] | None = None,
+    laid_out: LaidOut | None = None,
     **settings: Any,
 ) -> tuple[Tensor, None]:
     """Attend as the library does; in rows that are laid out, to what a token follows.
@@ -120,7 +172,7 @@ def _attend(
         value: As ``key``.
         attention_mask: The library's; of rows that are laid out unread.
         args: The library's further ones.
-        laid_out: Parts of what is fed.
+        laid_out: What is known of the rows.
         settings: The library's further ones by name.
 
     Returns:
@@ -141,26 +193,35 @@ def _attend(
     if args or asked:
         raise ValueError(f"attention of rows that are laid out has no {', '.join(asked)}")
     num_groups = query.shape[1] // key.shape[1]
-    queries, keys, values = (_by_parts(states[0], laid_out) for states in (query, key, value))
+    parts = laid_out.parts
+    is_last = laid_out.last is not None and getattr(module, "layer_idx", None) == laid_out.last
+    queries, keys, values = (_by_parts(states[0], parts) for states in (query, key, value))
     followed: list[Tensor] = []
     found = []
-    for number, part in enumerate(laid_out):
+    for number, part in enumerate(parts):
         own = [keys[number], values[number]]
         if part.path:
             # Those that follow the same stretches come one behind the other.
-            if number == 0 or part.path != laid_out[number - 1].path:
+            if number == 0 or part.path != parts[number - 1].path:
                 followed = [_along(states, part.path) for states in (keys, values)]
             own = [_behind(before, states) for before, states in zip(followed, own, strict=True)]
-        said_here = F.scaled_dot_product_attention(
-            queries[number],
-            _repeated(own[0], num_groups),
-            _repeated(own[1], num_groups),
-            attn_mask=part.mask,
-            dropout_p=dropout,
-            is_causal=part.mask is None,
-            scale=scaling,
-        )
-        found.append(said_here.transpose(1, 2).flatten(0, 1))
+        # Without a mask only the whole is known to be causal.
+        skipped = part.unread if is_last and (part.path or part.unread == part.width) else 0
+        if skipped == part.width:
+            said_here = query.new_zeros(part.num, skipped, query.shape[1], value.shape[-1])
+        else:
+            said_here = F.scaled_dot_product_attention(
+                queries[number][:, :, skipped:],
+                _repeated(own[0], num_groups),
+                _repeated(own[1], num_groups),
+                attn_mask=None if part.mask is None else part.mask[skipped:],
+                dropout_p=dropout,
+                is_causal=part.mask is None,
+                scale=scaling,
+            ).transpose(1, 2)
+            if skipped:
+                said_here = F.pad(said_here, (0, 0, 0, 0, skipped, 0))
+        found.append(said_here.flatten(0, 1))
     return torch.cat(found)[None], None
 
 

@@ -50,12 +50,14 @@ class Part(NamedTuple):
         path: What they follow, from the first token on: part, place in it, and tokens.
         mask: Which positions of path and stretch each position looks at, bool,
             ``(width, path + width)``; None if no path is followed.
+        unread: Positions that each stretch begins with of which no label is asked.
     """
 
     num: int
     width: int
     path: Sequence[Sequence[int]]
     mask: Tensor | None
+    unread: int = 0
 
 
 class Packed(NamedTuple):
@@ -66,12 +68,26 @@ class Packed(NamedTuple):
         position_ids: Places in their rows, ``(1, P)``.
         sources: Of each label, the position that predicts it, ``(N,)``.
         parts: In the order of ``input_ids``; what a part follows comes before it.
+        read: Positions that predict any label, ascending, ``(R,)``; empty for all.
     """
 
     input_ids: Tensor
     position_ids: Tensor
     sources: Tensor
     parts: Sequence[Part]
+    read: Tensor
+
+    def with_sources(self, sources: Tensor) -> Packed:
+        """Return the same with the positions that predict labels, ``(N,)``."""
+        read = sources.unique()
+        parts, start = [], 0
+        for part in self.parts:
+            end = start + part.num * part.width
+            columns = (read[(read >= start) & (read < end)] - start) % part.width
+            unread = int(columns.min()) if len(columns) else part.width
+            parts.append(part._replace(unread=unread))
+            start = end
+        return self._replace(sources=sources, parts=tuple(parts), read=read)
 
 
 class StepLayout(NamedTuple):
@@ -132,7 +148,7 @@ def plan_layout(
         places=numbers * labels.shape[1] + columns,
         offsets=tuple(offsets),
         widths=widths,
-        packed=packed._replace(sources=places[numbers, columns]),
+        packed=packed.with_sources(places[numbers, columns]),
     )
 
 
@@ -144,7 +160,7 @@ def pack(rows: Sequence[Sequence[int]], part_cost: float) -> tuple[Packed, Tenso
         part_cost: Positions that take as long as one more part.
 
     Returns:
-        What is fed, its ``sources`` empty; position of each token there, ``(B, T)``, -1 behind
+        What is fed, without ``sources``; position of each token there, ``(B, T)``, -1 behind
         the ends of rows.
 
     Example:
@@ -185,8 +201,8 @@ def pack(rows: Sequence[Sequence[int]], part_cost: float) -> tuple[Packed, Tenso
             _, first, last, _ = stretches[number]
             start = found[number][2]
             places[row, first:last] = torch.arange(start, start + last - first)
-    sources = torch.empty(0, dtype=torch.long)
-    return Packed(torch.tensor([ids]), torch.tensor([positions]), sources, (*parts,)), places
+    none = torch.empty(0, dtype=torch.long)
+    return Packed(torch.tensor([ids]), torch.tensor([positions]), none, (*parts,), none), places
 
 
 def num_distinct(rows: Sequence[EncodedRow]) -> int:

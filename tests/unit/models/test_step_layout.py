@@ -143,6 +143,47 @@ def test_each_distinct_position_is_fed_once(lm):
     assert max(width for _, width in by_length) == max(map(len, sequences))
 
 
+def test_the_last_layer_works_on_what_is_read(lm):
+    """Its feed-forward part on positions that predict labels, its attention from the first on."""
+    rows, seen, asked = [*ROWS, *ANSWERS], [], []
+    handles = [
+        layer.mlp.gate_proj.register_forward_hook(
+            lambda _module, args, _out: seen.append(args[0].shape[1])
+        )
+        for layer in lm.model.layers
+    ]
+    attention = torch.nn.functional.scaled_dot_product_attention
+
+    def attend(query, *args, **settings):
+        asked.append(query.shape[0] * query.shape[2])
+        return attention(query, *args, **settings)
+
+    scorer = LabelScorer(lm).train()
+    batch = collate({"all": rows}, {}, 1.0, 0)
+    layout = batch["layout"]
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(torch.nn.functional, "scaled_dot_product_attention", attend)
+        scorer(batch["input_ids"], batch["attention_mask"], batch["labels"], layout=layout)
+    for handle in handles:
+        handle.remove()
+    predicting = {
+        row.input_ids[:n]
+        for row in rows
+        for n, label in enumerate(row.labels)
+        if label != IGNORE_INDEX
+    }
+    positions = layout.packed.input_ids.numel()
+    sources = set(layout.packed.sources.tolist())
+    assert seen == [*[positions] * (len(lm.model.layers) - 1), len(sources)]
+    # Beginnings too short to be shared predict the same label more than once.
+    assert len(predicting) <= len(sources) < len(predicting) + 2 * PART_COST
+    layers, parts = len(lm.model.layers), layout.packed.parts
+    assert sum(asked[: len(parts)]) == positions
+    last = sum(asked[len(parts) * (layers - 1) :])
+    assert last == sum(part.num * (part.width - part.unread) for part in parts)
+    assert len(sources) <= last < positions - len(BEGINNING)
+
+
 def last_label(row):
     return max((n for n, label in enumerate(row.labels) if label != IGNORE_INDEX), default=0)
 
