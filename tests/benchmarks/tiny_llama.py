@@ -20,9 +20,9 @@ def make_tiny_llama(folder: Path, root: Path) -> Path:
         root: Folder of TOFU's files.
     """
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
 
     from etw_lightning.benchmarks.quickstart import save_tokenizer, train_tokenizer
+    from etw_lightning.models.random_llama import LlamaShape, save_random_llama
 
     lines = (root / "retain90.jsonl").read_text(encoding="utf-8").splitlines()[:1000]
     texts = [" ".join((row["question"], row["answer"])) for row in map(json.loads, lines)]
@@ -34,17 +34,6 @@ def make_tiny_llama(folder: Path, root: Path) -> Path:
     settings |= {"eos_token": "<|im_end|>", "model_max_length": 512}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     torch.manual_seed(0)
-    LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=tokenizer.get_vocab_size(),
-            hidden_size=128,
-            intermediate_size=344,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            max_position_embeddings=512,
-            eos_token_id=tokenizer.token_to_id("<|im_end|>"),
-            bos_token_id=None,
-            pad_token_id=0,
-        )
-    ).save_pretrained(folder)
+    shape = LlamaShape(num_layers=4, hidden_size=128, intermediate_size=344, num_heads=4)
+    save_random_llama(folder, tokenizer, shape)
     return folder
