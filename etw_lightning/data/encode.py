@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from itertools import islice
 from typing import Any, Literal, TypeVar
 
@@ -177,7 +178,7 @@ class Encoder(RowLayouts):
                 f"{self.length_key} = {self.max_length}, and data.truncation is 'error'; raise the "
                 "length, shorten the row, or set data.truncation to 'warn'."
             )
-        row = EncodedRow(example.id, tuple(layout.ids), tuple(layout.labels), num_lost)
+        row = EncodedRow(example.id, _shared(layout.ids), _shared(layout.labels), num_lost)
         if row.num_labels == 0 and not is_cut:
             raise InputError(
                 f"Row {example.id} is too short to be scored: a label needs a token before it, "
@@ -228,10 +229,10 @@ class Encoder(RowLayouts):
 
         def span(left: int, right: int) -> tuple[int, int]:
             if right <= first:
-                return 0, 0
+                return _pair(0, 0)
             if left >= stop:
-                return len(example.answer), len(example.answer)
-            return max(left - first, 0) + stripped, min(right, stop) - first + stripped
+                return _pair(len(example.answer), len(example.answer))
+            return _pair(max(left - first, 0) + stripped, min(right, stop) - first + stripped)
 
         return [span(*offsets) for offsets in layout.labelled]
 
@@ -275,8 +276,8 @@ class Encoder(RowLayouts):
         """
         for number, piece in enumerate(self._pieces(tokens, self._text_head())):
             if len(piece) > 1:
-                labels = (IGNORE_INDEX, *piece[1:])
-                yield EncodedRow(f"{name}/chunk{number}", tuple(piece), labels)
+                ids = _shared(piece)
+                yield EncodedRow(f"{name}/chunk{number}", ids, (IGNORE_INDEX, *ids[1:]))
 
     def chunk_spans(self, examples: Sequence[Example]) -> list[list[tuple[int, int]]]:
         """Return where the labels of each row of ``chunk`` lie in the joined text, in characters.
@@ -315,6 +316,21 @@ class Encoder(RowLayouts):
         return layout._replace(
             ids=layout.ids[kept], labels=layout.labels[kept], offsets=layout.offsets[kept]
         )
+
+
+#: One object for each token: of rows that are held, places of tokens take eight bytes each.
+_TOKENS: dict[int, int] = {}
+
+
+def _shared(ids: Sequence[int]) -> tuple[int, ...]:
+    """Return tokens that are the same objects in all rows."""
+    return tuple(map(_TOKENS.setdefault, ids, ids))
+
+
+@lru_cache(maxsize=1 << 16)
+def _pair(left: int, right: int) -> tuple[int, int]:
+    """Return a pair that is the same object wherever it is needed."""
+    return left, right
 
 
 def _short_hash(state: Any) -> str:

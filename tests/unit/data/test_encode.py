@@ -740,3 +740,19 @@ def test_a_key_does_not_depend_on_the_order_of_a_set(tiny_tokenizer):
         encoder._renderer.special_tokens = tokens
         keys.append(encoder.content_key)
     assert keys[0] == keys[1]
+
+
+def test_rows_that_are_held_share_their_numbers(tiny_tokenizer):
+    """Of many scored rows each token takes its places alone, and no number or pair of its own."""
+    encoder = Encoder(tiny_tokenizer)
+    rows = [encoder.encode(example("The town by the river. " * 40 + str(n))) for n in (0, 1)]
+    first, second = ({id(token) for token in row.input_ids[:-3]} for row in rows)
+    assert first == second
+    assert max(rows[0].input_ids) > 256, "Python shares small numbers by itself"
+    spans = [encoder.answer_spans(example("The town by the river. " * 40)) for _ in range(2)]
+    assert spans[0][-2][0] > 256
+    assert all(one is other for one, other in zip(*spans, strict=True))
+    raw = example("The town by the river. " * 40, question=None)
+    chunks = [encoder.chunk([raw], name) for name in ("a", "b")]
+    ids = [{id(token) for row in some for token in row.input_ids} for some in chunks]
+    assert ids[0] == ids[1]
