@@ -15,7 +15,8 @@ from etw_lightning.training.datamodule import UnlearningDataModule
 
 __all__ = ["AttackedRun"]
 
-_KEYS = {"unlearned": "--model", "target": "data.target_model", "retain": "data.retain_model"}
+#: Options that name the models, as errors say them.
+_KEYS = {"unlearned": "model", "target": "target_model", "retain": "retain_model"}
 
 
 class AttackedRun:

@@ -294,7 +294,7 @@ def test_without_a_retain_model_that_is_said(command, run, home):
         (["relearn", "--model", "{run}", "--attack.steps", "0"], "attack.steps must be "),
         (["relearn", "--model", "{run}", "--attack.num_rows", "9"], "attack.num_rows is "
          "9, but there are fewer rows: data.rows"),
-        (["merge", "--model", "{run}", "--target_model", "./gone"], "data.target_model: there "
+        (["merge", "--model", "{run}", "--target_model", "./gone"], "target_model: there "
          "is no folder './gone'"),
         (["prune", "--model", "{run}", "--metrics", "nonsense"], "metrics must be some of "),
         (["sample", "--model", "{run}", "--attack.ks", "[1,64]"], "attack.ks: k must be from 1 to "

@@ -1,0 +1,51 @@
+"""Where the models of an attacked run are found, and whose options come first."""
+
+import shutil
+
+import pytest
+
+from etw_lightning.attacks.attacked_run import AttackedRun
+from etw_lightning.reports.finished_runs import FinishedRun
+from etw_lightning.schema import InputError
+
+
+@pytest.fixture
+def attacked(tmp_path, tiny_model_dir):
+    """Make an attacked run of some data settings and options."""
+    shutil.copytree(tiny_model_dir, tmp_path / "run" / "model")
+
+    def make(data, **options):
+        forgets = {"pretrained": "./start", "forget": {"class_path": "GA"}}
+        config = {"model": forgets, "data": {"benchmark": "jsonl", **data}}
+        run = FinishedRun(tmp_path / "run", "run", {"command": "fit", "seed": 3}, {}, config)
+        return AttackedRun(run, lambda: None, **options)
+
+    return make
+
+
+def test_the_retain_model_lies_beside_its_results(attacked, tmp_path, tiny_model_dir):
+    assert not attacked({}).has("retain")
+    (tmp_path / "kept").mkdir()
+    given = {"retain_results": str(tmp_path / "kept")}
+    assert not attacked(given).has("retain"), "records alone can't be attacked"
+    shutil.copytree(tiny_model_dir, tmp_path / "kept" / "model")
+    for name in ("kept", "kept/results.json"):
+        found = attacked({"retain_results": str(tmp_path / name)})
+        assert found.name("retain") == str(tmp_path / "kept" / "model")
+
+
+def test_what_is_typed_comes_first(attacked, tmp_path, tiny_model_dir):
+    data = {"retain_model": "./none", "target_model": "./none"}
+    typed = {"retain_model": str(tiny_model_dir), "target_model": str(tiny_model_dir)}
+    found = attacked(data, **typed, seed=7)
+    assert found.name("retain") == found.name("target") == str(tiny_model_dir)
+    assert found.name("unlearned") == str(tmp_path / "run" / "model")
+    assert (found.seed, found.run_seed) == (7, 3)
+    assert attacked(data).seed == 3
+
+
+def test_a_model_that_is_not_there_is_named_by_its_option(attacked):
+    with pytest.raises(InputError, match=r"names no retain model.*--retain_model PATH"):
+        attacked({}).check_model("retain")
+    with pytest.raises(InputError, match=r"^target_model: there is no folder './start'"):
+        attacked({}).check_model("target")
