@@ -137,7 +137,7 @@ def asked(subject: Subject, eval_set: EvalSet) -> list[Record]:
     ]
     eval_set = replace(eval_set, examples=tuple(rows))
     scorer = LabelScorer(subject.lm).eval()
-    scorer.check_head()
+    scorer.check_head(continues=eval_set.max_new_tokens > 0)
     batches = build_batches(eval_set, subject.encoder, batch_size_of(subject.run))
     scores = [one for batch in batches for one in score_batch(scorer, batch, subject.tokenizer)]
     return make_records(eval_set, scores)

@@ -181,6 +181,22 @@ def test_a_job_without_progress_is_not_put_back_for_ever(words, tmp_path):
     assert "was stopped 3 times in a row without a new checkpoint" in job.said()
 
 
+def test_an_evaluation_that_scores_in_each_life_is_put_back_until_it_is_done(words, tmp_path):
+    folder, mark = tmp_path / "run", tmp_path / "scoring"
+    some = [word for word in words[1:] if not word.startswith(("--checkpoints", "--trainer.max"))]
+    some = ["evaluate", *some, "--data.eval_batch_size=1", "--metrics=probability,rouge"]
+    job = Job("single.sh", [*some, in_scoring(mark), "--output_dir", folder], tmp_path / "log")
+    for _ in range(4):
+        wait_until(mark.exists, job.said)
+        job.signal()
+        job.next_life()
+        mark.unlink()
+    job.wait("COMPLETED")
+    assert (folder / "results.json").exists()
+    assert "was stopped" not in job.said()
+    assert not Path(f"{folder}.scored").exists()
+
+
 def test_each_task_of_an_array_runs_its_line(words, tmp_path):
     command = ["python", "-m", "etw_lightning", *map(str, words), "--trainer.max_epochs=1"]
     plan = tmp_path / "plan.txt"
