@@ -202,6 +202,12 @@ def _check_trains(trainer: Any) -> None:
             "trainer.max_steps must be a whole number > 0, or -1 for no bound; "
             f"got {trainer.max_steps}."
         )
+    if trainer.max_epochs is None and trainer.max_steps in (None, -1) and trainer.max_time is None:
+        # Lightning would train for a thousand epochs.
+        raise InputError(
+            "trainer.max_epochs is null and trainer.max_steps sets no bound, so that the run has "
+            "no end; give one of them, or trainer.max_time."
+        )
     limit = trainer.limit_train_batches
     if limit is not None and not limit > 0:
         raise InputError(

@@ -136,6 +136,10 @@ OPTIONS = {
         "trainer.limit_train_batches must be a number of batches > 0, a share of them in (0, 1] "
         "or null; got 0.0."
     ),
+    "--trainer.max_epochs null": (
+        "trainer.max_epochs is null and trainer.max_steps sets no bound, so that the run has no "
+        "end; give one of them, or trainer.max_time."
+    ),
     "--trainer.check_val_every_n_epoch 0": (
         "trainer.check_val_every_n_epoch must be a whole number > 0 or null; got 0. "
         "trainer.limit_val_batches 0 leaves evaluations out."
