@@ -158,10 +158,14 @@ class FitCommand(RunChecks):
         """
         if self.trainer.global_step == 0:
             limit = self.config["fit"].trainer.max_time
-            ended = "the run ended" if limit is None else f"trainer.max_time {limit} ended the run"
+            if limit is None:
+                raise InputError(
+                    "trainer.callbacks: one of them stopped the run before its first step, so that "
+                    "nothing was trained; leave it out."
+                )
             raise InputError(
-                f"{ended} before its first step, so that nothing was trained; give it more time. "
-                "The same command begins anew."
+                f"trainer.max_time {limit} ended the run before its first step, so that nothing "
+                "was trained; give it more time. The same command begins anew."
             )
         if self.model.is_stale:
             # Stopped early: the model as it is now has not been scored, or not on every set.
