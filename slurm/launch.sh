@@ -48,6 +48,8 @@ check_words() {
     esac
     before=$word
   done
+  # As the program takes it: a shell leaves it alone behind an equals sign.
+  [[ $folder != "~/"* ]] || folder=$HOME/${folder#"~/"}
   [[ -n $folder && $folder != null && $folder != --* ]] ||
     fail "--output_dir must be given: a job that is requeued goes on in its folder; got '$folder'."
 }

@@ -380,6 +380,19 @@ def test_a_new_checkpoint_begins_the_count_anew(called, tmp_path):
     assert not (tmp_path / "run.requeues").exists()
 
 
+def test_a_folder_below_home_is_the_program_s(called, tmp_path):
+    variables, log = called
+    for life in range(4):
+        log.unlink(missing_ok=True)
+        (tmp_path / "my run" / "checkpoints" / f"step-{life:08}").mkdir(parents=True)
+        stopped = {**variables, "STATUS": 143, "HOME": tmp_path}
+        one_run("single", *RUN[:-2], "--output_dir=~/my run", **stopped)
+        assert "scontrol requeue" in log.read_text()
+    assert "--output_dir=~/my run" in log.read_text().splitlines()
+    assert (tmp_path / "my run.requeues").exists()
+    assert not (ROOT / "~").exists()
+
+
 def test_scored_rows_begin_the_count_anew(called, tmp_path):
     variables, log = called
     run, scored = [*RUN[:-1], tmp_path / "run"], tmp_path / "run.scored"
