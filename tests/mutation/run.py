@@ -48,7 +48,7 @@ BESIDE = {
         "tests/parity/test_oracle_metrics.py",
         "tests/unit/benchmarks/test_choice.py",
     ),
-    "scoring": ("tests/unit/runs/test_row_weights.py",),
+    "scoring": ("tests/unit/runs/test_row_weights.py", "tests/unit/api/test_weights.py"),
 }
 #: Text of the modules, as it was when the run began.
 SOURCES: dict[str, str] = {}

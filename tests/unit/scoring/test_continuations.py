@@ -57,6 +57,21 @@ def test_samples_do_not_depend_on_how_they_are_batched(lm, encoder, eval_set):
     assert alone == [found[0][1][:2]]
 
 
+def test_the_longest_prompts_are_continued_first_and_samples_of_a_row_together(
+    lm, encoder, eval_set, monkeypatch
+):
+    seen = []
+
+    def said(_lm, ids, *_, **settings):
+        seen.append((ids.shape[1], settings["keys"]))
+        return [""] * len(ids)
+
+    monkeypatch.setattr(continuations, "continue_sampled", said)
+    prompts = [Prompt("a", (3,) * 4), Prompt("b", (3,) * 9), Prompt("c", (3,) * 6)]
+    continue_prompts(lm, encoder, prompts, eval_set, 2, Sampling(), 2)
+    assert seen == [(9, ["b#0", "b#1"]), (6, ["c#0", "c#1"]), (4, ["a#0", "a#1"])]
+
+
 def test_records_of_a_row_follow_each_other(eval_set):
     records = said_records(eval_set, [["a", "b"], ["c", "d"], ["e", "f"]])
     assert [one.generation for one in records] == list("abcdef")

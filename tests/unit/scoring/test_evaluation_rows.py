@@ -43,6 +43,21 @@ def rows(encoder):
     return made
 
 
+def test_sets_are_read_in_an_order_that_is_always_the_same(encoder):
+    names = [f"set_{letter}" for letter in "hbgaecfd"]
+    asked = []
+
+    class Many:
+        def eval_sets(self, names):
+            asked.append(list(names))
+            return dict.fromkeys(names, OTHER)
+
+    made = EvaluationRows()
+    made.require({name: ["answers"] for name in names})
+    made.load(Many(), encoder, 2)
+    assert asked == [sorted(names)]
+
+
 def placed(works):
     """Return the rows of the whole set that each batch scores."""
     return [[work.rows[slot.row] for slot in work.batch.slots] for work in works]

@@ -37,6 +37,11 @@ def test_a_part_is_the_set_with_all_else_off(part):
     assert expected_scores(ALONE[part], EXAMPLE) == FIELDS[part]
 
 
+@pytest.mark.parametrize(("count", "is_asked"), [(0, False), (1, True)])
+def test_one_new_token_is_a_generation(count, is_asked):
+    assert ("generation" in parts_of(replace(WHOLE, max_new_tokens=count))) == is_asked
+
+
 def test_all_parts_are_the_whole():
     assert with_parts(WHOLE, PARTS) == WHOLE
     assert parts_of(WHOLE) == PARTS

@@ -14,12 +14,18 @@ from transformers import AutoModelForCausalLM, GraniteConfig, RobertaConfig
 
 import etw_lightning
 from etw_lightning.data.encode import Encoder
-from etw_lightning.models.loading import load_model, load_tokenizer
+from etw_lightning.models.loading import LabelScorer, load_model, load_tokenizer
 from etw_lightning.schema import Conventions, EvalSet, Example, InputError
 from etw_lightning.scoring import record_cache
 from etw_lightning.scoring.batches import Score, expected_scores, make_records
 from etw_lightning.scoring.parts import with_parts
-from etw_lightning.scoring.record_cache import Journal, known_scores, model_identity, score_keys
+from etw_lightning.scoring.record_cache import (
+    Journal,
+    known_scores,
+    model_identity,
+    note_progress,
+    score_keys,
+)
 
 EXAMPLES = tuple(
     Example(f"set/{row}", f"Answer {row}.", f"Question {row}?", perturbed_answers=("No.", "Never."))
@@ -288,6 +294,36 @@ def test_attention_is_that_of_the_run(tiny_model_dir, tiny_tokenizer, monkeypatc
             str(tiny_model_dir), {"set": ANSWERS}, encoder, 4, attention=attention
         )
     assert seen == ["eager", None]
+
+
+@pytest.mark.parametrize("part", ["answers", "generation"])
+def test_how_prompts_are_continued_is_found_out_where_some_are(
+    tiny_model_dir, encoder, monkeypatch, part
+):
+    asked = []
+    check = LabelScorer.check_head
+
+    def noting(self, key, *, continues=False):
+        asked.append((key, continues))
+        check(self, key, continues=continues)
+
+    monkeypatch.setattr(LabelScorer, "check_head", noting)
+    some = {"set": with_parts(SET, [part])}
+    record_cache.score_model(str(tiny_model_dir), some, encoder, 8, key="data.target_model")
+    assert asked == [("data.target_model", part == "generation")]
+
+
+def test_each_thing_that_is_kept_is_a_line_of_the_file_that_a_job_counts(tmp_path, monkeypatch):
+    monkeypatch.delenv("ETW_SCORED", raising=False)
+    note_progress()
+    path = tmp_path / "runs" / "news.scored"
+    monkeypatch.setenv("ETW_SCORED", str(path))
+    note_progress()
+    note_progress()
+    assert path.read_text() == "scored\nscored\n"
+    monkeypatch.setenv("ETW_SCORED", str(path / "below"))
+    with pytest.raises(InputError, match=rf"^ETW_SCORED: {path}/below can't be written \("):
+        note_progress()
 
 
 #: Modules that a score passes through and that can't change it: who reads and keeps it, names of
