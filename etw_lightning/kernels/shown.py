@@ -1,6 +1,8 @@
 """Parts of a method that show their numbers."""
 
-from __future__ import annotations
+# No postponed annotations: the parser would look their names up in the modules of subclasses.
+
+from typing import ClassVar
 
 __all__ = ["Shown"]
 
@@ -9,7 +11,8 @@ class Shown:
     """Shows class and attributes, as a dataclass does.
 
     A run that goes on from a checkpoint compares its parts with those of the run that wrote it by
-    what they show: an address in memory would make each part another one.
+    what they show: an address in memory would make each part another one. An argument that came
+    later is shown where it is not its default, so that runs of before it can go on.
 
     Example:
         >>> class Mine(Shown):
@@ -19,6 +22,14 @@ class Shown:
         Mine(beta=0.5)
     """
 
+    #: Arguments that came after the class; their defaults are what it did before.
+    came_later: ClassVar[tuple[str, ...]] = ()
+
     def __repr__(self) -> str:
-        numbers = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        shown = {
+            name: value
+            for name, value in vars(self).items()
+            if name not in self.came_later or value != getattr(type(self), name)
+        }
+        numbers = ", ".join(f"{name}={value!r}" for name, value in shown.items())
         return f"{type(self).__name__}({numbers})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt
@@ -18,7 +18,7 @@ from etw_lightning.weighting.within_rows import order_within_rows, share_out, un
 __all__ = ["Mixture", "Product", "Random"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Random(TokenWeighting):
     """The weights of another weighting, shuffled within each sequence, or within each word.
 
@@ -41,6 +41,8 @@ class Random(TokenWeighting):
     Raises:
         ValueError: If ``seed`` is out of range or ``within`` another word.
     """
+
+    came_later: ClassVar[tuple[str, ...]] = ("within",)
 
     of: TokenWeighting
     seed: NonNegativeInt = 0

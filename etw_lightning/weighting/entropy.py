@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from jsonargparse.typing import NonNegativeFloat, PositiveFloat
@@ -39,7 +39,7 @@ class Uniform(TokenWeighting):
         return torch.ones_like(signals.logps)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ETW(TokenWeighting):
     """Weigh each token by the entropy of the model's own prediction there.
 
@@ -97,6 +97,8 @@ class ETW(TokenWeighting):
         >>> ETW(floor=2.0)(signals)
         tensor([0.7500, 1.2500])
     """
+
+    came_later: ClassVar[tuple[str, ...]] = ("unit", "word_entropy", "floor")
 
     temperature: PositiveFloat = 1.0
     source: Literal["current", "reference"] = "current"

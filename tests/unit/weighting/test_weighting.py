@@ -278,6 +278,16 @@ def test_mixture():
     assert Mixture(first=ETW(), second=Uniform(), share=1.0)(given).tolist() == [0.5, 1.5]
 
 
+def test_what_came_later_is_shown_where_it_is_not_as_before():
+    """Runs go on if their parts show the same: those of before these arguments must."""
+    before = "ETW(temperature=1.0, source='current', normalise='sequence', top_share=None, "
+    before += "threshold=None, hard=False)"
+    assert str(ETW()) == before
+    assert str(Random(of=ETW())) == f"Random(of={before}, seed=0)"
+    assert str(ETW(unit="word", floor=0.5)) == f"{before[:-1]}, unit='word', floor=0.5)"
+    assert str(Random(of=WGA(), within="word")) == "Random(of=WGA(beta=1.0), seed=0, within='word')"
+
+
 def test_words_by_hand():
     """Two words of two tokens, a lone token; a word ends where its row does."""
     given = signals(
