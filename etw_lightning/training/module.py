@@ -65,6 +65,10 @@ class UnlearningModule(PreparedModule):
             position, the rest as one sum; as many as the vocabulary make it exact.
         reference_cache: Folder of the cached values, one file a stream; null takes the one that
             all runs share, where files are found by what they were made of.
+        entropy_model: The model whose entropies weightings with ``source: reference`` read, such as
+            the one that the target model was made of, which never saw the rows: a hub name, folder
+            or ``.gguf`` file with the same vocabulary. null is the target model, which knows the
+            rows by heart. It is asked once, before training; needs ``reference: cache``.
         peft: Train an adapter of the ``peft`` package, in its own names:
             ``{peft_type: LORA, r: 8, target_modules: all-linear}``. Merged at export.
         train_only: Patterns (regular expressions) of the whole names of the weights that train;
@@ -117,6 +121,7 @@ class UnlearningModule(PreparedModule):
         reference: Reference | None = "cache",
         reference_top_k: PositiveInt = 128,
         reference_cache: str | None = None,
+        entropy_model: str | None = None,
         peft: dict[str, Any] | None = None,
         train_only: list[str] | None = None,
         freeze_embeddings: bool = False,
@@ -153,6 +158,8 @@ class UnlearningModule(PreparedModule):
             )
         self.method = Method(weighting, forget, retain)
         self.method.check(reference, has_adapter=peft is not None)
+        if entropy_model is not None:
+            _check_entropy_model(entropy_model, self.method, reference)
         #: What a run that goes on from a checkpoint must have in common with the one that wrote it.
         self.settings = {
             "model.weighting": str(weighting),
@@ -161,6 +168,7 @@ class UnlearningModule(PreparedModule):
             "model.forget_weight": str(float(forget_weight)),
             "model.retain_weight": str(float(retain_weight)),
             "model.reduction": reduction,
+            "model.entropy_model": str(entropy_model),
             "model.peft": json.dumps(peft, sort_keys=True),
             "model.train_only": json.dumps(train_only),
         }
@@ -169,6 +177,7 @@ class UnlearningModule(PreparedModule):
         self.forget_weight, self.retain_weight = float(forget_weight), float(retain_weight)
         self.reduction, self.reference = reduction, reference
         self.reference_top_k, self.reference_cache = int(reference_top_k), reference_cache
+        self.entropy_model = entropy_model
         self.peft, self.train_only, self.freeze_embeddings = peft, train_only, freeze_embeddings
         self.optimizer, self.optimizer_args = optimizer, optimizer_args
         self.rounding = rounding
@@ -388,6 +397,20 @@ class UnlearningModule(PreparedModule):
         """Know of the epoch so far whether any token had weight, and how the weights lay."""
         self._weighs_any = bool(checkpoint.get("weighs_any", False))
         self._log.go_on(checkpoint.get("epoch_weights") or {})
+
+
+def _check_entropy_model(given: str, method: Method, reference: Reference | None) -> None:
+    """Refuse another model's entropies where nothing reads them, or no cache holds them."""
+    if "reference_entropies" not in method.reference_needs.get("forget", ()):
+        raise InputError(
+            f"model.entropy_model is {given!r}, but nothing reads its entropies; set "
+            "model.weighting to an ETW with source: reference, or leave it out."
+        )
+    if reference != "cache":
+        raise InputError(
+            f"model.entropy_model {given!r} is asked once, before training: model.reference must "
+            f"be cache; got {reference}."
+        )
 
 
 def _of_labels(batch: Batch, name: str, layout: StepLayout | None) -> Tensor | None:

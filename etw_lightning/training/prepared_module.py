@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, cast
@@ -10,9 +10,9 @@ from typing import Any, cast
 from lightning.pytorch import Trainer
 
 from etw_lightning.data.stored_rows import longest
-from etw_lightning.kernels.signals import TokenSignals
+from etw_lightning.kernels.signals import Signal, TokenSignals
 from etw_lightning.method import Method, Reference
-from etw_lightning.models.loading import DType, LabelScorer, load_model
+from etw_lightning.models.loading import DType, LabelScorer, load_model, load_tokenizer
 from etw_lightning.models.noise import Dropout, settle_noise
 from etw_lightning.models.positions import check_extents, row_extents
 from etw_lightning.models.shards import Sharding, plain_modules, read_outside, spread
@@ -20,7 +20,7 @@ from etw_lightning.models.step_layout import StepLayout
 from etw_lightning.schema import InputError
 from etw_lightning.training.datamodule import UnlearningDataModule
 from etw_lightning.training.given import GivenModel
-from etw_lightning.training.reference_model import ReferenceModel, Wanted
+from etw_lightning.training.reference_model import ReferenceModel, ReferenceValues, Wanted
 from etw_lightning.training.reference_values import reference_values
 from etw_lightning.training.scoring_module import ScoringModule
 from etw_lightning.training.strategies import (
@@ -47,6 +47,7 @@ class PreparedModule(ScoringModule):
     reference: Reference | None
     reference_top_k: int
     reference_cache: str | None
+    entropy_model: str | None
     peft: dict[str, Any] | None
     train_only: list[str] | None
     freeze_embeddings: bool
@@ -235,22 +236,64 @@ class PreparedModule(ScoringModule):
             identify=None if self.given is None else self.given.identity,
             shows_progress=trainer.progress_bar_callback is not None,
         )
+        needs = self.method.reference_needs
+        own_needs = needs if self.entropy_model is None else _without_entropies(needs)
         with target:
-            data.references = {
-                group: reference_values(
-                    data.streams[group],
-                    Wanted(signals, self.method.temperature, self.reference_top_k),
-                    target,
-                    group=group,
-                    batch_size=data.eval_batch_size,
-                    folder=self.reference_cache,
-                )
-                for group, signals in self.method.reference_needs.items()
-            }
+            found = self._values_of(target, own_needs, data)
+        if self.entropy_model is not None:
+            other = replace(target, **_other_model(self.entropy_model))
+            for group, values in self._entropies_of(other, data).items():
+                known = found[group].values if group in found else {}
+                found[group] = ReferenceValues(values.offsets, {**known, **values.values})
+        data.references = found
         if own is not None:
             own.train()
         if self._loaded:
             self._loaded[0].cpu()
+
+    def _values_of(
+        self,
+        model: ReferenceModel,
+        needs: Mapping[str, frozenset[Signal]],
+        data: UnlearningDataModule,
+        kind: str = "",
+    ) -> dict[str, ReferenceValues]:
+        """Return what a model says of the rows of each group; files end in what kind it is."""
+        return {
+            group: reference_values(
+                data.streams[group],
+                Wanted(signals, self.method.temperature, self.reference_top_k),
+                model,
+                group=group + kind,
+                batch_size=data.eval_batch_size,
+                folder=self.reference_cache,
+            )
+            for group, signals in needs.items()
+        }
+
+    def _entropies_of(
+        self, model: ReferenceModel, data: UnlearningDataModule
+    ) -> dict[str, ReferenceValues]:
+        """Return the entropies of another model than the target model.
+
+        Raises:
+            InputError: If its tokens are not the run's.
+        """
+        tokenizer = load_tokenizer(model.pretrained, model.key)
+        if tokenizer.get_vocab() != data.train_encoder.tokenizer.get_vocab():
+            raise InputError(
+                f"model.entropy_model {model.pretrained!r} has another vocabulary than the run's "
+                "model, so that its entropies are of other tokens; name a model with the same, "
+                "such as the one that the target model was made of."
+            )
+        wanted: frozenset[Signal] = frozenset({"reference_entropies"})
+        needs = {
+            group: wanted
+            for group, signals in self.method.reference_needs.items()
+            if wanted <= signals
+        }
+        with model:
+            return self._values_of(model, needs, data, "_entropies")
 
     def _layout_of(self, batch: Batch) -> StepLayout | None:
         """Return how a batch is fed.
@@ -294,3 +337,15 @@ class PreparedModule(ScoringModule):
         assert self.adapter is not None
         with self.adapter.switched_off():
             yield self.scorer
+
+
+def _without_entropies(needs: Mapping[str, frozenset[Signal]]) -> dict[str, frozenset[Signal]]:
+    """Return what is left to ask the target model for; groups of which nothing is left out."""
+    rest = {group: signals - {"reference_entropies"} for group, signals in needs.items()}
+    return {group: signals for group, signals in rest.items() if signals}
+
+
+def _other_model(pretrained: str) -> dict[str, Any]:
+    """Return what tells a model that is loaded by its name from the target model."""
+    key = "model.entropy_model"
+    return {"pretrained": pretrained, "key": key, "load": None, "identify": None}

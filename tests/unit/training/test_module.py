@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from typing import ClassVar
 
 import pytest
@@ -172,6 +173,71 @@ def test_a_cached_reference_model_runs_once_before_training(fit, calls, tmp_path
     assert [rows for rows, _ in calls["body"]] == [8, *[8] * 4]
     fit(forget=RatioToReference())
     assert [rows for rows, _ in calls["body"]] == [8, *[8] * 4, *[8] * 2], "read from the file"
+
+
+@pytest.fixture
+def untouched_dir(tiny_model_dir, tmp_path):
+    """Another model with the same tokenizer."""
+    folder = tmp_path / "untouched"
+    shutil.copytree(tiny_model_dir, folder)
+    lm = load_model(str(tiny_model_dir))
+    with torch.no_grad():
+        lm.lm_head.weight *= torch.linspace(0.5, 3.0, len(lm.lm_head.weight))[:, None]
+    lm.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("folder", [None, "values"])
+@pytest.mark.parametrize("forget", [GA(), NPO()], ids=["ga", "npo"])
+def test_entropies_of_a_named_model(fit, forget, folder, untouched_dir, tmp_path, monkeypatch):
+    """Its entropies weigh; what else is compared with stays the target model's."""
+    monkeypatch.setenv("ETW_CACHE", str(tmp_path / "cache"))
+    kept = None if folder is None else str(tmp_path / folder)
+    weighting = ETW(temperature=2.0, source="reference", unit="word")
+    parts = {"weighting": weighting, "forget": forget, "reference_cache": kept}
+    module, _ = fit(**parts, entropy_model=str(untouched_dir))
+    references = module.datamodule.references
+    assert references.keys() == {"forget"}
+    scorer, rows = LabelScorer(load_model(str(untouched_dir))), module.datamodule.streams["forget"]
+    target = LabelScorer(load_model(module.pretrained))
+    for place, row in enumerate(rows):
+        batch = [torch.tensor([row.input_ids]), torch.ones(1, len(row.input_ids)).long()]
+        batch.append(torch.tensor([row.labels]))
+        with torch.no_grad():
+            expected = scorer(*batch, {"entropies"}, 2.0).entropies
+            logps = target(*batch, set()).logps
+        found = references["forget"].batch([place])
+        torch.testing.assert_close(found["reference_entropies"], expected, rtol=1e-4, atol=1e-5)
+        assert ("reference_logps" in found) == (forget == NPO())
+        if "reference_logps" in found:
+            torch.testing.assert_close(found["reference_logps"], logps, rtol=1e-4, atol=1e-5)
+    again, _ = fit(**parts, entropy_model=str(untouched_dir))
+    own, _ = fit(**{**parts, "reference_cache": None})
+    values = [
+        one.datamodule.references["forget"].values["reference_entropies"]
+        for one in (module, again, own)
+    ]
+    assert torch.equal(values[0], values[1])
+    assert not torch.allclose(values[0], values[2], rtol=1e-2)
+
+
+def test_a_model_for_entropies_that_nothing_reads_is_refused(tiny_model_dir):
+    name = str(tiny_model_dir)
+    with pytest.raises(InputError, match=r"entropy_model is '.*', but nothing reads its entropies"):
+        UnlearningModule(name, entropy_model=name)
+    weighting = ETW(source="reference")
+    with pytest.raises(InputError, match=r"model\.reference must be cache; got live"):
+        UnlearningModule(name, weighting=weighting, reference="live", entropy_model=name)
+
+
+def test_entropies_of_other_tokens_are_refused(fit, untouched_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("ETW_CACHE", str(tmp_path / "cache"))
+    file = untouched_dir / "tokenizer.json"
+    said = json.loads(file.read_text())
+    said["added_tokens"].append({**said["added_tokens"][0], "id": 5000, "content": "<|more|>"})
+    file.write_text(json.dumps(said))
+    with pytest.raises(InputError, match=r"entropy_model '.*untouched' has another vocabulary"):
+        fit(weighting=ETW(source="reference"), entropy_model=str(untouched_dir))
 
 
 @pytest.mark.parametrize("reference", ["live", "cache", "adapter"])
