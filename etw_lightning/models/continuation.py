@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ __all__ = [
     "Choose",
     "by_library",
     "by_step",
+    "is_joinable",
     "likeliest",
     "new_cache",
     "says_anew",
@@ -50,34 +52,145 @@ def likeliest(logits: Tensor, _rows: Sequence[int], _step: int) -> Tensor:
     return logits.argmax(-1)
 
 
+@dataclass
+class _Going:
+    """Rows that are being continued.
+
+    Args:
+        rows: Their numbers.
+        cache: Keys and values of what they have read.
+        mask: Which of that may be looked at, ``(B, T)``.
+        positions: Position of the last token read, ``(B, 1)``.
+        newest: What each has said last and has not read yet, ``(B,)``.
+    """
+
+    rows: list[int]
+    cache: Any
+    mask: Tensor
+    positions: Tensor
+    newest: Tensor
+
+    def keep(self, places: list[int]) -> None:
+        """Leave out all rows but those at some places."""
+        if len(places) < len(self.rows):
+            picked = torch.tensor(places, dtype=torch.long, device=self.mask.device)
+            self.rows = [self.rows[place] for place in places]
+            self.mask, self.positions = self.mask[picked], self.positions[picked]
+            self.newest = self.newest[picked]
+            self.cache.batch_select_indices(picked)
+
+    def join(self, other: _Going) -> None:
+        """Add rows, padded on the left to one length with these."""
+        first = int(self.mask.any(0).long().argmax())
+        masks = [self.mask[:, first:], other.mask]
+        width = max(mask.shape[1] for mask in masks)
+        left = [width - mask.shape[1] for mask in masks]
+        pairs = zip(masks, left, strict=True)
+        self.mask = torch.cat([nn.functional.pad(mask, (more, 0)) for mask, more in pairs])
+        for own, new in zip(self.cache.layers, other.cache.layers, strict=True):
+            own.keys, own.values = (
+                torch.cat(
+                    [
+                        nn.functional.pad(mine[..., first:, :], (0, 0, left[0], 0)),
+                        nn.functional.pad(theirs, (0, 0, left[1], 0)),
+                    ]
+                )
+                for mine, theirs in ((own.keys, new.keys), (own.values, new.values))
+            )
+        self.rows = self.rows + other.rows
+        self.positions = torch.cat([self.positions, other.positions])
+        self.newest = torch.cat([self.newest, other.newest])
+
+
 def by_step(
     lm: Any,
-    cache: Any,
     ids: Tensor,
     mask: Tensor,
     max_new_tokens: int,
     ends: set[int],
     stops: Stops,
+    at_once: int,
     choose: Choose = likeliest,
-) -> list[list[int]]:
-    """Return the new tokens of each row, its end token included."""
-    ids, mask, seen = _read_shared(lm, cache, ids, mask)
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, seen:]
+) -> Iterator[tuple[int, list[int]]]:
+    """Give each row's number and new tokens, its end token included, as it comes to an end.
+
+    Rows that have ended leave room for others: once half of it is free, it is filled up.
+
+    Args:
+        lm: The model.
+        ids: Prompts, ``(B, T)``.
+        mask: ``(B, T)``.
+        max_new_tokens: Of each row.
+        ends: Tokens that end a row.
+        stops: Tells of stop strings.
+        at_once: Rows that are continued together at most; fewer than there are only if
+            ``is_joinable``, and only of a choice that does not ask for the step.
+        choose: Chooses each next token.
+    """
+    beginning = _read_shared(lm, ids, mask)
     found: list[list[int]] = [[] for _ in range(len(ids))]
-    rows = list(range(len(ids)))
-    for step in range(max_new_tokens):
-        newest = choose(_next_logits(lm, cache, ids, mask, positions), rows, step)
-        kept = _going_on(found, rows, newest, ends, stops)
-        if not kept:
-            break
-        if len(kept) < len(rows):
-            picked = torch.tensor(kept, device=ids.device)
-            rows = [rows[place] for place in kept]
-            newest, mask, positions = newest[picked], mask[picked], positions[picked]
-            cache.batch_select_indices(picked)
-        ids, positions = newest[:, None], positions[:, -1:] + 1
-        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=-1)
-    return found
+    waiting, going = list(range(len(ids))), None
+
+    def settle(some: _Going, logits: Tensor) -> Iterator[tuple[int, list[int]]]:
+        some.newest = choose(logits, some.rows, len(found[some.rows[0]]))
+        kept = _going_on(found, some.rows, some.newest, ends, stops, max_new_tokens)
+        yield from ((row, found[row]) for n, row in enumerate(some.rows) if n not in {*kept})
+        some.keep(kept)
+
+    while waiting or going is not None:
+        room = at_once - (0 if going is None else len(going.rows))
+        if waiting and 2 * room >= at_once:
+            new, logits = _begin(lm, ids, mask, beginning, waiting[:room])
+            waiting = waiting[room:]
+            yield from settle(new, logits)
+            if going is not None and new.rows:
+                going.join(new)
+            elif new.rows:
+                going = new
+        if going is None:
+            continue
+        yield from settle(going, _step(lm, going))
+        if not going.rows:
+            going = None
+
+
+def is_joinable(lm: Any) -> bool:
+    """Tell whether rows may join others that are being continued."""
+    from transformers.cache_utils import DynamicLayer
+
+    cache = new_cache(lm)
+    kinds = {type(layer) for layer in cache.layers} if cache is not None else {None}
+    return looks_everywhere(lm) and kinds == {DynamicLayer}
+
+
+def _begin(
+    lm: Any, ids: Tensor, mask: Tensor, beginning: tuple[Any, int], rows: list[int]
+) -> tuple[_Going, Tensor]:
+    """Read the prompts of some rows, behind what all begin with; return what is said next too."""
+    shared_cache, shared = beginning
+    cache, picked = new_cache(lm), torch.tensor(rows, device=ids.device)
+    ids, mask = ids[picked], mask[picked]
+    if shared:
+        for number, layer in enumerate(shared_cache.layers):
+            keys, values = (one.expand(len(rows), -1, -1, -1) for one in (layer.keys, layer.values))
+            cache.update(keys, values, number)
+        starts = mask.long().argmax(-1)
+        width = int((mask.shape[1] - starts).max()) - shared
+        place = torch.arange(mask.shape[1], device=mask.device)
+        # What is in the cache is left out here, and what it may look at stands in front.
+        tail = mask * (place >= starts[:, None] + shared)
+        head = mask.gather(-1, starts[:, None] + place[:shared])
+        ids, mask = ids[:, -width:], torch.cat([head, tail[:, -width:]], -1)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, shared:]
+    logits = _next_logits(lm, cache, ids, mask, positions)
+    return _Going(list(rows), cache, mask, positions[:, -1:], ids[:, -1]), logits
+
+
+def _step(lm: Any, going: _Going) -> Tensor:
+    """Have rows read what they have said last; return what they say of the next, ``(B, V)``."""
+    going.positions = going.positions + 1
+    going.mask = torch.cat([going.mask, going.mask.new_ones(len(going.rows), 1)], dim=-1)
+    return _next_logits(lm, going.cache, going.newest[:, None], going.mask, going.positions)
 
 
 def _next_logits(lm: Any, cache: Any, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
@@ -95,12 +208,11 @@ def _next_logits(lm: Any, cache: Any, ids: Tensor, mask: Tensor, positions: Tens
     return logits
 
 
-def _read_shared(lm: Any, cache: Any, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Read what all prompts begin with once, and put it in the cache for every row.
+def _read_shared(lm: Any, ids: Tensor, mask: Tensor) -> tuple[Any, int]:
+    """Read what all prompts begin with once.
 
     Returns:
-        What is left of the prompts, left-padded; the mask of all, the shared part in front; and
-        the length of the shared part. All as they came where nothing is shared.
+        Its cache of one row, and its length; 0 where nothing is shared.
     """
     rows = [
         list(zip(row, seen, strict=True))[seen.index(1) :]
@@ -109,15 +221,11 @@ def _read_shared(lm: Any, cache: Any, ids: Tensor, mask: Tensor) -> tuple[Tensor
     shared = _num_shared(rows)
     # A window is counted in places, padding included, which here would stand in its way.
     if shared < _MIN_SHARED or not looks_everywhere(lm):
-        return ids, mask, 0
+        return None, 0
+    cache = new_cache(lm)
     head, seen = torch.tensor(rows[0][:shared], device=ids.device).T[:, None]
     _next_logits(lm, cache, head, seen, (seen.cumsum(-1) - 1).clamp(min=0))
-    cache.batch_repeat_interleave(len(ids))
-    width = max(map(len, rows)) - shared
-    tail = mask[:, -width:].clone()
-    for place, row in enumerate(rows):
-        tail[place, : width - len(row) + shared] = 0
-    return ids[:, -width:], torch.cat([seen.expand(len(ids), -1), tail], dim=-1), shared
+    return cache, shared
 
 
 def _num_shared(rows: Sequence[list[Any]]) -> int:
@@ -207,19 +315,23 @@ def without_cache(
     """Do what ``by_step`` does for models whose state is not to be trusted; nothing is padded."""
     found: list[list[int]] = [[] for _ in range(len(ids))]
     rows = list(range(len(ids)))
-    for step in range(max_new_tokens):
+    step = 0
+    while rows:
         out = lm(input_ids=ids, attention_mask=mask, use_cache=False)
         newest = choose(out.logits[:, -1], rows, step)
         ids, mask = torch.cat([ids, newest[:, None]], -1), nn.functional.pad(mask, (0, 1), value=1)
-        kept = _going_on(found, rows, newest, ends, stops)
-        if not kept:
-            break
+        kept, step = _going_on(found, rows, newest, ends, stops, max_new_tokens), step + 1
         rows, ids, mask = [rows[place] for place in kept], ids[kept], mask[kept]
     return found
 
 
 def _going_on(
-    found: list[list[int]], rows: Sequence[int], newest: Tensor, ends: set[int], stops: Stops
+    found: list[list[int]],
+    rows: Sequence[int],
+    newest: Tensor,
+    ends: set[int],
+    stops: Stops,
+    max_new_tokens: int,
 ) -> list[int]:
     """Add each row's newest token to what is found; return the places of rows that go on."""
     for row, token in zip(rows, newest.tolist(), strict=True):
@@ -227,7 +339,7 @@ def _going_on(
     return [
         place
         for place, row in enumerate(rows)
-        if found[row][-1] not in ends and not stops(found[row])
+        if len(found[row]) < max_new_tokens and found[row][-1] not in ends and not stops(found[row])
     ]
 
 

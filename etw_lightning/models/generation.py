@@ -8,7 +8,7 @@ tokens that are nearly as likely and so change the rest of a text.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -19,6 +19,7 @@ from etw_lightning.models.continuation import (
     Choose,
     by_library,
     by_step,
+    is_joinable,
     likeliest,
     says_anew,
     says_by_library,
@@ -32,7 +33,14 @@ from etw_lightning.models.sampling import Draws, Sampling
 from etw_lightning.models.stopping import Stops, cut, end_ids
 from etw_lightning.notices import warn_first
 
-__all__ = ["Way", "continue_greedily", "continue_sampled", "cut", "way_of"]
+__all__ = [
+    "Way",
+    "continue_greedily",
+    "continue_in_turn",
+    "continue_sampled",
+    "cut",
+    "way_of",
+]
 
 #: Tokens of the prompt, the padding and the continuation by which a model is asked about padding.
 _NUM_PROBED, _NUM_PADDED, _NUM_STEPS = 12, 3, 3
@@ -79,9 +87,38 @@ def continue_greedily(
     and less around each step), and 1.8 s instead of 5.6 for MUSE's 100 with few-shot prompts (of
     75,337 positions 11,401 remain).
     """
-    return _continued(
-        lm, input_ids, attention_mask, tokenizer, max_new_tokens, stop_strings, further_ends, None
-    )
+    rows = (input_ids, attention_mask)
+    ending = continue_in_turn(lm, *rows, tokenizer, max_new_tokens, stop_strings, further_ends)
+    texts = dict(ending)
+    return [texts[row] for row in range(len(input_ids))]
+
+
+@torch.no_grad()
+def continue_in_turn(
+    lm: Any,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    tokenizer: Any,
+    max_new_tokens: int,
+    stop_strings: Sequence[str] = (),
+    further_ends: Collection[int] = (),
+    at_once: int | None = None,
+) -> Iterator[tuple[int, str]]:
+    """Give each row's number and text, as ``continue_greedily`` has it, when it comes to its end.
+
+    Args:
+        lm: As of ``continue_greedily``, as are all but the last.
+        input_ids: ``(B, T)``.
+        attention_mask: ``(B, T)``.
+        tokenizer: The model's tokenizer.
+        max_new_tokens: >= 1.
+        stop_strings: Where a text is cut.
+        further_ends: Further tokens that end a text.
+        at_once: Rows that go through the model together at most; None for all.
+    """
+    most = at_once or len(input_ids)
+    rows, ends = (input_ids, attention_mask), further_ends
+    yield from _continued(lm, *rows, tokenizer, max_new_tokens, stop_strings, ends, None, most)
 
 
 @torch.no_grad()
@@ -120,9 +157,10 @@ def continue_sampled(
         InputError: If what the model says is not a number.
     """
     draws = Draws(keys, max_new_tokens, sampling)
-    return _continued(
-        lm, input_ids, attention_mask, tokenizer, max_new_tokens, stop_strings, further_ends, draws
-    )
+    rows, ends = (input_ids, attention_mask), further_ends
+    most = len(input_ids)
+    texts = dict(_continued(lm, *rows, tokenizer, max_new_tokens, stop_strings, ends, draws, most))
+    return [texts[row] for row in range(len(input_ids))]
 
 
 def _continued(
@@ -134,29 +172,29 @@ def _continued(
     stop_strings: Sequence[str],
     further_ends: Collection[int],
     draws: Draws | None,
-) -> list[str]:
+    most: int,
+) -> Iterator[tuple[int, str]]:
     """Continue prompts by the likeliest tokens, or by those that are drawn."""
     stop_strings = [string for string in stop_strings if string]
     ends = end_ids(lm, tokenizer) | {*further_ends}
     stops = Stops(tokenizer, stop_strings)
-    tokens: list[list[int]] = [[] for _ in range(len(input_ids))]
     way = way_of(lm)
-    for rows, start in _batches(attention_mask, way):
-        part = (input_ids[rows, start:], attention_mask[rows, start:], max_new_tokens, ends, stops)
-        choose = likeliest if draws is None else _of_part(draws, rows.tolist())
-        cache = _new_cache(lm)
+    for rows, start in _batches(attention_mask, way, most, lm):
+        numbers = rows.tolist()
+        ids, mask = input_ids[rows, start:], attention_mask[rows, start:]
+        choose = likeliest if draws is None else _of_part(draws, numbers)
+        found: Iterable[tuple[int, list[int]]]
         if way == "no cache":
-            found = without_cache(lm, *part, choose)
-        elif cache is None:
-            found = by_library(lm, *part, choose)
+            found = enumerate(without_cache(lm, ids, mask, max_new_tokens, ends, stops, choose))
+        elif _new_cache(lm) is None:
+            found = enumerate(by_library(lm, ids, mask, max_new_tokens, ends, stops, choose))
         else:
-            found = by_step(lm, cache, *part, choose)
-        for row, new in zip(rows.tolist(), found, strict=True):
-            tokens[row] = new
-    texts = tokenizer.batch_decode(
-        tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
-    )
-    return [cut(text, stop_strings) for text in texts]
+            found = by_step(lm, ids, mask, max_new_tokens, ends, stops, most, choose)
+        for place, new in found:
+            (text,) = tokenizer.batch_decode(
+                [new], skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+            yield numbers[place], cut(text, stop_strings)
 
 
 def _of_part(draws: Draws, rows: Sequence[int]) -> Choose:
@@ -164,13 +202,16 @@ def _of_part(draws: Draws, rows: Sequence[int]) -> Choose:
     return lambda logits, places, step: draws(logits, [rows[place] for place in places], step)
 
 
-def _batches(mask: Tensor, way: Way) -> list[tuple[Tensor, int]]:
+def _batches(mask: Tensor, way: Way, most: int, lm: Any) -> list[tuple[Tensor, int]]:
     """Return which rows share a batch, and where in the prompts that begins."""
     starts = mask.long().argmax(-1)
     every = torch.arange(len(mask), device=mask.device)
-    if way == "padded":
+    if way != "padded":
+        alike = [(every[starts == start], int(start)) for start in starts.unique()]
+        return [(part, start) for rows, start in alike for part in rows.split(most)]
+    if len(mask) <= most or is_joinable(lm):
         return [(every, 0)]
-    return [(every[starts == start], int(start)) for start in starts.unique()]
+    return [(rows, int(starts[rows].min())) for rows in every.split(most)]
 
 
 @torch.no_grad()

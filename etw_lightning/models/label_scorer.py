@@ -27,7 +27,7 @@ from etw_lightning.models.positions import (
     looks_everywhere,
 )
 from etw_lightning.models.probes import check_reading
-from etw_lightning.models.step_layout import StepLayout
+from etw_lightning.models.step_layout import Packed, StepLayout
 from etw_lightning.schema import IGNORE_INDEX, EncodedRow
 from etw_lightning.tuning.decoder import body_of, layers_of, listening
 
@@ -56,6 +56,8 @@ class LabelScorer(nn.Module):
         self.transform = transform
         #: Whether it says in training what it says in evaluation, whatever its dropout.
         self.is_quiet = False
+        #: Whether other processes hold a part of it, which must join in each pass.
+        self.in_shards = False
         self._takes_trees: bool | None = None
         self._takes_packed: bool | None = None
         self._limits: Limits | None = None
@@ -239,26 +241,46 @@ class LabelScorer(nn.Module):
             in order.
         """
         hidden = self._last_hidden(rows).flatten(0, 1)
+        return self._score_at(hidden[rows.sources], rows.labels, is_detailed)
+
+    @torch.no_grad()
+    def score_packed(
+        self, packed: Packed, labels: Tensor, is_detailed: Tensor
+    ) -> tuple[Tensor, LinearStatistics]:
+        """Score labels as ``score_edges`` does, of rows that are laid out; if ``takes_packed``.
+
+        Args:
+            packed: What is fed, with the source of each label.
+            labels: Tokens, ``(M,)``.
+            is_detailed: As of ``score_edges``.
+        """
+        hidden = run_packed(self.lm, packed).index_select(0, packed.sources)
+        return self._score_at(hidden, labels, is_detailed)
+
+    def _score_at(
+        self, hidden: Tensor, labels: Tensor, is_detailed: Tensor
+    ) -> tuple[Tensor, LinearStatistics]:
+        """Score labels from the last hidden states that predict them, ``(M, D)``."""
         weight, bias = self.head.weight, self.head_bias
         detailed, others = is_detailed.nonzero()[:, 0], (~is_detailed).nonzero()[:, 0]
         statistics = linear_statistics(
-            hidden[rows.sources[detailed]],
+            hidden[detailed],
             weight,
-            rows.labels[detailed],
+            labels[detailed],
             bias,
             chunk_size=self.chunk_size,
             transform=self.transform,
         )
         scores = linear_scores(
-            hidden[rows.sources[others]],
+            hidden[others],
             weight,
-            rows.labels[others],
+            labels[others],
             bias,
             chunk_size=self.chunk_size,
             entropy=False,
             transform=self.transform,
         )
-        logps = statistics.logps.new_empty(len(rows.labels))
+        logps = statistics.logps.new_empty(len(labels))
         logps[detailed], logps[others] = statistics.logps, scores.logps
         return logps, statistics
 

@@ -21,7 +21,7 @@ from etw_lightning.models.probes import is_alike, last_states, mode_of, probe_id
 from etw_lightning.models.step_layout import Packed, Part, pack
 from etw_lightning.tuning.decoder import body_of, layers_of
 
-__all__ = ["may_take_packed", "reads_packed_alike", "run_packed"]
+__all__ = ["may_take_packed", "moved", "reads_packed_alike", "run_packed"]
 
 
 class LaidOut(NamedTuple):
@@ -124,7 +124,7 @@ def reads_packed_alike(lm: Any) -> bool:
         alone = [torch.tensor([row], device=device) for row in rows]
         states = [last_states(lm, one, torch.ones_like(one))[0, 6:] for one in alone]
         try:
-            found = run_packed(lm, _moved(packed, device))
+            found = run_packed(lm, moved(packed, device))
         except (TypeError, ValueError, RuntimeError, IndexError):
             # A model that makes something else of what it is given says so in its own way.
             return False
@@ -132,7 +132,8 @@ def reads_packed_alike(lm: Any) -> bool:
     return right and is_alike(found[packed.sources.to(device)], torch.cat(states))
 
 
-def _moved(packed: Packed, device: torch.device) -> Packed:
+def moved(packed: Packed, device: torch.device) -> Packed:
+    """Return the same on a device."""
     parts = tuple(
         part._replace(mask=None if part.mask is None else part.mask.to(device))
         for part in packed.parts

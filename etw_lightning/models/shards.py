@@ -60,7 +60,7 @@ def spread(
     with plain_modules(sharding):
         lm = _without_weights(*plan["model"])
         scorer = LabelScorer(lm, plan["chunk_size"], plan["transform"])
-        scorer.is_quiet = plan["is_quiet"]
+        scorer.is_quiet, scorer.in_shards = plan["is_quiet"], True
         scorer.lm.generation_config = plan["generation_config"]
         _conform(scorer, plan["weights"])
         prepare(scorer)

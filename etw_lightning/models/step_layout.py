@@ -17,7 +17,16 @@ from torch import Tensor
 
 from etw_lightning.schema import IGNORE_INDEX, EncodedRow
 
-__all__ = ["Packed", "Part", "StepLayout", "Stretch", "num_distinct", "pack", "plan_layout"]
+__all__ = [
+    "Packed",
+    "Part",
+    "StepLayout",
+    "Stretch",
+    "cost_of_a_part",
+    "num_distinct",
+    "pack",
+    "plan_layout",
+]
 
 #: Positions that take as long as it takes to attend to one more part, on a processor.
 PART_COST = 8
@@ -135,7 +144,7 @@ def plan_layout(
         (tensor([7, 8]), tensor([0, 1]), (0, 1, 2), (2, 2))
     """
     if part_cost is None:
-        part_cost = PART_COST_GPU if torch.cuda.is_available() else PART_COST
+        part_cost = cost_of_a_part()
     is_label = labels[:, 1:] != IGNORE_INDEX
     numbers, columns = is_label.nonzero(as_tuple=True)
     offsets = [0, *is_label.sum(1).cumsum(0).tolist()]
@@ -150,6 +159,11 @@ def plan_layout(
         widths=widths,
         packed=packed.with_sources(places[numbers, columns]),
     )
+
+
+def cost_of_a_part() -> float:
+    """Return how many positions take as long as one more part on this machine."""
+    return PART_COST_GPU if torch.cuda.is_available() else PART_COST
 
 
 def pack(rows: Sequence[Sequence[int]], part_cost: float) -> tuple[Packed, Tensor]:

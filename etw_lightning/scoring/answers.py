@@ -14,9 +14,12 @@ import torch
 from torch import Tensor
 
 from etw_lightning.data.encode import Encoder
+from etw_lightning.kernels.head import LinearStatistics
 from etw_lightning.models.loading import LabelScorer
+from etw_lightning.models.packed_attention import moved
 from etw_lightning.models.packing import PrefixTree, pack_rows, prefix_tree
 from etw_lightning.models.positions import Extent
+from etw_lightning.models.step_layout import cost_of_a_part, pack
 from etw_lightning.schema import IGNORE_INDEX, EncodedRow, EvalSet, Example, InputError
 from etw_lightning.scoring.scores import TOKEN_FIELDS, Score, ScoreBatch, Slot
 
@@ -70,6 +73,11 @@ class AnswerBatch(ScoreBatch):
         rows = [answer.row for group in self.groups for answer in group]
         return [Extent(row.id, _last_label(row)) for row in rows]
 
+    @property
+    def hides_tokens(self) -> bool:
+        """Whether a token of a row may not be looked at."""
+        return any(self.hidden_id in one.row.input_ids for group in self.groups for one in group)
+
     def trees(self, *, shared: bool) -> list[PrefixTree]:
         """Return the rows, one a group, or one an answer if nothing is to be shared."""
         groups = self.groups if shared else [[one] for group in self.groups for one in group]
@@ -103,6 +111,9 @@ class GradientBatch(ScoreBatch):
 def answer_batches(eval_set: EvalSet, encoder: Encoder, batch_size: int) -> list[ScoreBatch]:
     """Return the answers of a set, about ``batch_size`` at a time, longest rows first.
 
+    More of them where they share rows, as long as no more tokens are fed than ``batch_size`` of
+    the longest answers have.
+
     Raises:
         InputError: If an answer has no label, or an option of a choice is cut.
     """
@@ -117,13 +128,18 @@ def answer_batches(eval_set: EvalSet, encoder: Encoder, batch_size: int) -> list
     # Rows that branch need a mask of their own, which the others are not to pay for.
     groups.sort(key=lambda group: (group[0].is_chain, -len(group[0].ids)))
     parts: list[list[list[_Answer]]] = []
-    room, is_chain = 0, False
+    answers_left, tokens_left, width, is_chain = 0, 0, 0, False
+    # What as many of the longest answers would take is not too much for rows of several, either.
+    longest = max((_last_label(one.row) for _, group in groups for one in group), default=0)
     for tree, answers in groups:
-        if not parts or len(answers) > room or tree.is_chain != is_chain:
+        has_room = len(answers) <= answers_left or (not tree.is_chain and width <= tokens_left)
+        if not parts or not has_room or tree.is_chain != is_chain:
             parts.append([])
-            room, is_chain = batch_size, tree.is_chain
+            # The first is the longest, and all others are padded to it.
+            width, is_chain = len(tree.ids), tree.is_chain
+            answers_left, tokens_left = batch_size, batch_size * longest
         parts[-1].append(answers)
-        room -= len(answers)
+        answers_left, tokens_left = answers_left - len(answers), tokens_left - width
     return [
         AnswerBatch(
             dataset=eval_set.name,
@@ -222,19 +238,9 @@ def gradient_batches(eval_set: EvalSet, encoder: Encoder, batch_size: int) -> li
 
 def score_answers(scorer: LabelScorer, batch: AnswerBatch, device: torch.device) -> list[Score]:
     """Return losses, log-probabilities of options, and what is kept of a gold answer's tokens."""
-    trees = batch.trees(shared=True)
-    if not all(tree.is_chain for tree in trees) and not scorer.takes_trees:
-        trees = batch.trees(shared=False)
-    rows = pack_rows(trees, batch.pad_id, batch.hidden_id).to(device)
-    first, picks, detailed = 0, [], []
-    for tree in trees:
-        picks += [[first + edge for edge in edges] for edges in tree.edges]
-        first += len(tree.labels)
-    for slot, pick in zip(batch.slots, picks, strict=True):
-        detailed += pick if slot.field == "answer_loss" else []
-    is_detailed = torch.zeros(first, dtype=torch.bool)
-    is_detailed[detailed] = True
-    logps, statistics = scorer.score_edges(rows, is_detailed.to(device))
+    is_packed = not scorer.in_shards and not batch.hides_tokens and scorer.takes_packed
+    score = _score_packed if is_packed else _score_trees
+    picks, logps, statistics = score(scorer, batch, device)
     logps = logps.cpu()
     found = [part.cpu() for part in statistics[1:]]
     scores = list(batch.known)
@@ -246,6 +252,60 @@ def score_answers(scorer: LabelScorer, batch: AnswerBatch, device: torch.device)
             for name, part in zip(TOKEN_FIELDS, (logps[pick], *parts), strict=True):
                 scores.append(Score(slot.row, name, 0, _plain(part)))
     return scores
+
+
+#: Of each answer its labels among those that are scored; their log-probabilities; gold answers'
+#: statistics.
+_Found = tuple[list[list[int]], Tensor, LinearStatistics]
+
+
+def _score_packed(scorer: LabelScorer, batch: AnswerBatch, device: torch.device) -> _Found:
+    """Score all answers in one row, in which what any of them begin with alike is fed once."""
+    rows = [answer.row for group in batch.groups for answer in group]
+    fed = [row.input_ids[: _last_label(row)] for row in rows]
+    packed, places = pack(fed, cost_of_a_part())
+    where = iter(places.tolist())
+    sources: list[int] = []
+    labels: list[int] = []
+    picks: list[list[int]] = []
+    for group in batch.groups:
+        # Two answers to a question that go on alike are predicted once.
+        numbers: dict[tuple[int, int], int] = {}
+        first = len(labels)
+        for answer, at in zip(group, where, strict=False):
+            edges = [
+                (at[place - 1], label)
+                for place, label in enumerate(answer.row.labels)
+                if label != IGNORE_INDEX
+            ]
+            picks.append([first + numbers.setdefault(edge, len(numbers)) for edge in edges])
+        sources += (source for source, _ in numbers)
+        labels += (label for _, label in numbers)
+    packed = moved(packed._replace(sources=torch.tensor(sources)), device)
+    is_detailed = _detailed(batch, picks, len(labels)).to(device)
+    return picks, *scorer.score_packed(packed, torch.tensor(labels, device=device), is_detailed)
+
+
+def _score_trees(scorer: LabelScorer, batch: AnswerBatch, device: torch.device) -> _Found:
+    """Score the answers to each question in one row; of models that can't, each in its own."""
+    trees = batch.trees(shared=True)
+    if not all(tree.is_chain for tree in trees) and not scorer.takes_trees:
+        trees = batch.trees(shared=False)
+    rows = pack_rows(trees, batch.pad_id, batch.hidden_id).to(device)
+    first, picks = 0, []
+    for tree in trees:
+        picks += [[first + edge for edge in edges] for edges in tree.edges]
+        first += len(tree.labels)
+    return picks, *scorer.score_edges(rows, _detailed(batch, picks, first).to(device))
+
+
+def _detailed(batch: AnswerBatch, picks: list[list[int]], count: int) -> Tensor:
+    """Tell which labels are gold answers', bool, ``(count,)``."""
+    is_detailed = torch.zeros(count, dtype=torch.bool)
+    for slot, pick in zip(batch.slots, picks, strict=True):
+        if slot.field == "answer_loss":
+            is_detailed[pick] = True
+    return is_detailed
 
 
 def _value(slot: Slot, logps: Tensor) -> float:

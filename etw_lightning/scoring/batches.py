@@ -10,15 +10,17 @@ are nearly as likely.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby, islice
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from etw_lightning.data.encode import Encoder
-from etw_lightning.models.generation import continue_greedily
+from etw_lightning.models.generation import continue_in_turn
 from etw_lightning.models.loading import LabelScorer
 from etw_lightning.models.positions import Extent, check_extents
 from etw_lightning.schema import EvalSet, InputError
@@ -40,10 +42,15 @@ __all__ = [
     "ScoreBatch",
     "build_batches",
     "expected_scores",
+    "join_generations",
     "make_records",
     "pad_rows",
     "score_batch",
+    "score_in_turn",
 ]
+
+#: Batches of questions that are continued in turn.
+_TOGETHER = 8
 
 
 @dataclass
@@ -58,6 +65,7 @@ class GenerationBatch(ScoreBatch):
         max_new_tokens: Greedy tokens to generate.
         stop_strings: Where a generation is cut.
         end_ids: Tokens that end a generation, beside the tokenizer's and the model's own.
+        at_once: Rows that go through the model together at most; None for all.
     """
 
     slots: list[Slot]
@@ -67,6 +75,7 @@ class GenerationBatch(ScoreBatch):
     max_new_tokens: int
     stop_strings: tuple[str, ...] = ()
     end_ids: frozenset[int] = frozenset()
+    at_once: int | None = None
 
     def extents(self) -> list[Extent]:
         """Return how many positions each prompt and its continuation take."""
@@ -153,21 +162,63 @@ def _generation_batches(eval_set: EvalSet, encoder: Encoder, batch_size: int) ->
     return batches
 
 
-@torch.no_grad()
+def join_generations(batches: Sequence[ScoreBatch]) -> list[ScoreBatch]:
+    """Put batches of questions of one set that follow one another together, some at a time.
+
+    As many rows as before go through the model at once; rows of the next batch take the places of
+    those that have ended, where a batch alone would have few left.
+    """
+    joined: list[ScoreBatch] = []
+    for _, group in groupby(batches, lambda one: (one.dataset, isinstance(one, GenerationBatch))):
+        some = list(group)
+        asked = [batch for batch in some if isinstance(batch, GenerationBatch)]
+        starts = range(0, len(asked), _TOGETHER)
+        joined += [_joined(asked[start : start + _TOGETHER]) for start in starts] or some
+    return joined
+
+
+def _joined(batches: Sequence[GenerationBatch]) -> GenerationBatch:
+    """Put batches of questions together."""
+    first, width = batches[0], max(batch.input_ids.shape[1] for batch in batches)
+    left = [(width - batch.input_ids.shape[1], 0) for batch in batches]
+    pairs = list(zip(batches, left, strict=True))
+    return replace(
+        first,
+        slots=[slot for batch in batches for slot in batch.slots],
+        # What fills up is not looked at; it must be a token of the model.
+        input_ids=torch.cat([pad(batch.input_ids, more) for batch, more in pairs]),
+        attention_mask=torch.cat([pad(batch.attention_mask, more) for batch, more in pairs]),
+        ids=[name for batch in batches for name in batch.ids],
+        at_once=len(first.slots),
+    )
+
+
 def score_batch(scorer: LabelScorer, batch: ScoreBatch, tokenizer: Any) -> list[Score]:
     """Run the model on one batch and return its scores.
 
     Raises:
         InputError: If a row is longer than the model takes.
     """
+    return [score for some in score_in_turn(scorer, batch, tokenizer) for score in some]
+
+
+@torch.no_grad()
+def score_in_turn(scorer: LabelScorer, batch: ScoreBatch, tokenizer: Any) -> Iterator[list[Score]]:
+    """Give the scores of a batch as they are found, those of some rows at a time.
+
+    Raises:
+        InputError: As ``score_batch``.
+    """
     check_extents(scorer.limits, type(scorer.lm).__name__, batch.extents())
     device = next(scorer.parameters()).device
     if isinstance(batch, AnswerBatch):
-        return score_answers(scorer, batch, device)
+        yield score_answers(scorer, batch, device)
+        return
     if isinstance(batch, GradientBatch):
-        return score_gradients(scorer, batch, device)
+        yield score_gradients(scorer, batch, device)
+        return
     assert isinstance(batch, GenerationBatch)
-    texts = continue_greedily(
+    ending = continue_in_turn(
         scorer.lm,
         batch.input_ids.to(device),
         batch.attention_mask.to(device),
@@ -175,5 +226,8 @@ def score_batch(scorer: LabelScorer, batch: ScoreBatch, tokenizer: Any) -> list[
         batch.max_new_tokens,
         batch.stop_strings,
         batch.end_ids,
+        batch.at_once,
     )
-    return [Score(*slot, text) for slot, text in zip(batch.slots, texts, strict=True)]
+    scores = (Score(*batch.slots[row], text) for row, text in ending)
+    while some := list(islice(scores, batch.at_once)):
+        yield some

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import groupby
 
 from etw_lightning.benchmarks import Benchmark
 from etw_lightning.catalogue.entries import Part
 from etw_lightning.data.encode import Encoder
 from etw_lightning.schema import EvalSet, MissingRowsError
-from etw_lightning.scoring.batches import Score, ScoreBatch, build_batches
+from etw_lightning.scoring.batches import Score, ScoreBatch, build_batches, join_generations
 from etw_lightning.scoring.parts import parts_of, with_parts
 from etw_lightning.scoring.record_cache import pending_set
 
-__all__ = ["IDLE", "EvaluationRows", "ScoreWork", "deal"]
+__all__ = ["IDLE", "EvaluationRows", "ScoreWork", "deal", "join_works"]
 
 
 class ScoreWork:
@@ -60,6 +61,22 @@ def deal(works: Sequence[ScoreWork], rank: int, world: int) -> list[ScoreWork]:
         again = ScoreWork(work.dataset, work.part, work.rows, work.batch, is_repeated=True)
         mine.append(again)
     return mine
+
+
+def join_works(works: Sequence[ScoreWork]) -> list[ScoreWork]:
+    """Put questions that follow one another in a process's share together, as far as they may be.
+
+    See ``join_generations``. What another process has too stays by itself.
+    """
+    joined: list[ScoreWork] = []
+    for key, group in groupby(works, lambda one: (one.dataset, one.part, one.is_repeated)):
+        some = list(group)
+        batches = [work.batch for work in some if work.batch is not None]
+        if key[1:] == ("generation", False) and batches:
+            joined += (ScoreWork(*key[:2], some[0].rows, one) for one in join_generations(batches))
+        else:
+            joined += some
+    return joined
 
 
 #: What a process gets that nothing is left for.

@@ -33,8 +33,9 @@ from etw_lightning.scoring.batches import (
     Score,
     build_batches,
     expected_scores,
+    join_generations,
     make_records,
-    score_batch,
+    score_in_turn,
 )
 from etw_lightning.scoring.parts import parts_of, with_parts
 from etw_lightning.scoring.scores import is_finite
@@ -78,9 +79,12 @@ _CODE = (
     "kernels.logits",
     "models.label_scorer",
     "models.loading",
+    "models.noise",
+    "models.packed_attention",
     "models.packing",
     "models.positions",
     "models.probes",
+    "models.step_layout",
     "schema",
     "scoring.scores",
     "scoring.batches",
@@ -414,13 +418,14 @@ def score_model(
 
     def score(only: EvalSet, rows: Sequence[int], cached: str, title: str) -> list[Score]:
         journal, scores = Journal(cached), []
-        batches = build_batches(pending_set(only, rows), encoder, batch_size)
+        pending = pending_set(only, rows)
+        batches = join_generations(build_batches(pending, encoder, batch_size))
         for batch in track(batches, f"Scoring {Path(pretrained).name}: {title}"):
             with context():
-                done = score_batch(loaded(), batch, encoder.tokenizer)
-            done = [score._replace(row=rows[score.row]) for score in done]
-            journal.append(done)
-            scores += done
+                for some in score_in_turn(loaded(), batch, encoder.tokenizer):
+                    done = [score._replace(row=rows[score.row]) for score in some]
+                    journal.append(done)
+                    scores += done
         journal.close()
         return scores
 

@@ -32,7 +32,7 @@ from etw_lightning.models.loading import load_tokenizer
 from etw_lightning.notices import warn_first
 from etw_lightning.schema import Conventions, EncodedRow, Example, InputError
 from etw_lightning.scoring.batches import Score
-from etw_lightning.scoring.evaluation_rows import IDLE, EvaluationRows, ScoreWork, deal
+from etw_lightning.scoring.evaluation_rows import IDLE, EvaluationRows, ScoreWork, deal, join_works
 from etw_lightning.scoring.gold_words import check_words
 from etw_lightning.scoring.lengths import room_for, tell_lost_scored
 from etw_lightning.scoring.parts import parts_of
@@ -491,7 +491,7 @@ class UnlearningDataModule(ComparableRows):
             works = [work for part in parts for work in part][rank::world]
         else:
             works = [work for part in parts for work in deal(part, rank, world)]
-        return DataLoader(works or [IDLE], batch_size=None)  # type: ignore[arg-type]
+        return DataLoader(join_works(works) or [IDLE], batch_size=None)  # type: ignore[arg-type]
 
     def _known(self, name: str, part: Part) -> Sequence[Score]:
         trainer = cast(Any, self.trainer)

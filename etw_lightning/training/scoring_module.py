@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, cast
 
@@ -16,7 +16,7 @@ from etw_lightning.models.fixed_text import text_logps
 from etw_lightning.models.loading import LabelScorer
 from etw_lightning.models.shards import move_buffers, whole_copy
 from etw_lightning.schema import Record
-from etw_lightning.scoring.batches import Score, make_records, score_batch
+from etw_lightning.scoring.batches import Score, make_records, score_in_turn
 from etw_lightning.scoring.evaluation_rows import ScoreWork
 from etw_lightning.scoring.parts import parts_of, with_parts
 from etw_lightning.scoring.record_cache import Journal, note_progress
@@ -166,25 +166,28 @@ class ScoringModule(LightningModule):
         is_known = self.trainer.sanity_checking and place in self.known
         if work.batch is None or is_known or work.part not in self._due.get(work.dataset, ()):
             return
-        scores = work.in_set(self._score(work))
-        if work.is_repeated:
-            return
-        if self.trainer.world_size == 1:
-            # Several processes find out together, when they gather: one alone would keep the
-            # others waiting.
-            self._check_finite(work.dataset, scores)
-        self._scores[place] += scores
-        if place in self.journal_keys:
-            if place not in self._journals:
-                # Batches come part by part, and fit goes on from whole parts alone.
-                is_fit = self.trainer.sanity_checking
-                if is_fit and self._journals:
-                    note_progress()
-                self._journals[place] = Journal(self.journal_keys[place], of_rows=not is_fit)
-            self._journals[place].append(scores)
+        for some in self._score(work):
+            scores = work.in_set(some)
+            if self.trainer.world_size == 1:
+                # Several processes find out together, when they gather: one alone would keep the
+                # others waiting.
+                self._check_finite(work.dataset, scores)
+            self._scores[place] += scores
+            if place in self.journal_keys:
+                self._journal(place).append(scores)
 
-    def _score(self, work: ScoreWork) -> list[Score]:
-        """Run the model on one batch.
+    def _journal(self, place: tuple[str, Part]) -> Journal:
+        """Return what keeps the scores of a part of a set."""
+        if place not in self._journals:
+            # Batches come part by part, and fit goes on from whole parts alone.
+            is_fit = self.trainer.sanity_checking
+            if is_fit and self._journals:
+                note_progress()
+            self._journals[place] = Journal(self.journal_keys[place], of_rows=not is_fit)
+        return self._journals[place]
+
+    def _score(self, work: ScoreWork) -> Iterator[list[Score]]:
+        """Run the model on one batch; give what is found as it is found.
 
         Shards answer by teacher forcing, all processes at once; what takes many passes, or one
         that differs from row to row, is done with a whole copy.
@@ -197,9 +200,13 @@ class ScoringModule(LightningModule):
             _ = scorer.takes_trees
         elif self.layout != "whole":
             if work.is_repeated:
-                return []
+                return
             scorer = self._whole[0]
-        return score_batch(scorer, work.batch, self.datamodule.encoder.tokenizer)
+        found = score_in_turn(scorer, work.batch, self.datamodule.encoder.tokenizer)
+        if work.is_repeated:
+            _ = [*found]
+        else:
+            yield from found
 
     def _check_finite(self, name: str, scores: Sequence[Score]) -> None:
         """Refuse a broken model at once, not at the end of a long validation."""

@@ -18,8 +18,8 @@ prints one line of JSON:
 * ``ratio``: process time of ``by_metric`` over that of ``one_pass``, medians of the repeats;
 * ``process_seconds``: these medians;
 * ``answer_positions``, ``generation_positions``: positions that went through the model;
-* ``needed_positions``: those of all answers if what the answers to a question share is fed once;
-* ``padding_share``: padding per token of the answers' rows;
+* ``needed_positions``: those of all answers if what those of a batch begin with alike is fed once;
+* ``padding_share``: positions fed beside those that have to be, per one of these;
 * ``peak_memory_mb``: highest resident set while a way ran the first time, all of the process
   included: the kernel's mark (VmHWM) is reset before each, freed memory given back first; null
   where the system has no such mark;
@@ -55,8 +55,15 @@ from etw_lightning.catalogue.suite import select
 from etw_lightning.data.encode import Encoder
 from etw_lightning.metrics import text
 from etw_lightning.models.loading import LabelScorer, load_model, load_tokenizer
+from etw_lightning.models.step_layout import num_distinct
 from etw_lightning.schema import Conventions, EvalSet, Record
-from etw_lightning.scoring.batches import AnswerBatch, build_batches, make_records, score_batch
+from etw_lightning.scoring.batches import (
+    AnswerBatch,
+    build_batches,
+    join_generations,
+    make_records,
+    score_batch,
+)
 
 SETS = ("forget", "retain", "real_authors", "world_facts", "holdout")
 #: The peer's suite, by this package's names.
@@ -98,7 +105,7 @@ def one_pass(suite: Suite, fed: Fed) -> dict[str, list[Record]]:
 def _score(suite: Suite, scorer: LabelScorer, eval_set: EvalSet, fed: Fed) -> list[Record]:
     encoder = Encoder(suite.tokenizer, system_prompt=suite.system_prompt, conventions=PEER)
     scores = []
-    for batch in build_batches(eval_set, encoder, suite.batch_size):
+    for batch in join_generations(build_batches(eval_set, encoder, suite.batch_size)):
         fed.kind = "answers" if isinstance(batch, AnswerBatch) else "generation"
         scores += score_batch(scorer, batch, suite.tokenizer)
     return make_records(eval_set, scores)
@@ -173,7 +180,7 @@ def compare(suite: Suite, repeats: int = 1) -> dict[str, Any]:
             run.values = row_values(given) if way is one_pass else given
         difference = largest_difference(runs["one_pass"].values, runs["by_metric"].values)
     ours, theirs = runs["one_pass"], runs["by_metric"]
-    needed, packed = _needed(suite)
+    needed = _needed(suite)
     seconds = {name: statistics.median(run.seconds) for name, run in runs.items()}
     return {
         "ratio": round(seconds["by_metric"] / seconds["one_pass"], 2),
@@ -182,7 +189,7 @@ def compare(suite: Suite, repeats: int = 1) -> dict[str, Any]:
         "generation_positions": {name: run.fed.generation for name, run in runs.items()},
         "needed_positions": needed,
         "padding_share": {
-            "one_pass": round(ours.fed.answers / packed - 1, 4),
+            "one_pass": round(ours.fed.answers / needed - 1, 4),
             "by_metric": round(theirs.fed.answers / theirs.fed.tokens - 1, 4),
         },
         "peak_memory_mb": {name: run.peak_mb for name, run in runs.items()},
@@ -212,8 +219,8 @@ def _first_rows(suite: Suite) -> Suite:
     return replace(suite, sets=sets)
 
 
-def _needed(suite: Suite) -> tuple[int, int]:
-    """Return the tokens of all answers, shared beginnings once, and those fed by this package."""
+def _needed(suite: Suite) -> int:
+    """Return the positions of all answers, what those of a batch begin with alike once."""
     encoder = Encoder(suite.tokenizer, system_prompt=suite.system_prompt, conventions=PEER)
     batches = [
         batch
@@ -221,12 +228,8 @@ def _needed(suite: Suite) -> tuple[int, int]:
         for batch in build_batches(one, encoder, suite.batch_size)
         if isinstance(batch, AnswerBatch)
     ]
-    shared = suite.scorer.takes_trees
-    needed, packed = (
-        sum(len(tree.ids) for batch in batches for tree in batch.trees(shared=share))
-        for share in (True, shared)
-    )
-    return needed, packed
+    every = [[one.row for group in batch.groups for one in group] for batch in batches]
+    return sum(num_distinct(rows) for rows in every)
 
 
 def _reset_peak() -> bool:

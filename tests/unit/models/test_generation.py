@@ -11,7 +11,7 @@ from toy import text
 
 from etw_lightning.data.encode import Encoder
 from etw_lightning.models import continuation, generation, stopping
-from etw_lightning.models.generation import continue_greedily, cut
+from etw_lightning.models.generation import continue_greedily, continue_in_turn, cut
 from etw_lightning.models.loading import load_model
 from etw_lightning.schema import Conventions, EvalSet, Example
 from etw_lightning.scoring.batches import build_batches, pad_rows
@@ -130,6 +130,36 @@ def test_the_batch_does_not_change_a_row(lm, prompts, tiny_tokenizer, ends, monk
             part = order[start : start + size]
             found = batched(lm, [prompts[number] for number in part], tiny_tokenizer)
             assert found == [expected[number] for number in part]
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 8])
+def test_rows_take_the_places_of_those_that_have_ended(
+    lm, prompts, tiny_tokenizer, ends, feeds, at_once
+):
+    """They come as they end; never more at once than asked for, and nothing of a row changes."""
+    rows = [one_by_one(lm, prompt, ends) for prompt in prompts]
+    feeds.clear()
+    ids, mask = pad_rows(prompts, tiny_tokenizer.eos_token_id, left=True)
+    turns = continue_in_turn(lm, ids, mask, tiny_tokenizer, COUNT, at_once=at_once)
+    found = dict(turns)
+    expected = texts_of(rows, tiny_tokenizer)
+    assert found == dict(enumerate(expected))
+    assert list(found) != sorted(found) or at_once == 1
+    assert max(rows for rows, _ in feeds) == at_once
+    # Each row once a step, and once for its prompt; the common beginning once.
+    assert sum(count for count, width in feeds) == sum(map(len, rows)) + 1
+
+
+def test_models_whose_caches_can_t_be_joined_take_some_rows_after_others(tiny_tokenizer, prompts):
+    for name, settings in (
+        ("Mistral", {"num_key_value_heads": 2, "sliding_window": 8}),
+        ("Bloom", {"n_head": 4}),
+    ):
+        lm = tiny(name, tiny_tokenizer, **settings)
+        ids, mask = pad_rows(prompts, tiny_tokenizer.eos_token_id, left=True)
+        found = dict(continue_in_turn(lm, ids, mask, tiny_tokenizer, COUNT, at_once=4))
+        rows = [one_by_one(lm, prompt, {tiny_tokenizer.eos_token_id}) for prompt in prompts]
+        assert found == dict(enumerate(texts_of(rows, tiny_tokenizer)))
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ import torch
 from etw_lightning.data.encode import Encoder
 from etw_lightning.schema import IGNORE_INDEX, Conventions, EvalSet, Example
 from etw_lightning.scoring import answers
+from etw_lightning.scoring import batches as scoring_batches
 from etw_lightning.scoring.answers import answer_batches, gradient_batches
-from etw_lightning.scoring.batches import build_batches
+from etw_lightning.scoring.batches import GenerationBatch, build_batches, join_generations
 
 
 def rows(*questions, answer="a town"):
@@ -35,6 +36,28 @@ def test_prompts_are_padded_on_the_left_longest_first(tiny_tokenizer):
             assert batch.input_ids[place].tolist() == [encoder.pad_id] * fill + prompts[n]
             assert batch.attention_mask[place].tolist() == [0] * fill + [1] * len(prompts[n])
         assert batch.extents() == [(f"s/{n}", len(prompts[n]), 5) for n in numbers]
+
+
+def test_questions_of_a_set_that_follow_one_another_are_joined(tiny_tokenizer, monkeypatch):
+    encoder = Encoder(tiny_tokenizer)
+    texts = [" ".join(["the town"] * n) for n in range(1, 8)]
+    asked = EvalSet("s", rows(*texts), max_new_tokens=5, stop_strings=("END",))
+    batches = build_batches(asked, encoder, 2)
+    others = build_batches(EvalSet("t", rows(*texts[:1]), False, False, 5), encoder, 2)
+    alone = [one for one in batches if isinstance(one, GenerationBatch)]
+    monkeypatch.setattr(scoring_batches, "_TOGETHER", 3)
+    *scored, first, second, other = join_generations([*batches, *others])
+    assert scored == [one for one in batches if not isinstance(one, GenerationBatch)]
+    assert [len(one.slots) for one in (first, second, other)] == [6, 1, 1]
+    assert (other.dataset, other.ids) == ("t", ["s/0"])
+    assert first.slots == [slot for one in alone[:3] for slot in one.slots]
+    assert first.ids == [name for one in alone[:3] for name in one.ids]
+    assert (first.at_once, first.max_new_tokens, first.stop_strings) == (2, 5, ("END",))
+    assert first.extents() == [extent for one in alone[:3] for extent in one.extents()]
+    for number, place in enumerate((0, 0, 1, 1, 2, 2)):
+        own, at = alone[place], number % 2
+        told = first.input_ids[number][first.attention_mask[number].bool()]
+        assert told.equal(own.input_ids[at][own.attention_mask[at].bool()])
 
 
 def test_hidden_tokens_of_a_prompt_leave_the_last_where_there_is_no_other(tiny_tokenizer):
@@ -108,6 +131,7 @@ class Scorer:
 
     def __init__(self, takes_trees=True):
         self.takes_trees, self.asked = takes_trees, []
+        self.takes_packed = self.in_shards = False
 
     def gradient_norm(self, ids, mask, labels, *, of_each):
         self.asked.append((ids.tolist(), mask.tolist(), labels.tolist(), of_each))

@@ -210,7 +210,7 @@ def test_another_models_scores_are_made_once_and_in_any_batches(
     def refuse(*args):
         raise AssertionError("it is known")
 
-    monkeypatch.setattr(record_cache, "score_batch", refuse)
+    monkeypatch.setattr(record_cache, "score_in_turn", refuse)
     with pytest.raises(AssertionError, match="it is known"):
         record_cache.score_model(str(tiny_model_dir), {"set": SET}, encoder, 2, attention="eager")
     part = with_parts(SET, ["generation"])

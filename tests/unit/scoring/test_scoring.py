@@ -106,9 +106,17 @@ def test_everything_is_scored_once_longest_first(eval_set, encoder, batch_size):
         for place in range(count)
     ]
     assert sorted(slots) == sorted(wanted)
-    # Answers of an example stay together, however small a batch is to be.
+    # Answers of an example stay together, however small a batch is to be, and more examples
+    # share one as long as it feeds no more than so many of the longest answers would.
     most = max(batch_size, 5)
-    assert all(0 < len(batch.slots) <= most for batch in batches)
+    every = [batch for batch in batches if isinstance(batch, AnswerBatch)]
+    longest = max(extent.num_tokens for batch in every for extent in batch.extents())
+    for batch in batches:
+        is_small = isinstance(batch, AnswerBatch) and (
+            pack_rows(batch.trees(shared=True), 0).input_ids.numel() <= batch_size * longest
+        )
+        assert batch.slots
+        assert len(batch.slots) <= most or is_small
     widths = {True: [], False: []}
     for batch in batches:
         if isinstance(batch, AnswerBatch):
@@ -224,7 +232,10 @@ def test_token_values_are_written_short_and_read_back_the_same(tiny_model_dir, e
 def test_scores_do_not_depend_on_batch_size_and_sharing(tiny_model_dir, eval_set, encoder, dtype):
     scorer = LabelScorer(load_model(str(tiny_model_dir)).to(dtype)).eval()
     assert scorer.takes_trees
+    assert scorer.takes_packed
     one, many = (records(scorer, eval_set, encoder, size) for size in (1, 32))
+    scorer._takes_packed = False
+    trees = records(scorer, eval_set, encoder)
     scorer._takes_trees = False
     alone = records(scorer, eval_set, encoder)
     tolerance = 1e-10 if dtype == torch.float64 else 1e-5
@@ -232,7 +243,7 @@ def test_scores_do_not_depend_on_batch_size_and_sharing(tiny_model_dir, eval_set
         assert [record.generation for record in one] == [record.generation for record in many]
         # Positions become angles in float32.
         tolerance = 1e-6
-    for first, *others in zip(one, many, alone, strict=True):
+    for first, *others in zip(one, many, trees, alone, strict=True):
         for other in others:
             assert numbers(first) == pytest.approx(numbers(other), rel=tolerance, abs=tolerance)
 
@@ -254,7 +265,8 @@ def test_real_rows_whatever_is_batched_padded_and_shared(data_dir, tiny_model_di
     many, one = (records(scorer, eval_set, encoder, size) for size in (32, 1))
     backwards = replace(eval_set, examples=eval_set.examples[::-1])
     turned = records(scorer, backwards, encoder)[::-1]
-    scorer._takes_trees = False
+    assert scorer.takes_packed == (attention == "sdpa")
+    scorer._takes_packed = scorer._takes_trees = False
     alone = records(scorer, eval_set, encoder)
     rows = [
         encoder.encode(example, text)
@@ -287,6 +299,43 @@ def test_a_third_less_is_fed_when_seven_answers_share_their_question(data_dir, t
     fed = sum(pack_rows(batch.trees(shared=True), 0).input_ids.numel() for batch in batches)
     assert shared < 0.65 * alone
     assert fed < 1.025 * shared
+
+
+@pytest.mark.parametrize(
+    ("hides", "in_shards", "is_packed"),
+    [(False, False, True), (True, False, False), (False, True, False)],
+    ids=["plain", "hidden tokens", "shards"],
+)
+def test_answers_are_laid_out_together_where_nothing_stands_against_it(
+    scorer, eval_set, tiny_model_dir, monkeypatch, hides, in_shards, is_packed
+):
+    """What several rows begin with is fed once, and what several answers go on with."""
+    tokenizer = load_tokenizer(str(tiny_model_dir))
+    (*_, token) = Encoder(tokenizer).encode_prompt(eval_set.examples[0])
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(token)
+    way = "token_id" if hides else "length"
+    encoder = Encoder(tokenizer, conventions=Conventions(attention_mask=way))
+    fed, asked = [], []
+    for name in ("score_packed", "score_edges"):
+        original = getattr(scorer, name)
+
+        def spy(rows, *more, name=name, original=original):
+            asked.append(name)
+            fed.append(rows.input_ids.numel())
+            return original(rows, *more)
+
+        monkeypatch.setattr(scorer, name, spy)
+    monkeypatch.setattr(scorer, "in_shards", in_shards)
+    answers_only = replace(eval_set, max_new_tokens=0)
+    found = records(scorer, answers_only, encoder)
+    assert set(asked) == {"score_packed" if is_packed else "score_edges"}
+    if is_packed:
+        batches = build_batches(answers_only, encoder, 32)
+        rows = [one.row for batch in batches for group in batch.groups for one in group]
+        assert sum(fed) < 0.8 * sum(len(row.input_ids) for row in rows)
+        monkeypatch.setattr(scorer, "_takes_packed", False)
+        for one, other in zip(found, records(scorer, answers_only, encoder), strict=True):
+            assert numbers(one) == pytest.approx(numbers(other), rel=1e-5, abs=1e-5)
 
 
 # Conventions.
