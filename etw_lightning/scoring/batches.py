@@ -49,8 +49,9 @@ __all__ = [
     "score_in_turn",
 ]
 
-#: Batches of questions that are continued in turn.
-_TOGETHER = 8
+#: Batches of questions that are continued in turn, and how few are left as they are: what is
+#: broken off goes on from its last batch, or from as many rows of them.
+_TOGETHER, _FEW = 8, 4
 
 
 @dataclass
@@ -172,8 +173,11 @@ def join_generations(batches: Sequence[ScoreBatch]) -> list[ScoreBatch]:
     for _, group in groupby(batches, lambda one: (one.dataset, isinstance(one, GenerationBatch))):
         some = list(group)
         asked = [batch for batch in some if isinstance(batch, GenerationBatch)]
+        if len(asked) <= _FEW:
+            joined += some
+            continue
         starts = range(0, len(asked), _TOGETHER)
-        joined += [_joined(asked[start : start + _TOGETHER]) for start in starts] or some
+        joined += [_joined(asked[start : start + _TOGETHER]) for start in starts]
     return joined
 
 

@@ -34,7 +34,7 @@ Fault, left_behind, run_processes = (
 )
 
 STEP = "etw_lightning.training.module:UnlearningModule.training_step"
-SCORING = "etw_lightning.training.scoring_module:score_batch"
+SCORING = "etw_lightning.training.scoring_module:score_in_turn"
 WRITING = (
     "etw_lightning.runs.state_file:StateFile.save_checkpoint",
     "etw_lightning.runs.checkpointing:describe_files",

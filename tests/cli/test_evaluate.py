@@ -144,7 +144,7 @@ def stop_after(monkeypatch):
 
     def arrange(count, happen):
         left = [count]
-        original = scoring_module.score_batch
+        original = scoring_module.score_in_turn
 
         def score(*args):
             if left[0] == 0:
@@ -152,8 +152,8 @@ def stop_after(monkeypatch):
             left[0] -= 1
             return original(*args)
 
-        monkeypatch.setattr(scoring_module, "score_batch", score)
-        return lambda: monkeypatch.setattr(scoring_module, "score_batch", original)
+        monkeypatch.setattr(scoring_module, "score_in_turn", score)
+        return lambda: monkeypatch.setattr(scoring_module, "score_in_turn", original)
 
     return arrange
 
@@ -250,20 +250,21 @@ def test_a_records_file_that_was_cut_is_written_anew(evaluate, scored, home):
 def test_a_number_that_is_none_names_its_row_and_keeps_what_is_done(
     command, evaluate, args, home, scored, monkeypatch
 ):
-    original = scoring_module.score_batch
+    original = scoring_module.score_in_turn
 
     def spoil(scorer, batch, tokenizer):
-        scores = original(scorer, batch, tokenizer)
-        if batch.dataset != "world_facts":
-            return scores
-        return [
-            score._replace(value=float("nan"))
-            if (score.field, score.row) == ("answer_loss", 1)
-            else score
-            for score in scores
-        ]
+        for scores in original(scorer, batch, tokenizer):
+            if batch.dataset != "world_facts":
+                yield scores
+                continue
+            yield [
+                score._replace(value=float("nan"))
+                if (score.field, score.row) == ("answer_loss", 1)
+                else score
+                for score in scores
+            ]
 
-    monkeypatch.setattr(scoring_module, "score_batch", spoil)
+    monkeypatch.setattr(scoring_module, "score_in_turn", spoil)
     folder = home.parent / "out"
     result = command(*args, "--metrics=model_utility", f"--output_dir={folder}")
     assert result.status == 2
@@ -272,7 +273,7 @@ def test_a_number_that_is_none_names_its_row_and_keeps_what_is_done(
     assert "ended early; records written of retain, real_authors\n" in result.out
     assert " world_facts " in result.err
     assert set(load_records(folder)) == {"retain", "real_authors"}
-    monkeypatch.setattr(scoring_module, "score_batch", original)
+    monkeypatch.setattr(scoring_module, "score_in_turn", original)
     scored.clear()
     evaluate("--metrics=model_utility")
     assert parts(scored) == {("world_facts", "answers"), ("world_facts", "generation")}
@@ -335,7 +336,7 @@ def test_notes_that_can_not_be_written_are_named(command, args, home, monkeypatc
 
 
 def test_an_interruption_before_the_pass_is_one_line(command, args, home, monkeypatch):
-    monkeypatch.setattr(record_cache, "score_batch", lambda *_: interrupt())
+    monkeypatch.setattr(record_cache, "score_in_turn", lambda *_: interrupt())
     result = command(*args, "--metrics=forget_quality")
     assert (result.status, result.err) == (130, "interrupted; what was scored is kept\n")
 
@@ -597,8 +598,8 @@ def no_scoring(monkeypatch):
     def score(*_):
         raise AssertionError("a row was scored")
 
-    monkeypatch.setattr(scoring_module, "score_batch", score)
-    monkeypatch.setattr(record_cache, "score_batch", score)
+    monkeypatch.setattr(scoring_module, "score_in_turn", score)
+    monkeypatch.setattr(record_cache, "score_in_turn", score)
 
 
 def refusal(result):
@@ -649,7 +650,7 @@ def test_generations_of_lm_eval_end_where_the_run_s_do(evaluate, tiny_tokenizer,
 def test_a_number_of_the_retain_model_that_is_none_names_that_model(
     command, args, retain_model_dir, monkeypatch
 ):
-    original = scoring_module.score_batch
+    original = scoring_module.score_in_turn
 
     def spoil(*given):
         scores = original(*given)
@@ -658,7 +659,7 @@ def test_a_number_of_the_retain_model_that_is_none_names_that_model(
             for one in scores
         ]
 
-    monkeypatch.setattr(record_cache, "score_batch", spoil)
+    monkeypatch.setattr(record_cache, "score_in_turn", spoil)
     said = refusal(command(*args, "--metrics=forget_quality"))
     assert said.startswith(f"data.retain_model {str(retain_model_dir)!r}: Row ")
 

@@ -70,7 +70,7 @@ def test_a_run_leaves_everything_behind_and_can_be_repeated(
     def refuse(*args):
         raise AssertionError("the cache holds these records")
 
-    monkeypatch.setattr(record_cache, "score_batch", refuse)
+    monkeypatch.setattr(record_cache, "score_in_turn", refuse)
     config = run.folder / "config.yaml"
     assert yaml.safe_load(config.read_text())["model"]["forget_weight"] == 0.3
     again = fit("fit", f"--config={config}", name="again")

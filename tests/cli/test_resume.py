@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are f
 
 CALLBACKS = [{"class_path": "ForgetQuality"}, {"class_path": "ModelUtility"}]
 STEP = "etw_lightning.training.module:UnlearningModule.training_step"
-SCORING = "etw_lightning.training.scoring_module:score_batch"
+SCORING = "etw_lightning.training.scoring_module:score_in_turn"
 
 #: What another test does at another place of the same code.
 SLOW = pytest.mark.slow

@@ -51,13 +51,13 @@ def run_forked(arguments, folder, cache, world, tmp_path):
     def work(rank):
         if world > 1:
             become(rank, world, port)
-        batches, original = [], scoring_module.score_batch
+        batches, original = [], scoring_module.score_in_turn
 
         def note(scorer, batch, *rest):
             batches.append(batch.dataset)
             return original(scorer, batch, *rest)
 
-        scoring_module.score_batch = note
+        scoring_module.score_in_turn = note
         out = io.StringIO()
         more = [f"--trainer.devices={world}"]
         more += ["--trainer.strategy=ddp"] if world > 1 else []

@@ -38,7 +38,7 @@ def score(model_dir, cache, world):
     met.mkdir(exist_ok=True)
     torch.set_num_threads(1)
     os.environ["ETW_CACHE"] = str(cache)
-    scored, original = [], record_cache.score_batch
+    scored, original = [], record_cache.score_in_turn
 
     def note(scorer, batch, tokenizer):
         # One that is quick would be through with all before another has begun.
@@ -46,7 +46,7 @@ def score(model_dir, cache, world):
         scored.append(f"{batch.dataset} {type(batch).__name__}")
         return original(scorer, batch, tokenizer)
 
-    record_cache.score_batch = note
+    record_cache.score_in_turn = note
     encoder = Encoder(load_tokenizer(str(model_dir)))
     found = record_cache.score_model(str(model_dir), make_sets(), encoder, 8)
     records = {name: [row.to_json() for row in rows] for name, rows in found.items()}

@@ -13,7 +13,7 @@ from toy import jsonl_words
 
 ROOT = Path(__file__).resolve().parents[2]
 STEP = "etw_lightning.training.module:UnlearningModule.training_step"
-SCORING = "etw_lightning.training.scoring_module:score_batch"
+SCORING = "etw_lightning.training.scoring_module:score_in_turn"
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 

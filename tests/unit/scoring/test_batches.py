@@ -45,6 +45,9 @@ def test_questions_of_a_set_that_follow_one_another_are_joined(tiny_tokenizer, m
     batches = build_batches(asked, encoder, 2)
     others = build_batches(EvalSet("t", rows(*texts[:1]), False, False, 5), encoder, 2)
     alone = [one for one in batches if isinstance(one, GenerationBatch)]
+    assert len(alone) == 4
+    assert join_generations(batches) == batches, "so few are left alone"
+    monkeypatch.setattr(scoring_batches, "_FEW", 1)
     monkeypatch.setattr(scoring_batches, "_TOGETHER", 3)
     *scored, first, second, other = join_generations([*batches, *others])
     assert scored == [one for one in batches if not isinstance(one, GenerationBatch)]
