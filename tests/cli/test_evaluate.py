@@ -653,11 +653,11 @@ def test_a_number_of_the_retain_model_that_is_none_names_that_model(
     original = scoring_module.score_in_turn
 
     def spoil(*given):
-        scores = original(*given)
-        return [
-            one._replace(value=float("nan")) if one.field == "answer_loss" else one
-            for one in scores
-        ]
+        for scores in original(*given):
+            yield [
+                one._replace(value=float("nan")) if one.field == "answer_loss" else one
+                for one in scores
+            ]
 
     monkeypatch.setattr(record_cache, "score_in_turn", spoil)
     said = refusal(command(*args, "--metrics=forget_quality"))
