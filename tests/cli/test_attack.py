@@ -229,8 +229,10 @@ def test_attacks_by_questions_stand_beside_the_retain_model(attack, name):
     out, found = attack(name, *words, "--output", f"{name}.json")
     for number in numbers:
         values = found["numbers"][number]
-        assert values.keys() >= {"target", "before", "after", "retain_before", "retain_after"}
-        assert all(0 <= values[key] <= 1 for key in values if key.endswith(("before", "after")))
+        for key in ("target", "before", "after", "retain_before", "retain_after"):
+            # What no question as it is can stand for has no number before.
+            assert values[key] is None or 0 <= values[key] <= 1
+        assert None not in (values["after"], values["retain_after"])
         assert values["n"] in (3, 4)
         if name != "reword":
             for key in ("after", "retain_after"):
