@@ -24,6 +24,8 @@ import yaml
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
+import etw_lightning
+
 #: Weighting and objective, and what else of the module and the data.
 METHODS: dict[str, dict[str, Any]] = {
     "etw": {"weighting": "ETW", "forget": "GA"},
@@ -334,6 +336,7 @@ def main(words: list[str]) -> None:
     parser.add_argument("given", type=json.loads)
     typed = parser.parse_args(words)
     torch.set_num_threads(1)
+    assert Path(etw_lightning.__file__).parents[1] == Path.cwd(), "another copy of the package"
     TURNS.append(Turns())
     run = run_plain if typed.side == "plain" else run_ours
     run(argparse.Namespace(**typed.given))

@@ -56,6 +56,8 @@ def start(side: str, given: argparse.Namespace, package: Path) -> subprocess.Pop
         stdout=subprocess.PIPE,
         text=True,
         env=environment,
+        # Python looks for the package here first.
+        cwd=package,
     )
 
 
