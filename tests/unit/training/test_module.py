@@ -187,8 +187,7 @@ def untouched_dir(tiny_model_dir, tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("folder", [None, "values"])
-@pytest.mark.parametrize("forget", [GA(), NPO()], ids=["ga", "npo"])
+@pytest.mark.parametrize(("forget", "folder"), [(GA(), None), (NPO(), "values")], ids=["ga", "npo"])
 def test_entropies_of_a_named_model(fit, forget, folder, untouched_dir, tmp_path, monkeypatch):
     """Its entropies weigh; what else is compared with stays the target model's."""
     monkeypatch.setenv("ETW_CACHE", str(tmp_path / "cache"))
