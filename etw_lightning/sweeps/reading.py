@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +25,8 @@ __all__ = ["Parse", "SettingsReader", "with_keys"]
 Parse = Callable[[Sequence[str]], Mapping[str, Any]]
 #: So many runs take seconds to read.
 _MANY = 50
+#: Seconds between lines of progress where there is no terminal.
+_BETWEEN_LINES = 60.0
 _Words = tuple[str, ...]
 #: Settings below which each class has arguments of its own.
 _CLASSES = ("model.weighting", "model.forget", "model.retain", "trainer")
@@ -56,13 +59,26 @@ def with_keys(runs: Sequence[Run], parse: Parse | SettingsReader) -> list[Run]:
 
 
 def _shown(runs: Sequence[Run]) -> Iterable[Run]:
-    """Return runs one by one, with a bar on a terminal while there are many of them."""
-    if len(runs) < _MANY or not sys.stderr.isatty():
+    """Return runs one by one, and show how far that is while there are many of them."""
+    if len(runs) < _MANY:
         return runs
+    if not sys.stderr.isatty():
+        return _told(runs)
     from rich.console import Console
     from rich.progress import track
 
     return track(runs, "reading the runs", console=Console(stderr=True), transient=True)
+
+
+def _told(runs: Sequence[Run]) -> Iterator[Run]:
+    """Give runs one by one, with a line a minute."""
+    last = time.monotonic()
+    for number, run in enumerate(runs):
+        if time.monotonic() - last >= _BETWEEN_LINES:
+            last = time.monotonic()
+            sys.stderr.write(f"reading the runs: {number} of {len(runs)}\n")
+            sys.stderr.flush()
+        yield run
 
 
 class SettingsReader:

@@ -1,11 +1,13 @@
 """Runs put together of parts have the settings that a whole parse gives, or are parsed whole."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from etw_lightning.runs.key import run_key
 from etw_lightning.schema import InputError
+from etw_lightning.sweeps import reading
 from etw_lightning.sweeps.reading import with_keys
 from etw_lightning.sweeps.runs import Run
 
@@ -111,3 +113,19 @@ def test_a_bad_value_is_told_of_the_first_run_that_has_it():
     runs = [*grid("NPO", model__forget__beta=[1]), *grid("GA", model__forget__beta=[1])]
     with pytest.raises(InputError, match=r"is not known \(run GA_1\)"):
         keys_of(runs)
+
+
+def test_without_a_terminal_a_line_a_minute_tells_how_many_runs_are_read(monkeypatch, capsys):
+    """Of ten seconds a run: after 60 seconds, 120, ..., and nothing of few runs."""
+    seconds = iter(range(0, 10_000, 10))
+    monkeypatch.setattr(reading.time, "monotonic", lambda: next(seconds))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
+    runs = [object() for _ in range(60)]
+    assert list(reading._shown(runs)) == runs
+    lines = capsys.readouterr().err.splitlines()
+    # The clock is read once a run, and once more for each line.
+    assert lines[0] == "reading the runs: 5 of 60"
+    assert len(lines) == 10
+    assert all(line.endswith(" of 60") for line in lines)
+    assert list(reading._shown(runs[:49])) == runs[:49]
+    assert capsys.readouterr().err == ""
