@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections import Counter
 from types import SimpleNamespace
 from typing import get_args
 
@@ -14,8 +15,10 @@ from huggingface_hub import ModelCard
 
 from etw_lightning.boards.groups import card
 from etw_lightning.metrics import Direction
+from etw_lightning.models.loading import load_model
 from etw_lightning.scoring import record_cache
 from etw_lightning.scoring.retain_results import load_records
+from etw_lightning.training import scoring_module
 
 NUMBERS = (
     "forget_quality",
@@ -90,6 +93,40 @@ def test_a_run_leaves_everything_behind_and_can_be_repeated(
     }
     for name in ("forget_probability", "forget_rougeL_recall", "model_utility"):
         assert before[name] == run.results["metrics"][name]
+
+
+def state_of(lm):
+    """Return a number that tells one state of a model's weights from another."""
+    return sum(weight.double().sum().item() for weight in lm.parameters())
+
+
+def test_no_row_of_a_model_is_scored_twice(
+    fit, tofu_args, retain_model_dir, tiny_model_dir, monkeypatch
+):
+    """Target and retain model once for all runs, the trained one once in each evaluation."""
+    seen = Counter()
+    for module in (scoring_module, record_cache):
+        original = module.score_in_turn
+
+        def note(scorer, batch, *more, original=original):
+            state = state_of(scorer.lm)
+            for scores in original(scorer, batch, *more):
+                seen.update((state, batch.dataset, *score[:3]) for score in scores)
+                yield scores
+
+        monkeypatch.setattr(module, "score_in_turn", note)
+    given = [*tofu_args, f"--data.retain_model={retain_model_dir}"]
+    fit(*given)
+    others = {state_of(load_model(str(path))) for path in (tiny_model_dir, retain_model_dir)}
+    first = {state for state, *_ in seen}
+    assert others <= first
+    assert len(first) == 4, "and after each of two epochs"
+    assert set(seen.values()) == {1}
+    seen.clear()
+    fit(*given, "--model.lambda=0.2", name="other")
+    assert set(seen.values()) == {1}
+    assert len({state for state, *_ in seen}) == 2
+    assert not others & {state for state, *_ in seen}
 
 
 def check_results(results):
