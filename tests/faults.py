@@ -83,6 +83,7 @@ def prepare(words, world, fault=None, log=None):
 
     def work(rank):
         out, status = io.StringIO(), 1
+        handle_as_usual()
         try:
             if world > 1:
                 become(rank, world, port)
@@ -104,6 +105,13 @@ def prepare(words, world, fault=None, log=None):
         return status
 
     return work
+
+
+def handle_as_usual():
+    """Answer signals as a program does that was just started, whatever was run here before."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def fork(world, work):

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import shutil
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -13,6 +14,9 @@ from typing import NamedTuple
 
 import pytest
 from warm import keep_parsers
+
+#: Those that a run handles, in this process to the end of the tests if nobody undid it.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Outcome(NamedTuple):
@@ -46,6 +50,7 @@ def _run(*args):
     keep_parsers()
     quiet = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed")
     levels = {name: logging.getLogger(name).level for name in quiet}
+    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         patch.setattr(sys, "argv", ["etw_lightning", *map(str, args)])
@@ -58,6 +63,8 @@ def _run(*args):
                 status = int(end.code or 0)
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     return Outcome(status, out.getvalue(), err.getvalue())
 
 

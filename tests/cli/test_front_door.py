@@ -213,6 +213,16 @@ def test_ctrl_c_writes_a_checkpoint_and_the_same_command_goes_on(words, tmp_path
     assert f"going on from {saved.folder}" in log.read_text()
 
 
+def test_a_command_in_the_process_of_the_tests_leaves_its_signals_as_they_were(command, home):
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = [signal.getsignal(number) for number in numbers]
+    (home / "others").mkdir()
+    (home / "others" / "notes.txt").write_text("mine")
+    words = ("fit", "--config", "quickstart", "--output_dir", home / "others", "--overwrite")
+    assert command(*words).status == 2
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
 #: Runs the program, and interrupts it as soon as it imports a module.
 _INTERRUPTED = """
 import os, runpy, signal, sys
