@@ -24,6 +24,8 @@ SPACED = (
     "{{ ' ' + m['content'] | trim + ' ' + eos_token }}{% endgeneration %}{% else %}"
     "{{ '[' + m['role'] + '] ' + m['content'] | trim + ' [/]' }}{% endif %}{% endfor %}"
 )
+#: Puts a text behind the last turn, which is not there once another one follows.
+CLOSED = CHATML + "{% if not add_generation_prompt %}(closed){% endif %}"
 #: Shows an assistant's turn otherwise once another one follows, as templates that drop thoughts do.
 FORGETFUL = (
     "{% for m in messages %}{{ '<|user|>' + m['role'] + '\n' }}"
@@ -62,7 +64,7 @@ def labelled(row):
 
 
 @pytest.mark.parametrize("system", [None, "Be short."])
-@pytest.mark.parametrize("template", [CHATML, SPACED])
+@pytest.mark.parametrize("template", [CHATML, SPACED, CLOSED])
 def test_labels_are_the_tokens_that_the_template_calls_the_assistants(encoder_of, template, system):
     encoder = encoder_of(template)
     example, messages = chat(*WORDS, system=system)

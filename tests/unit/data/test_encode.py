@@ -304,6 +304,12 @@ def tokenizer_that_merges(text, num_merges, *, add_prefix_space=False, use_regex
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|eos|>", **names)
 
 
+def test_a_text_that_answers_nothing_begins_with_the_begin_token(changed_tokenizer):
+    tokenizer = with_special_tokens(changed_tokenizer(), "<|bos|> $A")
+    asked = Encoder(tokenizer, "plain").encode_prompt(example("Paris.", question=None))
+    assert asked == [tokenizer.bos_token_id]
+
+
 def test_a_token_on_the_border_is_parted():
     """A BPE that merges over spaces and words: ``: y`` would belong to prompt and answer."""
     encoder = Encoder(tokenizer_that_merges(": y", 3), "plain")

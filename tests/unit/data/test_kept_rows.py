@@ -108,6 +108,16 @@ def test_stored_rows_are_the_rows(template, max_length, tiny_tokenizer):
         rows[NUM]
 
 
+def test_what_is_kept_is_named_by_24_digits_and_what_is_small_is_not(
+    monkeypatch, tmp_path, tiny_tokenizer
+):
+    split_of(examples(), Encoder(tiny_tokenizer))
+    (kept,) = (path for path in (tmp_path / "cache" / "rows").iterdir() if path.is_dir())
+    assert len(kept.name) == 24
+    monkeypatch.undo()
+    assert (kept_rows.SMALL, kept_rows._SMALL_TEXT) == (5000, 8_000_000)
+
+
 def test_rows_are_written_512_at_a_time_and_the_file_has_its_crc_32(tmp_path, monkeypatch):
     monkeypatch.undo()
     some = [
