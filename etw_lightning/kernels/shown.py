@@ -2,6 +2,7 @@
 
 # No postponed annotations: the parser would look their names up in the modules of subclasses.
 
+from dataclasses import fields, is_dataclass
 from typing import ClassVar
 
 __all__ = ["Shown"]
@@ -26,10 +27,13 @@ class Shown:
     came_later: ClassVar[tuple[str, ...]] = ()
 
     def __repr__(self) -> str:
+        # What else a dataclass's instance holds, as one that is made late does, is no number of it.
+        names = [one.name for one in fields(self)] if is_dataclass(self) else list(vars(self))
         shown = {
             name: value
-            for name, value in vars(self).items()
-            if name not in self.came_later or value != getattr(type(self), name)
+            for name in names
+            if (value := getattr(self, name)) != getattr(type(self), name, None)
+            or name not in self.came_later
         }
         numbers = ", ".join(f"{name}={value!r}" for name, value in shown.items())
         return f"{type(self).__name__}({numbers})"

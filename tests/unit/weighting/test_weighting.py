@@ -9,7 +9,7 @@ import math
 
 import pytest
 import torch
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, lazy_instance
 
 from etw_lightning import weighting
 from etw_lightning.kernels.signals import TokenSignals
@@ -276,6 +276,14 @@ def test_mixture():
     assert Mixture(first=ETW(), second=Uniform(), share=0.25)(given).tolist() == [0.875, 1.125]
     assert Mixture(first=ETW(), second=Uniform(), share=0.0)(given).tolist() == [1.0, 1.0]
     assert Mixture(first=ETW(), second=Uniform(), share=1.0)(given).tolist() == [0.5, 1.5]
+
+
+def test_a_default_that_is_made_late_shows_its_arguments_alone():
+    late = lazy_instance(ETW)
+    shown = "temperature=1.0, source='current', normalise='sequence', top_share=None, "
+    assert repr(late) == f"LazyInstance_ETW({shown}threshold=None, hard=False)"
+    assert late(signals([1.0, 3.0], [0, 0], 1)).tolist() == [0.5, 1.5]
+    assert repr(late) == f"LazyInstance_ETW({shown}threshold=None, hard=False)"
 
 
 def test_what_came_later_is_shown_where_it_is_not_as_before():
