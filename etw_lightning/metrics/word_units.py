@@ -3,26 +3,43 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
+from functools import cache
+from itertools import chain
 
 __all__ = ["NO_WORD", "word_numbers"]
 
 #: The number of a token that belongs to no word.
 NO_WORD = -1
 
-#: Letters, digits and underscores, joined by single apostrophes and hyphens: ``Al-Kuwaiti's``.
-_WORD = re.compile(r"\w+(?:['\u2019\u2010-]\w+)*")
+#: Places of Unicode where marks are, and what joins or parts letters of a word without being seen.
+_MARKED, _UNSEEN = (range(0x300, 0x20000), range(0xE0100, 0xE01F0)), "\u200c\u200d"
+
+
+@cache
+def _words() -> re.Pattern[str]:
+    """Return what finds letters, digits and underscores, each with its marks.
+
+    They are joined by single apostrophes and hyphens: ``Al-Kuwaiti's``. Python counts no mark as
+    part of a word: not the vowels of Hindi, nor an accent that stands behind its letter.
+    """
+    marks = "".join(
+        one for one in map(chr, chain(*_MARKED)) if unicodedata.category(one).startswith("M")
+    )
+    run = rf"\w[\w{marks}{_UNSEEN}]*"
+    return re.compile(rf"{run}(?:['\u2019\u2010-]{run})*")
 
 
 def word_numbers(text: str, spans: Sequence[tuple[int, int]]) -> tuple[int, ...]:
     """Say which word of a text each token belongs to.
 
-    A word is a run of letters and digits, of any script, that single apostrophes and hyphens may
-    join. A token belongs to the first word that it has a character of, however many spaces and
-    signs it has besides; one of spaces and signs alone, and one without characters, such as the
-    end of an answer, belongs to none. (One without characters amid a word, as some tokenizers
-    have of a letter of several bytes, belongs to that word.) Scripts without spaces have words as
-    long as their runs of letters.
+    A word is a run of letters and digits with their marks, of any script, that single apostrophes
+    and hyphens may join. A token belongs to the first word that it has a character of, however many
+    spaces and signs it has besides; one of spaces and signs alone, and one without characters, such
+    as the end of an answer, belongs to none. (One without characters amid a word, as some
+    tokenizers have of a letter of several bytes, belongs to that word.) Scripts without spaces have
+    words as long as their runs of letters.
 
     Args:
         text: The text that the characters are counted in.
@@ -36,7 +53,7 @@ def word_numbers(text: str, spans: Sequence[tuple[int, int]]) -> tuple[int, ...]
         (0, 0, 1, 1, -1, -1)
     """
     of_character = [NO_WORD] * (len(text) + 1)
-    for number, found in enumerate(_WORD.finditer(text)):
+    for number, found in enumerate(_words().finditer(text)):
         of_character[found.start() : found.end()] = [number] * (found.end() - found.start())
 
     def number_of(start: int, stop: int) -> int:

@@ -43,3 +43,26 @@ def test_tokens_without_characters():
 
 def test_two_tokens_that_share_a_letter_are_of_its_word():
     assert word_numbers("caf\u00e9", [(0, 3), (3, 4), (3, 4)]) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["\u0939\u093f\u0928\u094d\u0926\u0940", "\u092d\u093e\u0937\u093e"],  # vowels of Hindi
+        [
+            "\u0645\u064f\u062d\u064e\u0645\u0651\u064e\u062f",
+            "\u05e9\u05c1\u05dc\u05d5\u05b9\u05dd",
+        ],
+        ["\u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35"],  # Thai
+        ["Jose\u0301", "Nu\u0301n\u0303ez-Go\u0301mez's"],  # accents behind their letters
+        ["\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "x"],  # Persian, parted unseen
+    ],
+)
+def test_a_mark_is_part_of_its_word(words):
+    """Python's own rule cuts at each of them; a token a character."""
+    text = " ".join(words)
+    wanted = [number for number, word in enumerate(words) for _ in f"{word} "][:-1]
+    spans = [(place, place + 1) for place in range(len(text))]
+    assert [-1 if one == " " else number for one, number in zip(text, wanted, strict=True)] == list(
+        word_numbers(text, spans)
+    )
