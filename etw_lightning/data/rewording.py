@@ -133,7 +133,7 @@ def read_prefixes(path: str | Path, key: str) -> list[str]:
     Raises:
         InputError: If the file can't be read, or holds none.
     """
-    lines = [line.strip() for line in _text(path, key).splitlines()]
+    lines = [line.strip() for line in _text(path, key).split("\n")]
     found = [line for line in lines if line]
     if not found:
         raise InputError(f"{key} {str(path)!r} holds no prefix; write one a line.")
@@ -160,7 +160,7 @@ def read_questions(path: str | Path, rows: Sequence[Example], key: str) -> list[
     places: dict[Any, int] = {number: number for number in range(len(rows))}
     places |= {one.id: number for number, one in enumerate(rows)}
     found: list[list[str]] = [[] for _ in rows]
-    for number, line in enumerate(_text(path, key).splitlines(), 1):
+    for number, line in enumerate(_text(path, key).split("\n"), 1):
         if line.strip():
             row, questions = _read_line(line, f"{key} {str(path)!r}, line {number}")
             if row not in places:

@@ -99,6 +99,15 @@ def test_questions_by_number_or_id(tmp_path):
     assert read_questions(path, ROWS, "attack.questions") == [["A?", "Aa?"], ["B?", "Bb?"], ["C?"]]
 
 
+def test_a_question_may_hold_what_ends_lines_elsewhere(tmp_path):
+    """JSON leaves Unicode's separators of lines as they are, and ends no line at them."""
+    question = "What\u2028of\u2029it\u0085?"
+    line = json.dumps({"row": 0, "question": question}, ensure_ascii=False)
+    path = tmp_path / "questions.jsonl"
+    path.write_text(f"{line}\n", encoding="utf-8")
+    assert read_questions(path, ROWS[:1], "attack.questions") == [[question]]
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
