@@ -21,7 +21,7 @@ from etw_lightning.memory.model_checks import (
     check_devices,
     check_disk,
 )
-from etw_lightning.models.loading import check_vocabulary, load_config
+from etw_lightning.models.loading import check_stored, check_vocabulary, load_config
 from etw_lightning.notices import printable
 from etw_lightning.runs.checkpointing import Checkpoints
 from etw_lightning.runs.cpu_precision import Changed
@@ -36,6 +36,7 @@ from etw_lightning.training.datamodule import Role, UnlearningDataModule
 from etw_lightning.training.known_scores import find_known
 from etw_lightning.training.module import UnlearningModule
 from etw_lightning.training.other_models import OtherModels
+from etw_lightning.training.reference_model import check_tokens
 from etw_lightning.training.strategies import check_layout, computing_precision, is_first_process
 
 __all__ = ["RunChecks", "say"]
@@ -108,19 +109,15 @@ class RunChecks(LightningCLI):
             callback.prepare(data)
             data.require(callback.needs)
         data.check_names()
-        if self.subcommand == "check":
-            assert self.untrained is not None
-            place = Path(self.untrained.name)
-            found = quickstart_models.resolve_untrained(model.pretrained, place, self.seed)
-        else:
-            found = quickstart_models.resolve(model.pretrained, self.seed)
-        model.pretrained = found
+        model.pretrained = self._resolved(model.pretrained)
         data.load(model.pretrained)
         model.continues = data.continues
         name = (model.pretrained, "model.pretrained")
         if data.tokenizer_name is not None:
             name = (data.tokenizer_name, "data.tokenizer")
         check_vocabulary(data.encoder.tokenizer, load_config(model.pretrained), *name)
+        if model.entropy_model is not None and self.subcommand != "evaluate":
+            self._check_entropy_model(model.entropy_model)
         for callback in callbacks:
             # Read again once there are scores: what is wrong with them is to be said before.
             data.spans(callback.needs)
@@ -139,6 +136,20 @@ class RunChecks(LightningCLI):
                 model.pretrained, data, self._precision, whole=whole, say=say
             )
             data.check_rows(model.known)
+
+    def _check_entropy_model(self, given: str) -> None:
+        """Find the model whose entropies are asked for, or refuse it before anything is scored."""
+        found = self._resolved(given)
+        check_stored(found, "model.entropy_model")
+        check_tokens(found, self.datamodule.train_encoder.tokenizer)
+        self.model.entropy_model = found
+
+    def _resolved(self, pretrained: str) -> str:
+        """Return where a model is; ``check`` trains none of the quickstart's."""
+        if self.untrained is None:
+            return quickstart_models.resolve(pretrained, self.seed)
+        place = Path(self.untrained.name)
+        return quickstart_models.resolve_untrained(pretrained, place, self.seed)
 
     def _score_others(self) -> None:
         """Score the retain and the target model, as far as callbacks read their records."""

@@ -236,6 +236,7 @@ def _check_trains(trainer: Any) -> None:
 #: Settings that name what a run reads and no other run can make anew.
 _READ = (
     "model.pretrained",
+    "model.entropy_model",
     "data.retain_model",
     "data.target_model",
     "data.retain_results",

@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 from etw_lightning.data.stored_rows import longest
 from etw_lightning.kernels.signals import Signal, TokenSignals
 from etw_lightning.method import Method, Reference
-from etw_lightning.models.loading import DType, LabelScorer, load_model, load_tokenizer
+from etw_lightning.models.loading import DType, LabelScorer, load_model
 from etw_lightning.models.noise import Dropout, settle_noise
 from etw_lightning.models.positions import check_extents, row_extents
 from etw_lightning.models.shards import Sharding, plain_modules, read_outside, spread
@@ -20,7 +20,12 @@ from etw_lightning.models.step_layout import StepLayout
 from etw_lightning.schema import InputError
 from etw_lightning.training.datamodule import UnlearningDataModule
 from etw_lightning.training.given import GivenModel
-from etw_lightning.training.reference_model import ReferenceModel, ReferenceValues, Wanted
+from etw_lightning.training.reference_model import (
+    ReferenceModel,
+    ReferenceValues,
+    Wanted,
+    check_tokens,
+)
 from etw_lightning.training.reference_values import reference_values
 from etw_lightning.training.scoring_module import ScoringModule
 from etw_lightning.training.strategies import (
@@ -279,13 +284,7 @@ class PreparedModule(ScoringModule):
         Raises:
             InputError: If its tokens are not the run's.
         """
-        tokenizer = load_tokenizer(model.pretrained, model.key)
-        if tokenizer.get_vocab() != data.train_encoder.tokenizer.get_vocab():
-            raise InputError(
-                f"model.entropy_model {model.pretrained!r} has another vocabulary than the run's "
-                "model, so that its entropies are of other tokens; name a model with the same, "
-                "such as the one that the target model was made of."
-            )
+        check_tokens(model.pretrained, data.train_encoder.tokenizer, model.key)
         wanted: frozenset[Signal] = frozenset({"reference_entropies"})
         needs = {
             group: wanted

@@ -16,12 +16,19 @@ from torch import Tensor
 from etw_lightning.data.stored_rows import sizes
 from etw_lightning.kernels.distributions import Distributions
 from etw_lightning.kernels.signals import Signal
-from etw_lightning.models.loading import DType, LabelScorer, load_model
+from etw_lightning.models.loading import (
+    DType,
+    LabelScorer,
+    check_vocabulary,
+    load_config,
+    load_model,
+    load_tokenizer,
+)
 from etw_lightning.schema import IGNORE_INDEX, EncodedRow, InputError
 from etw_lightning.scoring.batches import pad_rows
 from etw_lightning.scoring.record_cache import model_identity, precision_name
 
-__all__ = ["ReferenceModel", "ReferenceValues", "Wanted", "compute_values"]
+__all__ = ["ReferenceModel", "ReferenceValues", "Wanted", "check_tokens", "compute_values"]
 
 #: Signals of the target model that a file can hold: numbers, and all.
 _FLAT: frozenset[Signal] = frozenset({"reference_logps", "reference_entropies"})
@@ -178,6 +185,27 @@ class ReferenceValues:
             # What picks from distributions must be int64; in the file and in memory half will do.
             found["top_ids"] = found["top_ids"].long()
         return found
+
+
+def check_tokens(pretrained: str, tokenizer: Any, key: str = "model.entropy_model") -> None:
+    """Refuse a model whose tokens are not the run's.
+
+    Args:
+        pretrained: The model.
+        tokenizer: Of the run.
+        key: Configuration key that errors name.
+
+    Raises:
+        InputError: If its tokenizer has another vocabulary, or it has not a row for each token.
+    """
+    own = load_tokenizer(pretrained, key)
+    if own.get_vocab() != tokenizer.get_vocab():
+        raise InputError(
+            f"{key} {pretrained!r} has another vocabulary than the run's model, so that its "
+            "entropies are of other tokens; name a model with the same, such as the one that the "
+            "target model was made of."
+        )
+    check_vocabulary(own, load_config(pretrained, key), pretrained, key)
 
 
 def compute_values(

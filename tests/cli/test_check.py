@@ -83,6 +83,66 @@ def test_weights_that_are_not_the_model_s(
         assert outcome.err.count("\n") == 1
 
 
+@pytest.fixture
+def by_reference(check_args, home):
+    """``fit`` or ``check`` that weighs by the entropies of another model."""
+
+    def call(subcommand, folder, *flags):
+        weighting = "--model.weighting.source=reference"
+        return [subcommand, *check_args[1:], weighting, f"--model.entropy_model={folder}", *flags]
+
+    return call
+
+
+@pytest.mark.parametrize("subcommand", ["check", "fit"])
+def test_a_model_for_entropies_is_looked_at_before_anything_is_scored(
+    command, by_reference, tiny_model_dir, tmp_path, monkeypatch, subcommand
+):
+    score = "etw_lightning.commands.run_checks.RunChecks._score_others"
+    monkeypatch.setattr(score, lambda _: exit(7))
+    lacking = shutil.copytree(tiny_model_dir, tmp_path / "lacking")
+    weights = load_file(lacking / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, lacking / "model.safetensors", {"format": "pt"})
+    said = {lacking: "does not hold the weights of ", tmp_path / "none": "there is no "}
+    for folder, reason in said.items():
+        outcome = command(*by_reference(subcommand, folder))
+        assert outcome.status == 2
+        assert outcome.err.startswith("error: model.entropy_model")
+        assert reason in outcome.err
+    assert command(*by_reference(subcommand, tiny_model_dir)).status == (7 * (subcommand == "fit"))
+
+
+def test_entropies_may_be_those_of_a_quickstart_model(
+    command, by_reference, tiny_model_dir, monkeypatch
+):
+    asked = []
+
+    def resolve(name, seed):
+        asked.append(name)
+        return str(tiny_model_dir) if name.startswith("quickstart:") else name
+
+    monkeypatch.setattr("etw_lightning.training.quickstart_models.resolve", resolve)
+    monkeypatch.setattr(
+        "etw_lightning.training.module.UnlearningModule.load_ahead",
+        lambda module, _: exit(8 if module.entropy_model == str(tiny_model_dir) else 9),
+    )
+    assert command(*by_reference("fit", "quickstart:retain")).status == 8
+    assert "quickstart:retain" in asked
+
+
+def test_overwriting_never_removes_a_model_for_entropies(
+    command, by_reference, tiny_model_dir, home
+):
+    folder = home.parent / "run"
+    mine = shutil.copytree(tiny_model_dir, folder / "model")
+    (folder / "hparams.yaml").touch()
+    outcome = command(*by_reference("fit", mine, "--overwrite"))
+    assert outcome.status == 2
+    assert f"model.entropy_model {str(mine)!r} lies in output_dir {str(folder)!r}, " in outcome.err
+    assert (mine / "model.safetensors").is_file()
+
+
 def test_memory_of_a_gpu_can_be_given(checked):
     assert "* fits 0.5 GiB of each GPU" in (out := checked("--memory_per_gpu=0.5").out)
     assert out.splitlines()[-1].startswith("no strategy fits; try --model.gradient_checkpointing")
