@@ -180,6 +180,9 @@ def check_run(config: Any, folder: Path) -> None:
             raise InputError(f"{key} must be a folder or a file, or null; got {given!r}.")
     if "metrics" not in config:
         _check_trains(trainer)
+        # Of questions to score alone it is said later that there is nothing to train on.
+        if config.get("data.benchmark") != "choice":
+            _check_ends(trainer)
     check_links(folder)
     if config.overwrite:
         _check_nothing_needed(config, folder)
@@ -191,7 +194,7 @@ def check_run(config: Any, folder: Path) -> None:
 
 
 def _check_trains(trainer: Any) -> None:
-    """Refuse a length of training that is none, or has no end."""
+    """Refuse a length of training that is none."""
     if trainer.max_epochs is not None and trainer.max_epochs < 1:
         raise InputError(
             f"trainer.max_epochs must be a whole number > 0 or null; got {trainer.max_epochs}."
@@ -201,12 +204,6 @@ def _check_trains(trainer: Any) -> None:
         raise InputError(
             "trainer.max_steps must be a whole number > 0, or -1 for no bound; "
             f"got {trainer.max_steps}."
-        )
-    if trainer.max_epochs is None and trainer.max_steps in (None, -1) and trainer.max_time is None:
-        # Lightning would train for a thousand epochs.
-        raise InputError(
-            "trainer.max_epochs is null and trainer.max_steps sets no bound, so that the run has "
-            "no end; give one of them, or trainer.max_time."
         )
     limit = trainer.limit_train_batches
     if limit is not None and not limit > 0:
@@ -242,6 +239,15 @@ _READ = (
     "data.retain_results",
     "data.target_results",
 )
+
+
+def _check_ends(trainer: Any) -> None:
+    """Refuse training without an end; Lightning would train for a thousand epochs."""
+    if trainer.max_epochs is None and trainer.max_steps in (None, -1) and trainer.max_time is None:
+        raise InputError(
+            "trainer.max_epochs is null and trainer.max_steps sets no bound, so that the run has "
+            "no end; give one of them, or trainer.max_time."
+        )
 
 
 def _check_nothing_needed(config: Any, folder: Path) -> None:

@@ -223,6 +223,11 @@ def test_a_command_in_the_process_of_the_tests_leaves_its_signals_as_they_were(c
     assert [signal.getsignal(number) for number in numbers] == before
 
 
+def _as_at_a_terminal():
+    """Let Ctrl-C reach a process, which it does not where tests run in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 #: Runs the program, and interrupts it as soon as it imports a module.
 _INTERRUPTED = """
 import os, runpy, signal, sys
@@ -245,6 +250,7 @@ def test_ctrl_c_before_anything_is_imported_is_one_line(home, module):
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         check=False,
+        preexec_fn=_as_at_a_terminal,
     )
     assert (result.returncode, result.stdout) == (130, "")
     assert result.stderr == "interrupted; nothing was written\n"
@@ -272,6 +278,7 @@ def test_ctrl_c_in_the_first_second_is_one_line(home, command_name):
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
+        preexec_fn=_as_at_a_terminal,
     )
     maps = Path(f"/proc/{process.pid}/maps")
     # Libraries are being imported once the first of them has been mapped.

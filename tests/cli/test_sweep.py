@@ -19,7 +19,7 @@ SHIPPED = sorted({*(ROOT / "configs" / "sweep").glob("*.yaml")} - {SEARCH})
 #: A sweep of each method over a grid of its own.
 MANY = ROOT / "configs" / "sweep" / "quickstart_methods.yaml"
 #: It, and a grid of methods and lambdas as others are.
-LONG = (MANY, ROOT / "configs" / "sweep" / "quickstart_frontier.yaml")
+LONG = (MANY, *(MANY.parent / f"quickstart_{name}.yaml" for name in ("frontier", "words")))
 SWEEP = {
     "config": ["configs/tofu_forget10.yaml", "small.yaml"],
     "output_dir": "out",
@@ -306,6 +306,7 @@ def test_the_number_that_a_search_is_told_is_the_one_of_its_run(searched, place)
         assert list(trial.constraints.values()) == [pytest.approx(miss, abs=1e-12)]
 
 
+@pytest.mark.slow
 def test_the_shipped_search_can_be_begun(command, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     out = command("sweep", "report", "--config", SEARCH, "--output_dir", tmp_path / "none")

@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etw_lightning.metrics import expected_highest, leak_at_k, leakage, refusal_stability
@@ -39,6 +39,7 @@ def test_leak_at_k_lies_between_one_sample_and_certainty(n, data):
 @given(
     st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=1, max_size=6), st.randoms()
 )
+@settings(max_examples=20)
 def test_the_order_of_records_does_not_matter(rows, rng):
     records = [
         Record("f", f"f/{number}", "In Rome.", generation="In Rome." if says else "No idea.")
