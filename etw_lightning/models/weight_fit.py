@@ -254,14 +254,19 @@ def keep_untied(lm: Any, given: str, key: str) -> None:
 @contextmanager
 def without_reports() -> Iterator[None]:
     """Keep the library's tables of what it loads, and its bars, from the terminal."""
+    from transformers import modeling_gguf_pytorch_utils as gguf_reader
     from transformers.utils import logging
 
     level, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    # The reader of GGUF files draws a bar that the library's own switch does not reach.
+    bar = gguf_reader.tqdm
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    gguf_reader.tqdm = logging.tqdm
     try:
         yield
     finally:
+        gguf_reader.tqdm = bar
         logging.set_verbosity(level)
         if has_bars:
             logging.enable_progress_bar()

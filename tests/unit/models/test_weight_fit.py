@@ -510,11 +510,14 @@ def gguf_file(tmp_path, weights, tiny_tokenizer):
     return call
 
 
-def test_a_whole_gguf_file(gguf_file, weights):
+def test_a_whole_gguf_file(gguf_file, weights, capfd):
     path = gguf_file()
     assert check_stored(str(path))
+    capfd.readouterr()
     lm = load_model(str(path))
     assert torch.equal(lm.state_dict()[HEAD], weights[HEAD])
+    # No bar of the library's.
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(
