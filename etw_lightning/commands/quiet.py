@@ -30,6 +30,11 @@ def be_quiet() -> None:
     logging.getLogger("DeepSpeed").addFilter(
         lambda record: "Setting accelerator to CPU" not in record.getMessage()
     )
+    # bitsandbytes, where it is installed, tells that it has no fast kernel for the processor, also
+    # where peft alone has imported it.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(
+        lambda record: "gemm_4bit_forward" not in record.getMessage()
+    )
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()

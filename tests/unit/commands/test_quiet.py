@@ -1,5 +1,6 @@
-"""Lightning's hint to ``srun``: left out where no job was asked for, kept where one was."""
+"""What the libraries say: noise is left out, what matters to somebody is kept."""
 
+import logging
 import shutil
 import warnings
 
@@ -27,3 +28,14 @@ def test_the_hint_is_said_where_it_may_be_right(monkeypatch, job, launched, is_s
         be_quiet()
         SLURMEnvironment._validate_srun_used()
     assert bool(seen) == is_said
+
+
+def test_bitsandbytes_does_not_tell_of_a_kernel_it_lacks(monkeypatch, caplog):
+    speaker = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    monkeypatch.setattr(speaker, "filters", [])
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    with warnings.catch_warnings():
+        be_quiet()
+    speaker.warning("Failed to load CPU gemm_4bit_forward from kernels-community: %s.", "no kernels")
+    speaker.warning("something else")
+    assert [record.getMessage() for record in caplog.records] == ["something else"]
