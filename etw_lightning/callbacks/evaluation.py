@@ -20,7 +20,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from etw_lightning.callbacks.comparisons import score_others
 from etw_lightning.catalogue import computations as of
 from etw_lightning.catalogue.listing import CATALOGUE, Extra, Given, Part
-from etw_lightning.catalogue.suite import Plan, metric_names, select
+from etw_lightning.catalogue.suite import NoMetricError, Plan, metric_names, select
 from etw_lightning.metrics import Metric
 from etw_lightning.schema import InputError
 from etw_lightning.training.datamodule import Role, UnlearningDataModule
@@ -262,15 +262,20 @@ class Suite(EvaluationCallback):
                 _refuse_passes(self.metrics or ())
             extras = data.extras
             self.has_tokens = "retain_tokens" in extras
-            self.plan = select(
-                self.metrics,
-                data.benchmark_name,
-                extras,
-                data.offered_sets,
-                data.retain_sets,
-                family=data.family,
-                able=data.able,
-            )
+            try:
+                self.plan = select(
+                    self.metrics,
+                    data.benchmark_name,
+                    extras,
+                    data.offered_sets,
+                    data.retain_sets,
+                    family=data.family,
+                    able=data.able,
+                )
+            except NoMetricError as error:
+                # Where all were wanted, rows that are not there are to blame.
+                missing = data.why_missing() if self.metrics is None else ""
+                raise InputError(missing or str(error)) from error
             if not self.trains:
                 self.plan = replace(self.plan, beside=data.beside)
             self.needs = self.plan.parts

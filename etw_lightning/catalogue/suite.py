@@ -30,7 +30,19 @@ from etw_lightning.files.class_paths import is_class_path
 from etw_lightning.metrics import Metric
 from etw_lightning.schema import InputError
 
-__all__ = ["Plan", "explain", "is_known_number", "metric_names", "metric_of", "select"]
+__all__ = [
+    "NoMetricError",
+    "Plan",
+    "explain",
+    "is_known_number",
+    "metric_names",
+    "metric_of",
+    "select",
+]
+
+
+class NoMetricError(InputError):
+    """Of the metrics that were wanted none can be had."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +231,7 @@ def select(
         else:
             chosen[name] = table[name]
     if not chosen:
-        raise InputError(f"metrics must name at least one of {', '.join(table)}.")
+        raise NoMetricError(f"metrics must name at least one of {', '.join(table)}.")
     ordered = {name: table[name] for name in table if name in chosen}
     return Plan(ordered, family, tuple(sets or ()), left_out, is_whole=names is None)
 

@@ -200,6 +200,17 @@ def test_single_metrics_of_own_rows_are_defined(run, own, retain_model_dir, name
     assert set(results["others"].get("retain", {})) <= set(results["metrics"])
 
 
+@pytest.mark.parametrize("name", ["forget", "retain"])
+def test_a_misspelled_file_is_what_a_run_blames(command, own, home, name):
+    result = command(
+        "fit", *own, f"--data.{name}_split=mispelt.csv", f"--output_dir={home / 'out'}"
+    )
+    assert result.status == 2
+    assert "mispelt.csv" in result.err
+    assert "metrics" not in result.err
+    assert result.err.count("\n") == 1
+
+
 def test_membership_without_holdout_rows_says_which_key_gives_them(command, own, home):
     result = command("evaluate", *own, "--metrics", "mia_loss", f"--output_dir={home / 'out'}")
     assert (result.status, result.err) == (
