@@ -21,6 +21,8 @@ def be_quiet() -> None:
     # A frozen copy of the target model is meant to be so.
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
     warnings.filterwarnings("ignore", message=".*Checkpoint directory.*exists and is not empty.*")
+    # A script with words of its own may well call ``main`` with others.
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended.*")
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
         logging.getLogger(name).setLevel(logging.WARNING)
     if is_torchrun() or "SLURM_JOB_ID" not in os.environ:

@@ -2,10 +2,13 @@
 
 import logging
 import shutil
+import sys
 import warnings
 
 import pytest
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.demos.boring_classes import BoringModel
 
 from etw_lightning.commands.quiet import be_quiet
 
@@ -36,6 +39,19 @@ def test_bitsandbytes_does_not_tell_of_a_kernel_it_lacks(monkeypatch, caplog):
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
     with warnings.catch_warnings():
         be_quiet()
-    speaker.warning("Failed to load CPU gemm_4bit_forward from kernels-community: %s.", "no kernels")
+    speaker.warning(
+        "Failed to load CPU gemm_4bit_forward from kernels-community: %s.", "no kernels"
+    )
     speaker.warning("something else")
     assert [record.getMessage() for record in caplog.records] == ["something else"]
+
+
+def test_main_may_be_called_by_a_script_that_has_words_of_its_own(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["script.py", "words"])
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        be_quiet()
+        with pytest.raises(SystemExit):
+            LightningCLI(BoringModel, args=["fit", "--help"])
+    assert [str(one.message) for one in seen if "args parameter" in str(one.message)] == []
