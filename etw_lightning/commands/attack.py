@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import re
 import sys
 from collections.abc import Sequence
@@ -45,7 +46,7 @@ def attack(args: Sequence[str]) -> int:
     from etw_lightning.commands.quiet import be_quiet
     from etw_lightning.reports.finished_runs import read_run
 
-    run = read_run(options.model, key="attack")
+    run = read_run(options.model, key="attack --model")
     be_quiet()
     given = _named(options.name)
     from etw_lightning.attacks.attacked_run import AttackedRun
@@ -108,8 +109,11 @@ def _file(name: str) -> list[str]:
     except InputError as error:
         if is_path:
             raise
+        near = difflib.get_close_matches(name, known[::-1], n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
         raise InputError(
-            f"attack must be {', '.join(known)}, a file, or the path of a class; got {name!r}."
+            f"attack must be {', '.join(known)}, a file, or the path of a class; got "
+            f"{name!r}.{hint}"
         ) from error
     if found.note:
         sys.stderr.write(f"note: {found.note}\n")

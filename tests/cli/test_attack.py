@@ -278,9 +278,11 @@ def test_without_a_retain_model_that_is_said(command, run, home):
     ("words", "message"),
     [
         (["prune"], "attack: the following arguments are required: --model; attack --help lists "),
-        (["prune", "--model", "nowhere"], "attack: 'nowhere' is no folder of a run."),
-        (["prune", "--model", "."], "attack: '.' holds no results.json, so it is no finished run."),
-        (["prune", "--model", "{half}"], "attack: '{half}' is not finished: it was broken off."),
+        (["prune", "--model", "nowhere"], "attack --model: 'nowhere' is no folder of a run."),
+        (["prune", "--model", "."], "attack --model: '.' holds no results.json, so it "
+         "is no finished run."),
+        (["prune", "--model", "{half}"], "attack --model: '{half}' is not finished: it was "
+         "broken off."),
         (["prune", "--model", "{scored}"], "attack: --model '{scored}' is no run that made a model "
          "forget; "),
         (["prune", "--model", "{gone}"], "attack: --model '{gone}' holds no folder 'model': it was "
@@ -333,6 +335,11 @@ def test_bad_input_is_one_line(refused, run, home, monkeypatch, words, message):
     said = refused("attack", *[word.format(**places) for word in words])
     assert said.startswith(message.format(**places)), said
     assert not list(run.glob("attacks/prune.json"))
+
+
+def test_a_misspelled_attack_is_guessed(refused, run):
+    said = refused("attack", "relern", "--model", str(run)).rstrip()
+    assert said.endswith("; got 'relern'. Did you mean 'relearn'?")
 
 
 def test_help_lists_what_the_attack_takes(command, home):
