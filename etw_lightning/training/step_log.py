@@ -94,6 +94,9 @@ class StepLog:
             module: Whose step it is; all processes must call it.
             batch_idx: Micro-batch of the epoch, from 0.
         """
+        if batch_idx == 0:
+            # A run that goes on from the last step of an epoch still holds that one's sums.
+            self._epoch = {}
         is_last = batch_idx + 1 == module.trainer.num_training_batches
         if (batch_idx + 1) % module.trainer.accumulate_grad_batches and not is_last:
             return

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -507,6 +508,27 @@ def test_an_epoch_that_is_broken_off_knows_how_its_weights_lay(fit):
     assert found["weights/annotated_rows"] == 2
     assert found["weights/rows"] == 4
     assert found["weights/max"] == 2.0
+
+
+def test_an_epoch_begins_without_the_weights_of_the_one_before():
+    """A run that goes on from an epoch's last step is told of that epoch, and never ends it."""
+    trainer = SimpleNamespace(
+        num_training_batches=2,
+        accumulate_grad_batches=1,
+        world_size=1,
+        progress_bar_callback=None,
+    )
+    module = SimpleNamespace(trainer=trainer, log=lambda *_, **__: None)
+    signals = TokenSignals(*[torch.tensor([0, 0])] * 2, 1, torch.zeros(2))
+    log = StepLog()
+    log.go_on({"weights/rows": 4.0, "weights/gini": 2.0, "weights/max": 9.0})
+    for batch, weights in enumerate([torch.tensor([0.5, 1.5]), torch.tensor([1.0, 1.0])]):
+        log.note_weights(signals, weights)
+        log.log(module, batch)
+    found = log.epoch_so_far()
+    assert found["weights/rows"] == 2
+    assert found["weights/gini"] == pytest.approx(0.25)
+    assert found["weights/max"] == 1.5
 
 
 class Nothing(TokenWeighting):
