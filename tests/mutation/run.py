@@ -141,7 +141,9 @@ class Runner:
     def tests_of(self, mutant, items):
         """Return the tests that reach the lines of a fault."""
         lines = lines_of(mutant)
-        files = {path for path, _ in lines}
+        # Tests of defaults read them from the package, and reach no line.
+        package = sys.modules[mutant.module.rpartition(".")[0]].__file__
+        files = {path for path, _ in lines} | {package}
 
         def reach(key):
             return not lines.isdisjoint(self.reached[key])

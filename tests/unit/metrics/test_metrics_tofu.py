@@ -56,6 +56,8 @@ def test_truth_ratio_never_substitutes_gold_elsewhere():
 def test_aggregations():
     assert metrics.closer_to_one([0.25, 4.0]) == pytest.approx(0.25, rel=1e-9)
     assert metrics.closer_to_one([1.0]) == pytest.approx(1.0, rel=1e-9)
+    # Ratios of 32 bits are counted with in 64.
+    assert metrics.closer_to_one(np.array([3.0], np.float32)) == pytest.approx(1 / 3, rel=1e-9)
     assert metrics.true_better([0.25, 4.0]) == 0.375
 
 
