@@ -111,7 +111,7 @@ PRECISIONS = {UnlearningModule: 2e-6, ExactModule: 1e-10}
     ("kind", "reduction", "rows"),
     [
         (ExactModule, "token", 13),
-        (ExactModule, "sequence", 13),
+        pytest.param(ExactModule, "sequence", 13, marks=pytest.mark.slow),
         pytest.param(ExactModule, "token", 9, marks=pytest.mark.slow),
         pytest.param(ExactModule, "sequence", 9, marks=pytest.mark.slow),
         (UnlearningModule, "token", 13),

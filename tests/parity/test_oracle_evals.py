@@ -268,8 +268,9 @@ def pair_of(oracle, benchmark, model):
 
 @pytest.mark.parametrize(
     ("benchmark", "model"),
-    [pytest.param("tofu", "model_a_pad", marks=pytest.mark.slow), ("muse", "model_a")],
+    [("tofu", "model_a_pad"), ("muse", "model_a")],
 )
+@pytest.mark.slow
 def test_privleak(oracle, benchmark, model):
     ours = attack_auc(*pair_of(oracle, benchmark, model), "min_k", conventions=PEER)
     retain = attack_auc(*pair_of(oracle, benchmark, "model_retain"), "min_k", conventions=PEER)

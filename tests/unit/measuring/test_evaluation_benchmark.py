@@ -71,6 +71,7 @@ def test_one_line_says_what_both_ways_took(line):
     )
 
 
+@pytest.mark.slow
 def test_every_metric_is_fed_its_own_pass(line, evaluation, root, tiny_tokenizer):
     """One batch a pass, so each feeds rows times the longest of them."""
     encoder = Encoder(tiny_tokenizer)

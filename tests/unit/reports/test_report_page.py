@@ -122,6 +122,7 @@ def test_rows_are_text_and_nothing_is_asked_of_anybody(html):
     assert len(html) < 3 * 2**20
 
 
+@pytest.mark.slow
 def test_twenty_runs_stay_below_three_megabytes(runs):
     assert len(page.as_html(list(runs) * 10).encode()) < 3 * 2**20
 
