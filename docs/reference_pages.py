@@ -151,6 +151,7 @@ def metric_page() -> str:
     Raises:
         ValueError: If a page lacks a line of its docstring.
     """
+    from etw_lightning.catalogue.attacked import OF_ATTACKS
     from etw_lightning.catalogue.listing import CATALOGUE, KEYS
 
     lines = [
@@ -174,18 +175,30 @@ def metric_page() -> str:
             f"* Needs {needs}.",
             f"* {'Part of' if entry.by_default else 'Not part of'} the whole suite.",
         ]
-        for page in entry.pages:
-            path = f"{page.__module__}.{page.__qualname__}"
-            absent = missing_labels(page, _METRIC_LABELS)
-            if absent:
-                raise ValueError(f"{path} must say {' and '.join(absent)} in its docstring.")
-            if path in shown:
-                lines += ["", f"`{page.__name__}` is described under [{shown[path]}]"]
-                lines[-1] += f"(#metric-{shown[path]})."
-                continue
-            shown[path] = name
-            lines += ["", "```{eval-rst}", f".. autofunction:: {path}", "   :no-index:", "```"]
+        lines += _pages(name, entry.pages, shown)
+    for name, made in OF_ATTACKS.items():
+        numbers = ", ".join(f"`{one}`" for one in made.emits)
+        lines += ["", f"(metric-{name})=", f"## `{name}`", "", f"* Gives {numbers}."]
+        lines += [f"* Made by [attacks](../attacks.md): {', '.join(made.attacks)}."]
+        lines += _pages(name, made.pages, shown)
     return "\n".join(lines) + "\n"
+
+
+def _pages(name: str, pages: Sequence[Any], shown: dict[str, str]) -> list[str]:
+    """Return the lines of a metric's pages; those described before refer to where that was."""
+    lines = []
+    for page in pages:
+        path = f"{page.__module__}.{page.__qualname__}"
+        absent = missing_labels(page, _METRIC_LABELS)
+        if absent:
+            raise ValueError(f"{path} must say {' and '.join(absent)} in its docstring.")
+        if path in shown:
+            lines += ["", f"`{page.__name__}` is described under [{shown[path]}]"]
+            lines[-1] += f"(#metric-{shown[path]})."
+            continue
+        shown[path] = name
+        lines += ["", "```{eval-rst}", f".. autofunction:: {path}", "   :no-index:", "```"]
+    return lines
 
 
 def module_table() -> str:

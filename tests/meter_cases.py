@@ -202,6 +202,9 @@ def make_cases():
             (said,),
             metrics.leakage(said, 2, partial(metrics.leaks, threshold=0.5)).value,
         ),
+        "RefusalAgreement": Case(
+            meters.RefusalAgreement, (refused,), metrics.refusal_agreement(refused).value
+        ),
         "RefusalStability": Case(
             meters.RefusalStability, (refused,), metrics.refusal_stability(refused).value
         ),

@@ -9,11 +9,12 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
+from etw_lightning.catalogue.attacked import OF_ATTACKS, attack_metric_of
 from etw_lightning.catalogue.entries import Ability, Sets
 from etw_lightning.catalogue.listing import (
     CATALOGUE,
@@ -300,25 +301,44 @@ def explain(name: str) -> str:
         return _titled(name, "A number of lm-evaluation-harness, as that defines it for the task.")
     own = own_entry(name) if is_class_path(name) else None
     metric = name if own is not None else metric_of(name)
+    if metric is None and (made := attack_metric_of(name)) is not None:
+        return _explain_of_attacks(name, made)
     if metric is None:
         numbers = [one for entry in CATALOGUE.values() for one in _expanded(entry)]
-        near = difflib.get_close_matches(name, [*CATALOGUE, *numbers], n=1)
+        near = difflib.get_close_matches(name, [*CATALOGUE, *numbers, *OF_ATTACKS], n=1)
         hint = f"Did you mean {near[0]!r}? " if near else ""
         raise InputError(
-            f"explain must be one of {', '.join(CATALOGUE)}, or a number of theirs; got {name!r}. "
-            f"{hint}".strip()
+            f"explain must be one of {', '.join(CATALOGUE)}, or a number of theirs; of attacks "
+            f"{', '.join(OF_ATTACKS)}; got {name!r}. {hint}".strip()
         )
     entry = CATALOGUE[metric] if own is None else own
     read = "; ".join(f"{family}: {', '.join(sets)}" for family, sets in entry.sets.items())
-    lines = [_titled(name, *([f"A number of {metric}."] if name != metric else []))]
-    for page in entry.pages:
-        where = f"{page.__module__}.{page.__qualname__}"
-        text = f"{inspect.getdoc(page) or ''}\n\nCode: {where}"
-        lines.append(_titled(page.__name__, text, "-") if len(entry.pages) > 1 else text)
+    lines = [_head(name, metric), *_paged(entry.pages)]
     lines.append(f"Gives: {', '.join(entry.emits)}.\nReads: {read} ({_listed(entry.parts)}).")
     if entry.needs:
         lines[-1] += f"\nNeeds: {'; '.join(KEYS[need] for need in sorted(entry.needs))}."
     return "\n\n".join(lines)
+
+
+def _explain_of_attacks(name: str, metric: str) -> str:
+    """Return the pages of a metric that attacks make."""
+    made = OF_ATTACKS[metric]
+    last = f"Gives: {', '.join(made.emits)}.\nMade by: attack {', '.join(made.attacks)}."
+    return "\n\n".join([_head(name, metric), *_paged(made.pages), last])
+
+
+def _head(name: str, metric: str) -> str:
+    return _titled(name, *([f"A number of {metric}."] if name != metric else []))
+
+
+def _paged(pages: Sequence[Callable[..., Any]]) -> list[str]:
+    """Return the docstring of each page, under its name where there are several."""
+    found = []
+    for page in pages:
+        where = f"{page.__module__}.{page.__qualname__}"
+        text = f"{inspect.getdoc(page) or ''}\n\nCode: {where}"
+        found.append(_titled(page.__name__, text, "-") if len(pages) > 1 else text)
+    return found
 
 
 #: What names of lm-evaluation-harness's numbers begin with.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from etw_lightning.catalogue.attacked import OF_ATTACKS
 from etw_lightning.catalogue.listing import CATALOGUE
 from etw_lightning.catalogue.suite import explain
 from etw_lightning.notices import program
@@ -25,12 +26,14 @@ def explain_names(names: Sequence[str]) -> int:
     if not names:
         raise InputError(
             "explain must be given the name of a metric: explain forget_quality. There are "
-            f"{', '.join(CATALOGUE)}, and each of their numbers."
+            f"{', '.join(CATALOGUE)}, of attacks {', '.join(OF_ATTACKS)}, and each of their "
+            "numbers."
         )
     if {"-h", "--help"} & set(names):
         sys.stdout.write(
             f"usage: {program()} explain NAME [NAME ...]\n\nPrints what a metric, or a "
-            f"number of results.json, is. Metrics: {', '.join(CATALOGUE)}.\n"
+            f"number of results.json, is. Metrics: {', '.join(CATALOGUE)}. Of attacks: "
+            f"{', '.join(OF_ATTACKS)}.\n"
         )
         return 0
     for name in names:

@@ -17,7 +17,7 @@ from etw_lightning.meters.columns import MeanMeter, Meter, RecordMeter, as_recor
 from etw_lightning.meters.likelihoods import ChoiceAccuracy, Probability, TruthRatio
 from etw_lightning.meters.membership import MembershipAUC, MinK, PrivLeak, RelativeDifference
 from etw_lightning.meters.memorisation import ExactMemorisation, ExtractionStrength
-from etw_lightning.meters.repeated import LeakAtK, RefusalStability
+from etw_lightning.meters.repeated import LeakAtK, RefusalAgreement, RefusalStability
 from etw_lightning.meters.sanity import Looped, Refusals, StillSaid, Stutter
 from etw_lightning.meters.text import (
     DistinctN,
@@ -55,6 +55,7 @@ __all__ = [
     "PrivacyScore",
     "Probability",
     "RecordMeter",
+    "RefusalAgreement",
     "RefusalStability",
     "Refusals",
     "RelativeDifference",

@@ -7,13 +7,19 @@ from functools import partial
 from typing import Any, get_args
 
 from etw_lightning.meters.columns import RecordMeter, as_records
-from etw_lightning.metrics.repeated import THRESHOLD, leakage, leaks, refusal_stability
+from etw_lightning.metrics.repeated import (
+    THRESHOLD,
+    leakage,
+    leaks,
+    refusal_agreement,
+    refusal_stability,
+)
 from etw_lightning.metrics.values import present
 from etw_lightning.metrics.words import WordRule
 from etw_lightning.schema import InputError, Record
 from etw_lightning.value_checks import check_name
 
-__all__ = ["LeakAtK", "RefusalStability"]
+__all__ = ["LeakAtK", "RefusalAgreement", "RefusalStability"]
 
 
 class _Repeated(RecordMeter):
@@ -92,7 +98,7 @@ class RefusalStability(_Repeated):
     Range: 0 to 1.
     Direction: up.
     Empty input: InputError from ``compute``, as for rows with one generation.
-    Source: none; see ``metrics.refusal_stability``.
+    Source: 1 - flip rate of arXiv:2512.12066; see ``metrics.refusal_stability``.
 
     Args:
         options: Of ``torchmetrics.Metric``.
@@ -110,3 +116,29 @@ class RefusalStability(_Repeated):
     def number(self) -> float:
         """Return the share."""
         return refusal_stability(self.records()).value
+
+
+class RefusalAgreement(_Repeated):
+    """Share of the wordings or samples of a row that do what most do, refuse or not; mean of rows.
+
+    Range: 1/2 to 1.
+    Direction: up.
+    Empty input: InputError from ``compute``, as for rows with one generation.
+    Source: the Safety Stability Index of arXiv:2512.12066; see ``metrics.refusal_agreement``.
+
+    Args:
+        options: Of ``torchmetrics.Metric``.
+
+    Example:
+        >>> meter = RefusalAgreement()
+        >>> said = ["I don't know.", "No idea.", "No idea.", "In Rome."]
+        >>> meter.update({"id": ["f/0", "f/0", "f/1", "f/1"], "generation": said})
+        >>> meter.compute()
+        tensor(0.7500, dtype=torch.float64)
+    """
+
+    higher_is_better = True
+
+    def number(self) -> float:
+        """Return the share."""
+        return refusal_agreement(self.records()).value

@@ -71,6 +71,7 @@ from etw_lightning.metrics.repeated import (
     leak_at_k,
     leakage,
     leaks,
+    refusal_agreement,
     refusal_shares,
     refusal_stability,
 )
@@ -160,6 +161,7 @@ __all__ = [
     "privleak_from_auc",
     "probabilities",
     "probability_gap",
+    "refusal_agreement",
     "refusal_shares",
     "refusal_stability",
     "refusals",

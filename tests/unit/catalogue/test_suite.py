@@ -9,8 +9,9 @@ import pytest
 from etw_lightning.benchmarks.muse import MUSE
 from etw_lightning.benchmarks.tofu import TOFU
 from etw_lightning.callbacks.evaluation import ForgetQuality, ModelUtility, SetScores, Suite
+from etw_lightning.catalogue.attacked import OF_ATTACKS
 from etw_lightning.catalogue.listing import CATALOGUE, FAMILIES, KEYS, Given
-from etw_lightning.catalogue.suite import explain, select
+from etw_lightning.catalogue.suite import explain, is_known_number, select
 from etw_lightning.metrics import forget_quality
 from etw_lightning.schema import InputError, Record
 
@@ -208,6 +209,30 @@ def test_no_two_metrics_make_a_number_of_one_name(emitted):
 )
 def test_explain_finds_the_formula_of_a_number(name, said):
     assert said in explain(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("leak_at_k", "1 - C(n - c, k) / C(n, k)"),
+        ("forget_leak_at_16", "A number of leak_at_k."),
+        ("forget_rouge_at_4", "A number of leak_at_k."),
+        ("refusal_stability", "Made by: attack sample, best_wording."),
+        ("retain_refusal_stability", "1 - flip rate of arXiv:2512.12066"),
+        ("forget_refusal_agreement", "max(p, 1 - p)"),
+        ("recovered_by_retain", "(after - before) / (target - before)"),
+        ("robustness", "2 R Q / (R + Q)"),
+    ],
+)
+def test_explain_has_pages_of_what_attacks_make(name, said):
+    assert said in explain(name)
+    for other in OF_ATTACKS.values():
+        assert not any(is_known_number(form.format(set="forget", k=1)) for form in other.emits)
+
+
+def test_explain_hints_at_numbers_of_attacks():
+    with pytest.raises(InputError, match=r"of attacks leak_at_k, .*Did you mean 'refusal_stab"):
+        explain("refusal_stabilty")
 
 
 def test_explain_hints_at_numbers_too():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from etw_lightning.catalogue.attacked import OF_ATTACKS
 from etw_lightning.catalogue.listing import CATALOGUE
 from etw_lightning.catalogue.suite import explain
 
@@ -72,6 +73,16 @@ def test_every_metric_has_a_section_that_says_what_explain_says(pages, metrics, 
         assert shown or f"`{page.__name__}` is described under" in section
         assert f".. autofunction:: {path}\n" in metrics
         assert pages.missing_labels(page, pages.LABELS[:6]) == []
+
+
+@pytest.mark.parametrize("name", OF_ATTACKS)
+def test_every_metric_of_attacks_has_a_section(metrics, name):
+    section = metrics.split(f"\n## `{name}`\n")[1].split("\n## ")[0]
+    assert all(f"`{number}`" in section for number in OF_ATTACKS[name].emits)
+    for page in OF_ATTACKS[name].pages:
+        assert f".. autofunction:: {page.__module__}.{page.__qualname__}\n" in section
+    known = {path.stem for path in (DOCS.parent / "configs" / "attack").glob("*.yaml")}
+    assert set(OF_ATTACKS[name].attacks) <= {*known, "every one"}
 
 
 def test_a_class_that_does_not_name_its_source_stops_the_build(pages, monkeypatch):

@@ -12,6 +12,7 @@ from etw_lightning.metrics.repeated import (
     leak_at_k,
     leakage,
     leaks,
+    refusal_agreement,
     refusal_shares,
     refusal_stability,
     row_interval,
@@ -137,6 +138,19 @@ def test_refusals_are_stable_where_all_or_none_refuse():
     assert (found.n, found.direction) == (3, "up")
 
 
+def test_refusals_agree_as_far_as_most_of_a_row_s_do():
+    no, said = "No idea.", "In Rome."
+    found = refusal_agreement(samples([no] * 4, [said] * 4, [no, no, no, said], [no, said] * 2))
+    assert found.value == pytest.approx((1 + 1 + 3 / 4 + 2 / 4) / 4)
+    assert (found.n, found.direction) == (4, "up")
+    # One sample of many that differs makes a row unstable, and hardly disagreeing.
+    row = samples([no] + [said] * 31)
+    assert refusal_stability(row).value == 0
+    assert refusal_agreement(row).value == pytest.approx(31 / 32)
+
+
 def test_one_generation_a_row_says_nothing_of_stability():
+    with pytest.raises(InputError, match="has one generation"):
+        refusal_agreement(samples(["No idea."], ["In Rome."]))
     with pytest.raises(InputError, match="has one generation"):
         refusal_stability(samples(["No idea."], ["In Rome."]))
