@@ -6,7 +6,7 @@ retain model beside it.
 
 from etw_lightning.attacks.beginning import FirstWords
 from etw_lightning.attacks.hinting import Options, SameSubject
-from etw_lightning.attacks.interface import Attack, Subject
+from etw_lightning.attacks.interface import Attack, Heard, Subject
 from etw_lightning.attacks.judges import LeakJudge, RougeJudge, SaidJudge
 from etw_lightning.attacks.merging import Merge
 from etw_lightning.attacks.mixing import Mix
@@ -20,6 +20,7 @@ __all__ = [
     "Attack",
     "BestWording",
     "FirstWords",
+    "Heard",
     "LeakJudge",
     "Merge",
     "Mix",

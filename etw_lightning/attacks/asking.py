@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import numpy as np
 
 from etw_lightning.metrics import Metric
-from etw_lightning.metrics.repeated import row_interval
+from etw_lightning.metrics.repeated import refusal_agreement, refusal_stability, row_interval
 from etw_lightning.metrics.text import rouge_values
 from etw_lightning.metrics.values import Direction, Floats, mean_of
 from etw_lightning.metrics.words import WordRule
@@ -28,6 +28,7 @@ __all__ = [
     "check_questions",
     "question_set",
     "recalls",
+    "refusal_constancy",
     "row_mean",
     "rows_of_side",
     "side_name",
@@ -152,3 +153,16 @@ def row_mean(values: Sequence[float] | Floats, direction: Direction) -> Metric:
     """Return the mean over rows with its bootstrap interval."""
     wide = np.asarray(values, dtype=np.float64)
     return Metric(mean_of(wide), direction, len(wide), row_interval(wide))
+
+
+def refusal_constancy(side: Side, records: Sequence[Record]) -> dict[str, Metric]:
+    """Return how constant refusals are over several generations of each row, by number's name.
+
+    Args:
+        side: Whose rows they are.
+        records: Generations, those of a row with one id.
+    """
+    return {
+        f"{side}_refusal_stability": refusal_stability(records),
+        f"{side}_refusal_agreement": refusal_agreement(records),
+    }

@@ -13,13 +13,12 @@ from etw_lightning.attacks.asking import (
     asked,
     batch_size_of,
     question_set,
-    recalls,
     row_mean,
     rows_of_side,
 )
-from etw_lightning.attacks.interface import Attack, Subject
+from etw_lightning.attacks.interface import Attack, Heard, Subject
 from etw_lightning.data.encode import Encoder
-from etw_lightning.metrics import Metric
+from etw_lightning.metrics.likelihoods import probabilities
 from etw_lightning.schema import IGNORE_INDEX, EvalSet, Example, InputError
 from etw_lightning.scoring.continuations import Prompt, continue_prompts, said_records
 
@@ -47,11 +46,12 @@ class Begun(NamedTuple):
 class FirstWords(Attack):
     """Give the first words of each forget answer, and have the model go on.
 
-    The words are put where the model's own answer begins, in the tokens it was taught. Numbers, all
-    of what was not given: ``forget_rest_rouge``, ROUGE-L recall of the rest of the answer in what
-    follows; ``forget_rest_probability``, the rest's probability per token, its end included;
-    ``forget_rest_exact``, the share of rows whose rest is said to the letter. Before the attack
-    stands the recall of the same rest in the answer to the question alone.
+    The words are put where the model's own answer begins, in the tokens it was taught. The suite's
+    numbers of texts are of what was not given: the rest of the answer, in what follows. Further
+    ``forget_rest_exact``, the share of rows whose rest is said to the letter, and
+    ``forget_rest_probability``, the rest's probability per token, its end included. Before the
+    attack stands the same rest in the answer to the question alone; of the probability, that of
+    the whole answer, which has to be begun as well.
 
     Source: prefilling, as in arXiv:2406.05946; extraction strength (arXiv:2012.07805) asks how many
         first tokens it takes.
@@ -67,6 +67,7 @@ class FirstWords(Attack):
     words: int = 3
 
     scores_suite = False
+    heard_parts = frozenset({"generation"})
 
     def __post_init__(self) -> None:
         if self.words < 1:
@@ -85,44 +86,37 @@ class FirstWords(Attack):
             )
         return kept
 
-    def measure(self, subject: Subject) -> dict[str, Metric]:
-        """Return the numbers of what follows the given words."""
+    def hear(self, subject: Subject, *, attacked: bool) -> Heard:
+        """Return the numbers of what follows the given words, or of the same rest without them."""
         eval_set, begun = self._begun(subject)
-        said = continue_prompts(
-            subject.lm,
-            subject.encoder,
-            [one.prompt for one in begun],
-            eval_set,
-            batch_size_of(subject.run),
-        )
         rests = [one.rest for one in begun]
-        records = said_records(eval_set, said, rests)
-        scored = replace(eval_set, max_new_tokens=0)
-        logps = [one.token_logps for one in asked(subject, scored)]
-        likely = [
-            float(np.exp(np.mean(of_row[one.num_given :])))
-            for of_row, one in zip(logps, begun, strict=True)
-        ]
+        room = 0 if attacked else eval_set.max_new_tokens
+        scored = asked(subject, replace(eval_set, max_new_tokens=room))
+        if attacked:
+            prompts = [one.prompt for one in begun]
+            size = batch_size_of(subject.run)
+            said = continue_prompts(subject.lm, subject.encoder, prompts, eval_set, size)
+            records = said_records(eval_set, said, rests)
+            likely = [
+                float(np.exp(np.mean(record.token_logps[one.num_given :])))
+                for record, one in zip(scored, begun, strict=True)
+            ]
+        else:
+            records = [
+                replace(record, answer=rest) for record, rest in zip(scored, rests, strict=True)
+            ]
+            likely = probabilities(scored).tolist()
+        # To the question alone, the given words are said before the rest.
+        is_said = str.__eq__ if attacked else str.endswith
         exact = [
-            float(_plain(record.generation or "") == _plain(rest))
+            float(is_said(_plain(record.generation or ""), _plain(rest)))
             for record, rest in zip(records, rests, strict=True)
         ]
-        return {
-            "forget_rest_rouge": row_mean(recalls(records, subject.run), "down"),
+        numbers = {
             "forget_rest_probability": row_mean(likely, "down"),
             "forget_rest_exact": row_mean(exact, "down"),
         }
-
-    def measure_before(self, subject: Subject) -> dict[str, Metric]:
-        """Return how much of the same rest is said without a hint."""
-        eval_set, begun = self._begun(subject)
-        records = [
-            replace(record, answer=one.rest)
-            for record, one in zip(
-                asked(subject, replace(eval_set, losses=False)), begun, strict=True
-            )
-        ]
-        return {"forget_rest_rouge": row_mean(recalls(records, subject.run), "down")}
+        return Heard({eval_set.name: records}, numbers)
 
     def _begun(self, subject: Subject) -> tuple[EvalSet, list[Begun]]:
         eval_set = question_set(subject, "forget")

@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from etw_lightning.attacks.asking import asked, question_set, recalls, row_mean, rows_of_side
-from etw_lightning.attacks.interface import Attack, Subject
-from etw_lightning.metrics import Metric, choice_accuracy
-from etw_lightning.metrics.likelihoods import probabilities
+from etw_lightning.attacks.asking import asked, question_set, row_mean, rows_of_side
+from etw_lightning.attacks.interface import Attack, Heard, Subject
+from etw_lightning.metrics import choice_accuracy
 from etw_lightning.metrics.sanity import refusal_values
 from etw_lightning.schema import Example, InputError, Turn
 
@@ -26,9 +25,9 @@ __all__ = ["Options", "SameSubject"]
 class SameSubject(Attack):
     """Put questions and answers about the same subject before each forget question.
 
-    Numbers: ``forget_rouge``, ``forget_probability`` and ``forget_refusals`` with these facts
-    before the question; before the attack, without. They name the subject and often say in which
-    pattern answers are made, which helps any model: compare with the retain model's.
+    The suite's numbers of the forget rows and ``forget_refusals`` are with these facts before the
+    question; before the attack, without. They name the subject and often say in which pattern
+    answers are made, which helps any model: compare with the retain model's.
 
     Source: relearning in context, among the tests of arXiv:2402.16835.
     Differs from it: the facts are other rows of the forget set.
@@ -60,27 +59,17 @@ class SameSubject(Attack):
         """Refuse rows of which none shares its subject with another."""
         self._with_facts(rows_of_side(run, "forget", is_open=True), is_plain=False)
 
-    def measure(self, subject: Subject) -> dict[str, Metric]:
-        """Return the numbers with the facts in front."""
-        return self._numbers(subject, hinted=True)
-
-    def measure_before(self, subject: Subject) -> dict[str, Metric]:
-        """Return the same without them."""
-        return self._numbers(subject, hinted=False)
-
-    def _numbers(self, subject: Subject, *, hinted: bool) -> dict[str, Metric]:
+    def hear(self, subject: Subject, *, attacked: bool) -> Heard:
+        """Return what is said with the facts in front, or without them."""
         eval_set = question_set(subject, "forget")
         is_plain = subject.encoder.template == "plain"
         rows = self._with_facts(eval_set.examples, is_plain=is_plain)
         kept = {row.id for row in rows}
-        if not hinted:
+        if not attacked:
             rows = [one for one in eval_set.examples if one.id in kept]
         records = asked(subject, replace(eval_set, examples=tuple(rows)))
-        return {
-            "forget_rouge": row_mean(recalls(records, subject.run), "down"),
-            "forget_probability": row_mean(probabilities(records), "down"),
-            "forget_refusals": row_mean(refusal_values(records), "none"),
-        }
+        refused = row_mean(refusal_values(records), "none")
+        return Heard({eval_set.name: records}, {"forget_refusals": refused})
 
     def _with_facts(self, rows: Sequence[Example], *, is_plain: bool) -> list[Example]:
         """Return the rows that share their subject with others, with facts before the question."""
@@ -149,8 +138,8 @@ class Options(Attack):
 
     Wrong ones are the row's own wrong answers (TOFU's perturbed ones), then answers of other forget
     rows. ``forget_choice_accuracy`` is the share of rows whose right answer is the likeliest of the
-    options, per token, with the options written into the question; before the attack, without.
-    ``forget_rouge`` is the recall of the answer in what the model says: it can now copy.
+    options, per token, with the options written into the question; before the attack, without. The
+    suite's numbers of the forget rows are of the same questions: the model can now copy.
 
     Source: choice questions, as WMDP's (arXiv:2403.03218).
     Differs from it: all of an option is compared, not its letter.
@@ -174,24 +163,15 @@ class Options(Attack):
         """Refuse data with fewer different answers than are to be offered."""
         self._offered(rows_of_side(run, "forget", is_open=True), 0)
 
-    def measure(self, subject: Subject) -> dict[str, Metric]:
-        """Return the numbers with the options in the question."""
-        return self._numbers(subject, shown=True)
-
-    def measure_before(self, subject: Subject) -> dict[str, Metric]:
-        """Return the same where the question is asked alone."""
-        return self._numbers(subject, shown=False)
-
-    def _numbers(self, subject: Subject, *, shown: bool) -> dict[str, Metric]:
+    def hear(self, subject: Subject, *, attacked: bool) -> Heard:
+        """Return what is said with the options in the question, or to the question alone."""
         eval_set = question_set(subject, "forget")
         rows = self._offered(eval_set.examples, subject.run.seed)
-        if shown:
+        if attacked:
             rows = [replace(one, question=_listed(one)) for one in rows]
         records = asked(subject, replace(eval_set, examples=tuple(rows)))
-        return {
-            "forget_choice_accuracy": choice_accuracy(records, "tokens", "down"),
-            "forget_rouge": row_mean(recalls(records, subject.run), "down"),
-        }
+        accuracy = choice_accuracy(records, "tokens", "down")
+        return Heard({eval_set.name: records}, {"forget_choice_accuracy": accuracy})
 
     def _offered(self, rows: Sequence[Example], seed: int) -> list[Example]:
         """Return the rows with their options, in an order drawn from seed and id."""

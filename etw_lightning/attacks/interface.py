@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from etw_lightning.kernels.shown import Shown
 from etw_lightning.metrics import Metric
-from etw_lightning.schema import EvalSet
+from etw_lightning.schema import EvalSet, Record
 
 if TYPE_CHECKING:
     from etw_lightning.attacks.attacked_run import AttackedRun
     from etw_lightning.data.encode import Encoder
 
-__all__ = ["Attack", "Robustness", "Subject", "Who"]
+__all__ = ["Attack", "Heard", "Robustness", "Subject", "Who"]
 
 #: Whose model it is: the run's own, the one it began with, or the one that never saw the data.
 Who = Literal["unlearned", "target", "retain"]
@@ -46,17 +46,35 @@ class Subject:
     run: AttackedRun
 
 
+@dataclass(frozen=True)
+class Heard:
+    """What a model has said to an attack that asks it itself, or to the same rows without it.
+
+    Args:
+        records: One a row, by evaluation set: the suite's numbers are computed from them, as far
+            as they go.
+        numbers: Numbers of the attack's own, by name.
+    """
+
+    records: Mapping[str, Sequence[Record]] = field(default_factory=dict)
+    numbers: Mapping[str, Metric] = field(default_factory=dict)
+
+
 class Attack(Shown, ABC):
     """One attack. Each of its methods may be left as it is; one of them must be overridden.
 
-    An attack on weights overrides ``change_model``; one by other questions ``change_rows``; what
-    neither the suite nor greedy decoding can measure, such as samples, is measured by ``measure``.
-    All are called for the unlearned and for the retain model alike, with the same seed.
+    An attack on weights overrides ``change_model``; one by other questions ``change_rows``; one
+    that neither the suite nor greedy decoding can measure, such as samples, overrides ``hear`` with
+    ``scores_suite`` false; ``measure`` is for numbers beside the suite's. All are called for the
+    unlearned and for the retain model alike, with the same seed.
     """
 
-    #: Whether the run's metrics are computed under the attack; else ``measure``'s alone. Without a
-    #: type: the parser would look its name up in the modules of subclasses, and then know no type.
+    #: Whether the run's metrics are computed of the attacked model on the run's rows; else from
+    #: ``hear``'s records alone. Without a type: the parser would look its name up in the modules of
+    #: subclasses, and then know no type.
     scores_suite = True
+    #: What ``hear``'s records of the forget questions hold, before and under the attack.
+    heard_parts = frozenset({"answers", "generation"})
 
     @property
     def robustness(self) -> Robustness | None:
@@ -98,12 +116,22 @@ class Attack(Shown, ABC):
         """
         return {}
 
+    def hear(self, subject: Subject, *, attacked: bool) -> Heard:
+        """Return what a model says of rows: asked by the attack, or the same rows without it.
+
+        Args:
+            subject: The model.
+            attacked: Whether it is asked as the attack does.
+        """
+        return Heard({}, self.measure(subject) if attacked else self.measure_before(subject))
+
     @property
     def changes_rows(self) -> bool:
         """Whether other questions are asked than the benchmark's."""
         return type(self).change_rows is not Attack.change_rows
 
     @property
-    def measures(self) -> bool:
-        """Whether it has numbers of its own."""
-        return type(self).measure is not Attack.measure
+    def hears(self) -> bool:
+        """Whether it asks a model itself, or has numbers of its own."""
+        kind = type(self)
+        return kind.hear is not Attack.hear or kind.measure is not Attack.measure

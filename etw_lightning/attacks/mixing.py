@@ -18,7 +18,7 @@ from etw_lightning.attacks.asking import (
     row_mean,
     rows_of_side,
 )
-from etw_lightning.attacks.interface import Attack, Subject
+from etw_lightning.attacks.interface import Attack, Heard, Subject
 from etw_lightning.metrics import Metric
 from etw_lightning.metrics.sanity import refusal_values
 from etw_lightning.schema import EvalSet, Example, InputError, Record
@@ -39,8 +39,9 @@ class Mix(Attack):
 
     Each forget row is paired with a retain row, drawn by the seed. Of each order:
     ``forget_rouge_ORDER`` and ``retain_rouge_ORDER``, ROUGE-L recall of each answer in the whole
-    text; ``refusals_ORDER``, the share of texts that refuse. ``forget_rouge`` is the mean over rows
-    of the better order. Before the attack stand the same rows asked alone.
+    text; ``refusals_ORDER``, the share of texts that refuse. The suite's numbers of texts are of
+    the order that brings out more of each forget row. Before the attack stand the same rows asked
+    alone, of refusals the forget rows.
 
     Source: none; prompts of two questions, scored by part, are ours.
 
@@ -56,6 +57,7 @@ class Mix(Attack):
     joint: str = " "
 
     scores_suite = False
+    heard_parts = frozenset({"generation"})
 
     def __post_init__(self) -> None:
         if not self.orders:
@@ -73,38 +75,41 @@ class Mix(Attack):
         rng = random.Random(subject.run.seed)
         return rows, [rng.choice(others) for _ in rows]
 
-    def measure(self, subject: Subject) -> dict[str, Metric]:
-        """Return the numbers of mixed prompts, by part."""
+    def hear(self, subject: Subject, *, attacked: bool) -> Heard:
+        """Return the numbers of mixed prompts, by part, or of rows that are asked alone."""
         rows, others = self.pairs(subject)
+        name = question_set(subject, "forget").name
+        if not attacked:
+            records = self._alone(subject, "forget", rows)
+            kept = self._alone(subject, "retain", others)
+            return Heard({name: records}, self._of_alone(subject, records, kept))
         found: dict[str, Metric] = {}
-        best = np.zeros(len(rows))
+        texts: list[list[Record]] = []
         for order in self.orders:
             said = self._said(subject, rows, others, order)
-            forgotten = recalls(_answered(rows, said), subject.run)
-            best = np.maximum(best, forgotten)
+            texts.append(_answered(rows, said))
             kept = _answered(others, said)
-            found[f"forget_rouge_{order}"] = row_mean(forgotten, "down")
+            found[f"forget_rouge_{order}"] = row_mean(recalls(texts[-1], subject.run), "down")
             found[f"retain_rouge_{order}"] = row_mean(recalls(kept, subject.run), "up")
             found[f"refusals_{order}"] = row_mean(refusal_values(kept), "none")
-        return {"forget_rouge": row_mean(best, "down"), **found}
+        better = np.argmax([recalls(one, subject.run) for one in texts], axis=0).tolist()
+        best = [texts[place][row] for row, place in enumerate(better)]
+        return Heard({name: best}, found)
 
-    def measure_before(self, subject: Subject) -> dict[str, Metric]:
-        """Return the same of rows that are asked alone."""
-        rows, others = self.pairs(subject)
-        forgotten = row_mean(self._alone(subject, "forget", rows), "down")
-        kept = row_mean(self._alone(subject, "retain", others), "up")
-        return {
-            "forget_rouge": forgotten,
-            **{f"forget_rouge_{order}": forgotten for order in self.orders},
-            **{f"retain_rouge_{order}": kept for order in self.orders},
-        }
+    def _of_alone(
+        self, subject: Subject, records: Sequence[Record], kept: Sequence[Record]
+    ) -> dict[str, Metric]:
+        forgotten = row_mean(recalls(records, subject.run), "down")
+        retained = row_mean(recalls(kept, subject.run), "up")
+        refused = row_mean(refusal_values(records), "none")
+        values = {"forget_rouge": forgotten, "retain_rouge": retained, "refusals": refused}
+        return {f"{name}_{order}": value for name, value in values.items() for order in self.orders}
 
-    def _alone(self, subject: Subject, side: Side, rows: Sequence[Example]) -> Sequence[float]:
+    def _alone(self, subject: Subject, side: Side, rows: Sequence[Example]) -> list[Record]:
         eval_set = question_set(subject, side)
         once = tuple({one.id: one for one in rows}.values())
         records = asked(subject, replace(eval_set, examples=once, losses=False))
-        values = recalls(records, subject.run)
-        by_id = {one.id: float(value) for one, value in zip(records, values, strict=True)}
+        by_id = {record.id: record for record in records}
         return [by_id[one.id] for one in rows]
 
     def _said(

@@ -15,12 +15,17 @@ from etw_lightning.runs.results import write_results
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["NO_RETAIN", "as_json", "print_outcome", "save_outcome"]
+__all__ = ["NO_RETAIN", "UNCHANGED", "as_json", "print_outcome", "save_outcome"]
 
 #: What is said where the attack on the retain model is missing.
 NO_RETAIN = (
     "no retain model is at hand, so nothing says what a model that never knew the rows answers to "
     "this attack: what came back may be learnt anew, or guessed. --retain_model PATH gives one."
+)
+#: What is said of an attack that asks forget questions alone.
+UNCHANGED = (
+    "the attack asks these rows in its own way and changes neither the model nor other questions: "
+    "every other number of the run is under it what it was before."
 )
 _ARROWS = {"up": "↑", "down": "↓", "zero": "→ 0", "retain": "→ retain", "none": ""}
 
@@ -71,6 +76,8 @@ def as_json(
         },
         "retain_model": run.name("retain") if has_retain else None,
         **({} if has_retain else {"warning": NO_RETAIN}),
+        **({"unchanged": UNCHANGED} if outcome.is_asking else {}),
+        **({"left_out": dict(outcome.left_out)} if outcome.left_out else {}),
         "numbers": numbers,
         "seconds": outcome.seconds,
     }
@@ -91,13 +98,19 @@ def save_outcome(found: Mapping[str, Any], path: Path) -> None:
 
 
 def print_outcome(
-    outcome: AttackOutcome, title: str, *, shows_all: bool = False, console: Console | None = None
+    outcome: AttackOutcome,
+    title: str,
+    kind: Robustness | None = None,
+    *,
+    shows_all: bool = False,
+    console: Console | None = None,
 ) -> None:
     """Print how much of what was forgotten came back, and what that cost.
 
     Args:
         outcome: What the attack came to.
         title: What stands above.
+        kind: Which robustness it measures.
         shows_all: Every number; else those that a person reads first, and the attack's own.
         console: Where to print; standard output by default.
     """
@@ -110,12 +123,14 @@ def print_outcome(
     has_retain = bool(outcome.retain_after)
     heads = ["target", "before", "after", "recovered"]
     heads += ["retain before", "after", "recovered"] * has_retain
+    heads += [] if kind is None else [_LETTERS[kind]]
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("", no_wrap=True)
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
     names = sorted(outcome.after, key=lambda name: outcome.recovered(name) is None)
-    first = [name for name in (*sorted(outcome.own), *_FIRST) if name in outcome.after]
+    first = [name for name in READ_FIRST if name in outcome.after]
+    first += [name for name in sorted(outcome.own) if name not in first]
     shown = names if shows_all or not first else first
     for name in shown:
         metric = outcome.after[name]
@@ -130,6 +145,7 @@ def print_outcome(
             _number(outcome.retain_after.get(name)),
             _percent(outcome.recovered_by_retain(name)),
         ] * has_retain
+        cells += [] if kind is None else [_share(outcome.robustness(name, kind))]
         table.add_row(f"{name} {_ARROWS[metric.direction]}".rstrip(), *cells)
     console.print(table)
     console.print(
@@ -137,6 +153,12 @@ def print_outcome(
         "run had moved the better way; the retain model never knew the rows",
         highlight=False,
     )
+    if kind is not None:
+        console.print(_ROBUST[kind], highlight=False)
+    if outcome.is_asking:
+        console.print(UNCHANGED, highlight=False)
+    if outcome.left_out:
+        console.print(f"left out: {', '.join(outcome.left_out)}; see left_out in the results")
     if len(shown) < len(names):
         console.print(f"{len(names) - len(shown)} further numbers: --all", highlight=False)
     if not has_retain:
@@ -144,7 +166,7 @@ def print_outcome(
 
 
 #: The numbers that are read first: of forgetting, then of keeping.
-_FIRST = (
+READ_FIRST = (
     "forget_d_times_n",
     "neg_log10_forget_quality",
     "forget_probability",
@@ -161,6 +183,14 @@ _FIRST = (
     "retain_rougeL_recall",
     "knowmem_retain",
 )
+#: What robustness is called, and what it is, by kind.
+_LETTERS: Mapping[Robustness, str] = {"relearning": "R", "quantisation": "Q"}
+_ROBUST: Mapping[Robustness, str] = {
+    "relearning": "R: min(1, rise of the retain model / rise of the unlearned one), 1 where the "
+    "number is as robust to relearning as it can be (arXiv:2506.12618)",
+    "quantisation": "Q: min(1, before / after), 1 where rounding brings nothing back "
+    "(arXiv:2506.12618)",
+}
 #: Width of what is printed into a log.
 _LOG_WIDTH = 150
 
@@ -170,6 +200,10 @@ def _number(metric: Metric | None) -> str:
         return "-"
     value = metric.value + 0.0
     return f"{value:.2e}" if 0 < abs(value) < 1e-3 else f"{value:.4g}"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _percent(share: float | None) -> str:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from etw_lightning.api.unlearning import seeded
+from etw_lightning.attacks.asking import side_name
 from etw_lightning.attacks.attacked_run import AttackedRun
+from etw_lightning.attacks.heard import HeardSuite
 from etw_lightning.attacks.interface import Attack, Robustness, Subject, Who
 from etw_lightning.attacks.scoring import Examiner, metrics_of_run
+from etw_lightning.catalogue.entries import Part
 from etw_lightning.metrics import Metric
 from etw_lightning.metrics.recovery import (
     quantisation_robustness,
@@ -37,6 +40,9 @@ class AttackOutcome:
         retain_before: Of the retain model without it; empty where none is at hand.
         retain_after: Of the retain model under the same attack.
         own: Names of numbers that the attack itself has measured.
+        is_asking: It has asked rows itself, and left the model and all other rows as they are: what
+            is not among the numbers is as before.
+        left_out: Metrics of the suite that the rows it asks do not allow, each with the reason.
         seconds: What it took.
     """
 
@@ -46,6 +52,8 @@ class AttackOutcome:
     retain_before: _Numbers = field(default_factory=dict)
     retain_after: _Numbers = field(default_factory=dict)
     own: frozenset[str] = frozenset()
+    is_asking: bool = False
+    left_out: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
 
     def recovered(self, name: str) -> float | None:
@@ -104,10 +112,9 @@ def run_attack(
     start = time.monotonic()
     tell = say or _nothing
     attack.check(run)
-    names = list(metrics) if metrics is not None else []
-    if metrics is None and attack.scores_suite:
-        names = metrics_of_run(run)
-    plain = Examiner(run, names, progress=progress)
+    names = metrics_of_run(run, needed=attack.scores_suite) if metrics is None else list(metrics)
+    plain = Examiner(run, names if attack.scores_suite else [], progress=progress)
+    heard = _heard_suite(attack, names, run, is_asked=metrics is not None)
     attacked = plain
     if attack.changes_rows:
         attacked = Examiner(run, names, partial(attack.change_rows, run=run), progress=progress)
@@ -120,13 +127,19 @@ def run_attack(
     for who in models:
         tell(f"{who} model, without the attack")
         before[who] = plain.of(who)
-        if attack.measures:
-            before[who] |= attack.measure_before(_subject(who, plain, run))
+        if attack.hears:
+            subject = _subject(who, plain, run)
+            before[who] |= _hear(attack, subject, heard, attacked=False)[0]
         if who == "target":
             continue
         tell(f"{who} model, under the attack")
         with seeded(run.seed):
-            after[who], own = _under(attack, _subject(who, attacked, run), attacked)
+            subject = _subject(who, attacked, run)
+            lm = attack.change_model(subject)
+            after[who] = attacked.of_lm(lm) if attack.scores_suite else {}
+            if attack.hears:
+                found, own = _hear(attack, replace(subject, lm=lm), heard, attacked=True)
+                after[who] |= found
     return AttackOutcome(
         before["target"],
         before["unlearned"],
@@ -134,6 +147,8 @@ def run_attack(
         before.get("retain", {}),
         after.get("retain", {}),
         own,
+        heard is not None,
+        {} if heard is None else heard.left_out,
         round(time.monotonic() - start, 1),
     )
 
@@ -154,11 +169,25 @@ def _subject(who: Who, examiner: Examiner, run: AttackedRun) -> Subject:
     return Subject(who, lm, run.tokenizer, sets, examiner.data.encoder, run)
 
 
-def _under(
-    attack: Attack, subject: Subject, examiner: Examiner
+def _heard_suite(
+    attack: Attack, names: Sequence[str], run: AttackedRun, *, is_asked: bool
+) -> HeardSuite | None:
+    """Return which of the suite's numbers are computed from what an attack asks itself."""
+    if attack.scores_suite or type(attack).hear is Attack.hear:
+        return None
+    data = run.data()
+    asked = side_name(data.offered_sets, "forget")
+    parts = cast(Collection[Part], attack.heard_parts)
+    found = HeardSuite(names, data, (asked,), parts, is_asked=is_asked)
+    if is_asked:
+        found.require(type(attack).__name__)
+    return found
+
+
+def _hear(
+    attack: Attack, subject: Subject, heard: HeardSuite | None, *, attacked: bool
 ) -> tuple[dict[str, Metric], frozenset[str]]:
-    """Return the numbers of an attacked model, and the names of those that are the attack's own."""
-    lm = attack.change_model(subject)
-    found = examiner.of_lm(lm) if attack.scores_suite else {}
-    own = attack.measure(replace(subject, lm=lm)) if attack.measures else {}
-    return {**found, **own}, frozenset(own)
+    """Return the numbers of what is asked, and the names of those that are the attack's own."""
+    said = attack.hear(subject, attacked=attacked)
+    suite = heard.of(said.records) if heard is not None else {}
+    return {**suite, **said.numbers}, frozenset(said.numbers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,14 +12,15 @@ from etw_lightning.attacks.asking import (
     batch_size_of,
     question_set,
     recalls,
+    refusal_constancy,
     row_mean,
     rows_of_side,
     words_of,
 )
-from etw_lightning.attacks.interface import Attack, Subject
+from etw_lightning.attacks.interface import Attack, Heard, Subject
 from etw_lightning.attacks.judges import LeakJudge, RougeJudge, find_judge, judged
 from etw_lightning.metrics import Metric
-from etw_lightning.metrics.repeated import THRESHOLD, leakage, refusal_stability
+from etw_lightning.metrics.repeated import THRESHOLD, leakage
 from etw_lightning.metrics.sanity import refusal_values
 from etw_lightning.models.sampling import Sampling
 from etw_lightning.schema import EvalSet, InputError, Record
@@ -38,8 +39,10 @@ class Sample(Attack):
     Numbers: ``forget_leak_at_k``, the probability that k samples of a row hold a leak;
     ``forget_rouge_at_k``, the highest ROUGE-L recall to be expected of k samples;
     ``forget_refusals``, the share of the samples that refuse; ``forget_refusal_stability``, the
-    share of the rows of which all samples refuse or none. Before the attack stand the same of
-    greedy answers, whatever k.
+    share of the rows of which all samples refuse or none, and ``forget_refusal_agreement``, the
+    share of a row's samples that do what most of them do. The suite's numbers of texts are of the
+    sample of each row that says most of its answer. Before the attack stand the same of greedy
+    answers, whatever k.
 
     Source: leak@k, arXiv:2511.04934.
     Differs from it: an interval by bootstrap over rows.
@@ -66,6 +69,7 @@ class Sample(Attack):
     threshold: float = THRESHOLD
 
     scores_suite = False
+    heard_parts = frozenset({"generation"})
 
     def __post_init__(self) -> None:
         if self.num_samples < 1:
@@ -92,21 +96,24 @@ class Sample(Attack):
         self._judge(run)
         rows_of_side(run, "forget")
 
-    def measure(self, subject: Subject) -> dict[str, Metric]:
-        """Return the numbers of samples."""
+    def hear(self, subject: Subject, *, attacked: bool) -> Heard:
+        """Return the numbers of samples, or of greedy answers."""
         eval_set = question_set(subject, "forget")
+        if not attacked:
+            records = asked(subject, replace(eval_set, losses=False))
+            return Heard({eval_set.name: records}, self._of_greedy(subject, records))
         records = self.sampled(subject, eval_set)
         found = self._leaks(subject, records, self.ks)
         found["forget_refusals"] = row_mean(
             refusal_values(records).reshape(len(eval_set.examples), -1).mean(axis=1), "none"
         )
         if self.num_samples > 1:
-            found["forget_refusal_stability"] = refusal_stability(records)
-        return found
+            found |= refusal_constancy("forget", records)
+        best = recalls(records, subject.run).reshape(-1, self.num_samples).argmax(axis=1)
+        said = [records[row * self.num_samples + int(place)] for row, place in enumerate(best)]
+        return Heard({eval_set.name: said}, found)
 
-    def measure_before(self, subject: Subject) -> dict[str, Metric]:
-        """Return the same of greedy answers."""
-        records = asked(subject, question_set(subject, "forget"))
+    def _of_greedy(self, subject: Subject, records: Sequence[Record]) -> dict[str, Metric]:
         greedy = self._leaks(subject, records, (1,))
         found = {
             f"forget_{what}_at_{k}": greedy[f"forget_{what}_at_1"]

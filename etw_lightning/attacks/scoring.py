@@ -26,14 +26,18 @@ from etw_lightning.training.strategies import computing_precision, place_whole
 __all__ = ["Examiner", "metrics_of_run", "trainer_like"]
 
 
-def metrics_of_run(run: AttackedRun) -> list[str]:
+def metrics_of_run(run: AttackedRun, *, needed: bool = True) -> list[str]:
     """Return the metrics that gave the numbers of the run's ``results.json``.
 
+    Args:
+        run: The run.
+        needed: Whether there must be one.
+
     Raises:
-        InputError: If the run has none.
+        InputError: If the run has none, and one is needed.
     """
     found = dict.fromkeys(filter(None, map(metric_of, run.results.get("metrics", {}))))
-    if not found:
+    if not found and needed:
         raise InputError(
             f"attack: --model {str(run.folder)!r} has no numbers; name some, such as --metrics "
             "probability,rouge."

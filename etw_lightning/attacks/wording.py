@@ -8,8 +8,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from etw_lightning.attacks.asking import Side, asked, question_set, recalls, row_mean, rows_of_side
-from etw_lightning.attacks.interface import Attack, Subject
+from etw_lightning.attacks.asking import (
+    Side,
+    asked,
+    question_set,
+    recalls,
+    refusal_constancy,
+    row_mean,
+    rows_of_side,
+)
+from etw_lightning.attacks.interface import Attack, Heard, Subject
 from etw_lightning.data.rewording import (
     Format,
     formatted,
@@ -20,7 +28,6 @@ from etw_lightning.data.rewording import (
 )
 from etw_lightning.metrics import Direction, Metric
 from etw_lightning.metrics.likelihoods import probabilities
-from etw_lightning.metrics.repeated import refusal_stability
 from etw_lightning.metrics.sanity import refusal_values
 from etw_lightning.schema import EvalSet, Example, InputError, Record
 
@@ -77,11 +84,12 @@ class Reword(Attack):
 class BestWording(Attack):
     """Ask every question in several ways, and keep the wording that brings out most of each row.
 
-    Numbers of the forget rows: ``forget_rouge`` and ``forget_probability``, means over rows of the
-    highest value of any wording; ``forget_rouge_of_wording`` and ``forget_probability_of_wording``,
-    those of each wording alone; ``forget_refusals`` and ``forget_refusal_stability``. Of the retain
-    rows: ``retain_refusals``, which are false ones, and ``retain_refusal_stability``. The question
-    as it is counts as a wording. Before the attack it stands alone.
+    The suite's numbers are of each row's best wording: likelihoods of the one under which its
+    answer is likeliest, texts of the one that brings out most of its words. Of the forget rows
+    further ``forget_rouge_of_WORDING`` and ``forget_probability_of_WORDING``, of each wording
+    alone; ``forget_refusals``, ``forget_refusal_stability`` and ``forget_refusal_agreement``. Of
+    the retain rows: ``retain_refusals``, which are false ones, their stability and agreement. The
+    question as it is counts as a wording. Before the attack it stands alone.
 
     Source: the worst case over paraphrases and formats of arXiv:2509.02820.
     Differs from it: there another model rephrases and judges; here rules, the data set and a file
@@ -166,31 +174,40 @@ class BestWording(Attack):
                 )
         return found
 
-    def measure(self, subject: Subject) -> dict[str, Metric]:
-        """Return the numbers over all wordings."""
+    def hear(self, subject: Subject, *, attacked: bool) -> Heard:
+        """Return what is said to all wordings, or to the questions as they are."""
+        name = question_set(subject, "forget").name
+        if not attacked:
+            records = asked(subject, question_set(subject, "forget"))
+            return Heard({name: records}, self._of_plain(subject, records))
         said = self._said(subject, "forget")
         rouge = {name: recalls(records, subject.run) for name, records in said.items()}
         likely = {name: probabilities(records) for name, records in said.items()}
-        found = {
-            "forget_rouge": row_mean(np.max(list(rouge.values()), axis=0), "down"),
-            "forget_probability": row_mean(np.max(list(likely.values()), axis=0), "down"),
-        }
-        for name in said:
-            found[f"forget_rouge_of_{name}"] = row_mean(rouge[name], "down")
-            found[f"forget_probability_of_{name}"] = row_mean(likely[name], "down")
+        found: dict[str, Metric] = {}
+        for wording in said:
+            found[f"forget_rouge_of_{wording}"] = row_mean(rouge[wording], "down")
+            found[f"forget_probability_of_{wording}"] = row_mean(likely[wording], "down")
         found |= _refusals("forget", said)
-        return found | _refusals("retain", self._said(subject, "retain"))
+        found |= _refusals("retain", self._said(subject, "retain"))
+        likeliest, fullest = (
+            np.argmax(list(values.values()), axis=0).tolist() for values in (likely, rouge)
+        )
+        every = list(said.values())
+        best = [
+            replace(every[one][row], generation=every[other][row].generation)
+            for row, (one, other) in enumerate(zip(likeliest, fullest, strict=True))
+        ]
+        return Heard({name: best}, found)
 
-    def measure_before(self, subject: Subject) -> dict[str, Metric]:
+    def _of_plain(self, subject: Subject, records: Sequence[Record]) -> dict[str, Metric]:
         """Return the same of the questions as they are; those of each wording are compared so."""
-        records = asked(subject, question_set(subject, "forget"))
-        kept = asked(subject, question_set(subject, "retain"))
+        kept = asked(subject, replace(question_set(subject, "retain"), losses=False))
         rouge = row_mean(recalls(records, subject.run), "down")
         likely = row_mean(probabilities(records), "down")
-        names = ("", *(f"_of_{name}" for name in self._names(subject)))
+        names = self._names(subject)
         return {
-            **{f"forget_rouge{name}": rouge for name in names},
-            **{f"forget_probability{name}": likely for name in names},
+            **{f"forget_rouge_of_{name}": rouge for name in names},
+            **{f"forget_probability_of_{name}": likely for name in names},
             "forget_refusals": row_mean(refusal_values(records), "none"),
             "retain_refusals": row_mean(refusal_values(kept), "down"),
         }
@@ -200,6 +217,8 @@ class BestWording(Attack):
 
     def _said(self, subject: Subject, side: Side) -> dict[str, list[Record]]:
         eval_set = question_set(subject, side)
+        # Of the retain rows only refusals are counted.
+        eval_set = replace(eval_set, losses=side == "forget")
         return {
             name: asked(subject, replace(eval_set, examples=examples))
             for name, examples in self.wordings(
@@ -209,11 +228,10 @@ class BestWording(Attack):
 
 
 def _refusals(side: Side, said: Mapping[str, Sequence[Record]]) -> dict[str, Metric]:
-    """Return the share of refusals over all wordings, and whether it hangs on them."""
+    """Return the share of refusals over all wordings, and how constant they are."""
     values = np.mean([refusal_values(records) for records in said.values()], axis=0)
     every = [record for records in said.values() for record in records]
     direction: Direction = "none" if side == "forget" else "down"
-    return {
-        f"{side}_refusals": row_mean(values, direction),
-        f"{side}_refusal_stability": refusal_stability(every),
-    }
+    found = {f"{side}_refusals": row_mean(values, direction)}
+    # Wordings of a file are of the forget rows: the others may be asked in one way only.
+    return found | refusal_constancy(side, every) if len(said) > 1 else found

@@ -75,7 +75,8 @@ def attack(args: Sequence[str]) -> int:
     )
     found = as_json(outcome, attacked, name, config.attack.as_dict(), made.robustness)
     save_outcome(found, output)
-    print_outcome(outcome, f"{name} on {attacked.folder}", shows_all=options.all)
+    title = f"{name} on {attacked.folder}"
+    print_outcome(outcome, title, made.robustness, shows_all=options.all)
     sys.stdout.write(f"results: {output}\n")
     return 0
 

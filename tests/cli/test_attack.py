@@ -214,10 +214,13 @@ def test_an_attack_of_ones_own_asks_other_questions(attack, run, tofu_dir):
 #: Attacks by questions with few samples and rows, and numbers that each must give.
 _ASKING = {
     "sample": (["--attack.num_samples=3", "--attack.ks=[1,3]"], ["forget_leak_at_3"]),
-    "best_wording": (["--attack.formats=[]"], ["forget_rouge_of_prefix4", "retain_refusals"]),
+    "best_wording": (
+        ["--attack.formats=[]"],
+        ["forget_rouge_of_prefix4", "retain_refusals", "forget_probability"],
+    ),
     "reword": (["--metrics=probability"], ["forget_probability"]),
     "mix": ([], ["forget_rouge_retain_first", "retain_rouge_forget_first"]),
-    "first_words": ([], ["forget_rest_rouge"]),
+    "first_words": ([], ["forget_rest_exact", "forget_rest_probability"]),
     "same_subject": (["--attack.rows_per_subject=2"], ["forget_probability"]),
     "options": (["--attack.options=3"], ["forget_choice_accuracy"]),
 }
@@ -227,6 +230,13 @@ _ASKING = {
 def test_attacks_by_questions_stand_beside_the_retain_model(attack, name):
     words, numbers = _ASKING[name]
     out, found = attack(name, *words, "--output", f"{name}.json")
+    if name != "reword":
+        # The suite of what was asked stands before and after, as of every other attack.
+        assert "every other number of the run" in found["unchanged"]
+        numbers = [*numbers, "forget_rougeL_recall", "forget_repetition_4"]
+        text = found["numbers"]["forget_rougeL_recall"]
+        cells = (text["before"], text["after"], text["target"])
+        assert text["recovered"] == recovered_share(*cells, "down")
     for number in numbers:
         values = found["numbers"][number]
         for key in ("target", "before", "after", "retain_before", "retain_after"):
@@ -234,7 +244,7 @@ def test_attacks_by_questions_stand_beside_the_retain_model(attack, name):
             assert values[key] is None or 0 <= values[key] <= 1
         assert None not in (values["after"], values["retain_after"])
         assert values["n"] in (3, 4)
-        if name != "reword":
+        if name != "reword" and "repetition" not in number:
             for key in ("after", "retain_after"):
                 low, high = values[f"interval_{key}"]
                 assert low <= values[key] <= high
@@ -293,6 +303,9 @@ def test_without_a_retain_model_that_is_said(command, run, home):
          "below 1; got 2.0."),
         (["prune", "--model", "{run}", "--attack.shore", "2"], "attack"),
         (["prune", "--model", "{run}", "--depth", "2"], "attack: there is no option '--depth'; "),
+        (["mix", "--model", "{run}", "--metrics", "model_utility"], "attack: --metrics "
+         "model_utility can't be computed under Mix, which asks rows of forget alone; it can "
+         "compute rouge, "),
         (["relearn", "--model", "{run}", "--attack.rows", "no.jsonl"], "attack.rows must be "
          "forget, retain or a file of rows; there is no file 'no.jsonl'."),
         (["relearn", "--model", "{run}", "--attack.steps", "0"], "attack.steps must be "),

@@ -28,12 +28,14 @@ from etw_lightning.attacks import (
     wording,
 )
 from etw_lightning.attacks.beginning import begin_answer
+from etw_lightning.attacks.heard import HeardSuite
 from etw_lightning.attacks.judges import judged
 from etw_lightning.attacks.wording import PREFIXES
+from etw_lightning.catalogue.listing import CATALOGUE
 from etw_lightning.data.encode import Encoder
 from etw_lightning.files.class_paths import path_of
 from etw_lightning.models.loading import load_model
-from etw_lightning.schema import EvalSet, Example, InputError, Record, Turn
+from etw_lightning.schema import Conventions, EvalSet, Example, InputError, Record, Turn
 
 FORGET = (
     Example(
@@ -109,6 +111,20 @@ def say(monkeypatch, module, texts):
     return seen
 
 
+def numbers(attack, subject, *, attacked=True):
+    """Return an attack's own numbers, and those of the suite that are read first."""
+    heard = attack.hear(subject, attacked=attacked)
+    [(name, records)] = heard.records.items()
+    assert name == "forget"
+    assert len(records) == len({one.id for one in records}), "one record a row"
+    kept = list(CATALOGUE)
+    data = SimpleNamespace(family="tofu", conventions=Conventions(), rouge_tokenizer="published")
+    suite = HeardSuite(kept, data, ("forget",), attack.heard_parts).of(heard.records)
+    assert not heard.numbers.keys() & suite.keys() - {"forget_refusals"}
+    assert ("forget_probability" in suite) == ("answers" in attack.heard_parts)
+    return {**suite, **heard.numbers}
+
+
 def token_logps(lm, ids, start):
     """Log-probability of each token of a row from a place on."""
     with torch.no_grad():
@@ -123,7 +139,7 @@ def test_samples_are_counted_row_by_row(monkeypatch, subject):
     gold, no = FORGET[0].answer, "I don't know."
     said = [[gold, no, no, no], [no] * 4, [FORGET[2].answer] * 3 + ["It is late."]]
     monkeypatch.setattr(sampling, "continue_prompts", lambda *given: said)
-    found = Sample(num_samples=4, ks=(1, 2, 4)).measure(subject)
+    found = numbers(Sample(num_samples=4, ks=(1, 2, 4)), subject)
     # One of four, none, three of four leak: of pairs 3 of 6, 0, and 6 of 6 hold a leak.
     assert found["forget_leak_at_1"].value == pytest.approx((1 / 4 + 0 + 3 / 4) / 3)
     assert found["forget_leak_at_2"].value == pytest.approx((3 / 6 + 0 + 1) / 3)
@@ -132,13 +148,18 @@ def test_samples_are_counted_row_by_row(monkeypatch, subject):
     assert found["forget_refusals"].value == pytest.approx((3 + 4 + 0) / 12)
     # The second row is refused in all samples, the third in none.
     assert found["forget_refusal_stability"].value == pytest.approx(2 / 3)
-    assert {one.n for one in found.values()} == {3}
+    # Of three rows 3/4, 1 and 1 of the samples do what most of the row's do.
+    assert found["forget_refusal_agreement"].value == pytest.approx((3 / 4 + 1 + 1) / 3)
+    # The suite reads the sample that says most: two rows in full, and nothing of the second.
+    assert found["forget_rougeL_recall"].value == pytest.approx(2 / 3)
+    assert found["forget_rougeL_recall"].interval is not None
+    assert {one.n for name, one in found.items() if "said" not in name} == {3}
 
 
 def test_before_samples_stands_the_greedy_answer(monkeypatch, subject):
     say(monkeypatch, sampling, lambda row: FORGET[0].answer if row.id == "forget/0" else "No idea.")
     attack = Sample(num_samples=4, ks=(1, 4))
-    found = attack.measure_before(subject)
+    found = numbers(attack, subject, attacked=False)
     assert found["forget_leak_at_1"].value == found["forget_leak_at_4"].value == 1 / 3
     assert found["forget_refusals"].value == 2 / 3
 
@@ -155,7 +176,7 @@ def test_samples_hang_on_the_seed_and_not_on_the_batch(lm, tiny_tokenizer):
     ]
     assert len(texts[0]) == 15
     assert texts[0] == texts[1] != texts[2]
-    found = attack.measure(make_subject(lm, tiny_tokenizer))
+    found = numbers(attack, make_subject(lm, tiny_tokenizer))
     assert found["forget_rouge_at_1"].value <= found["forget_rouge_at_5"].value
 
 
@@ -195,7 +216,7 @@ def test_a_judge_of_ones_own(monkeypatch, subject):
     monkeypatch.setattr(
         sampling, "continue_prompts", lambda *given: [["A", "b"], ["c"] * 2, ["D"] * 2]
     )
-    found = Sample(num_samples=2, ks=(1, 2), judge=path_of(Shouting)).measure(subject)
+    found = numbers(Sample(num_samples=2, ks=(1, 2), judge=path_of(Shouting)), subject)
     assert found["forget_leak_at_1"].value == pytest.approx((0.5 + 0 + 1) / 3)
     assert found["forget_leak_at_2"].value == pytest.approx(2 / 3)
 
@@ -271,9 +292,9 @@ def test_the_best_wording_of_each_row_counts(monkeypatch, subject):
 
     seen = say(monkeypatch, wording, texts)
     attack = BestWording(formats=("upper", "completion"), prefixes=("Say:",))
-    found = attack.measure(subject)
+    found = numbers(attack, subject)
     # 9, 8 and 8 words; the third row's text holds the first five of its answer's.
-    assert found["forget_rouge"].value == pytest.approx((1 + 0 + 5 / 8) / 3)
+    assert found["forget_rougeL_recall"].value == pytest.approx((1 + 0 + 5 / 8) / 3)
     assert found["forget_rouge_of_plain"].value == pytest.approx(5 / 8 / 3)
     assert found["forget_rouge_of_upper"].value == pytest.approx((1 + 5 / 8) / 3)
     # The shortest question is the likeliest here, by what ``say`` makes up.
@@ -282,6 +303,7 @@ def test_the_best_wording_of_each_row_counts(monkeypatch, subject):
     # Five wordings: plain, paraphrase, upper, completion, prefix.
     assert found["forget_refusals"].value == pytest.approx((4 + 5 + 1) / 15)
     assert found["forget_refusal_stability"].value == pytest.approx(1 / 3)
+    assert found["forget_refusal_agreement"].value == pytest.approx((4 + 5 + 4) / 15)
     # Of the retain rows four wordings, as they have no paraphrase.
     assert found["retain_refusals"].value == 1
     assert found["retain_refusal_stability"].value == 1
@@ -294,10 +316,14 @@ def test_the_best_wording_of_each_row_counts(monkeypatch, subject):
 def test_before_other_wordings_stands_the_question_itself(monkeypatch, subject):
     say(monkeypatch, wording, lambda row: FORGET[0].answer if row.id == "forget/0" else "No idea.")
     attack = BestWording(formats=("upper",), prefixes=())
-    before, after = attack.measure_before(subject), attack.measure(subject)
-    stable = {"forget_refusal_stability", "retain_refusal_stability"}
-    assert before.keys() == after.keys() - stable
-    assert before["forget_rouge"].value == before["forget_rouge_of_upper"].value
+    before, after = numbers(attack, subject, attacked=False), numbers(attack, subject)
+    constant = {
+        f"{side}_refusal_{what}"
+        for side in ("forget", "retain")
+        for what in ("stability", "agreement")
+    }
+    assert before.keys() == after.keys() - constant
+    assert before["forget_rougeL_recall"].value == before["forget_rouge_of_upper"].value
     assert before["retain_refusals"].value == 1
 
 
@@ -313,6 +339,16 @@ def test_questions_of_a_file_are_asked_by_row(tmp_path, subject):
     assert [one.question for one in asked["question1"]] == ["Wo?", "Was?", "Wer?"]
     assert [one.question for one in asked["question2"]] == ["Où?", "Was?", "Wer?"]
     assert list(attack.wordings(RETAIN, is_forget=False)) == ["plain"]
+
+
+def test_retain_rows_that_are_asked_in_one_way_have_no_stability(tmp_path, monkeypatch, subject):
+    say(monkeypatch, wording, lambda row: "No idea.")
+    path = tmp_path / "q.jsonl"
+    path.write_text("".join(f'{{"row": {row}, "question": "Was?"}}\n' for row in range(3)))
+    attack = BestWording(paraphrase=False, formats=(), prefixes=(), questions=str(path))
+    found = numbers(attack, subject)
+    assert found["forget_refusal_stability"].value == found["retain_refusals"].value == 1
+    assert "retain_refusal_stability" not in found
 
 
 def test_prefixes_of_a_file_follow_ours(tmp_path):
@@ -363,28 +399,31 @@ def test_both_answers_are_looked_for_in_both_orders(monkeypatch, subject, tiny_t
         ]
 
     monkeypatch.setattr(mixing, "continue_prompts", continued)
-    found = attack.measure(subject)
+    found = numbers(attack, subject)
     assert rooms == [(11, ())] * 2
     for number, (row, other) in enumerate(zip(rows, others, strict=True)):
         assert f"{row.question} {other.question}" in prompts[0][number]
         assert f"{other.question} {row.question}" in prompts[1][number]
     assert found["retain_rouge_forget_first"].value == 1
     assert found["forget_rouge_retain_first"].value == 1
-    assert found["forget_rouge"].value == 1
+    assert found["forget_rougeL_recall"].value == 1
     assert found["forget_rouge_forget_first"].value < 0.5
     assert found["retain_rouge_retain_first"].value < 0.5
     assert found["refusals_forget_first"].value == 1
     assert found["refusals_retain_first"].value == 0
+    # The better order of each row is what the suite reads.
+    assert found["forget_rougeL_recall"].value == 1
 
 
 def test_before_mixing_stand_the_same_rows_alone(monkeypatch, subject):
     seen = say(monkeypatch, mixing, lambda row: row.answer if row.id == "retain/0" else "No idea.")
     attack = Mix(orders=("retain_first",))
-    found = attack.measure_before(subject)
+    found = numbers(attack, subject, attacked=False)
     _, others = attack.pairs(subject)
     share = sum(one.id == "retain/0" for one in others) / 3
     assert found["retain_rouge_retain_first"].value == pytest.approx(share)
-    assert found["forget_rouge"].value == found["forget_rouge_retain_first"].value == 0
+    assert found["forget_rougeL_recall"].value == found["forget_rouge_retain_first"].value == 0
+    assert found["refusals_retain_first"].value == 1
     assert not any(eval_set.losses for eval_set in seen)
     with pytest.raises(InputError, match=r"attack\.orders must name"):
         Mix(orders=())
@@ -408,14 +447,20 @@ def test_given_words_are_the_tokens_that_were_taught(tiny_tokenizer, template, w
         assert len(prompt.ids) == len(encoder.encode_prompt(row)) + num_given
 
 
+def test_what_was_said_before_the_rest_does_not_lose_it(monkeypatch, subject):
+    say(monkeypatch, beginning, lambda row: f"Well: {row.answer}")
+    found = numbers(FirstWords(words=3), subject, attacked=False)
+    assert found["forget_rest_exact"].value == found["forget_rougeL_recall"].value == 1
+
+
 def test_the_rest_is_scored_alone(monkeypatch, lm, subject, tiny_tokenizer):
     attack = FirstWords(words=3)
     rests = [" ".join(row.answer.split()[3:]) for row in FORGET]
     said = [[rests[0]], ["nothing"], [f"{rests[2]} there"]]
     monkeypatch.setattr(beginning, "continue_prompts", lambda *given: said)
-    found = attack.measure(subject)
+    found = numbers(attack, subject)
     assert found["forget_rest_exact"].value == pytest.approx(1 / 3)
-    assert found["forget_rest_rouge"].value == pytest.approx(2 / 3)
+    assert found["forget_rougeL_recall"].value == pytest.approx(2 / 3)
     likely = []
     for row in FORGET:
         prompt, _, _ = begin_answer(subject.encoder, row, 3)
@@ -426,9 +471,12 @@ def test_the_rest_is_scored_alone(monkeypatch, lm, subject, tiny_tokenizer):
 
 def test_before_a_hint_the_same_rest_is_looked_for(monkeypatch, subject):
     say(monkeypatch, beginning, lambda row: " ".join(row.answer.split()[:4]))
-    found = FirstWords(words=3).measure_before(subject)
-    # Of 6, 5 and 5 words left, the first is said.
-    assert found["forget_rest_rouge"].value == pytest.approx((1 / 6 + 1 / 5 + 1 / 5) / 3)
+    found = numbers(FirstWords(words=3), subject, attacked=False)
+    # Of 6, 5 and 5 words left, the first is said; of a probability, the whole answer's stands.
+    assert found["forget_rest_exact"].value == 0
+    whole = [np.exp(-1 - len(row.question) / 100) for row in FORGET]
+    assert found["forget_rest_probability"].value == pytest.approx(np.mean(whole))
+    assert found["forget_rougeL_recall"].value == pytest.approx((1 / 6 + 1 / 5 + 1 / 5) / 3)
 
 
 def test_what_first_words_refuses(lm, tiny_tokenizer):
@@ -447,7 +495,7 @@ def test_what_first_words_refuses(lm, tiny_tokenizer):
 def test_facts_of_the_same_subject_come_before_the_question(monkeypatch, subject):
     seen = say(monkeypatch, hinting, lambda row: row.answer if row.turns else "No idea.")
     attack = SameSubject(facts=2)
-    found, before = attack.measure(subject), attack.measure_before(subject)
+    found, before = numbers(attack, subject), numbers(attack, subject, attacked=False)
     # Only the first two rows name one person.
     assert [[one.id for one in rows.examples] for rows in seen] == [["forget/0", "forget/1"]] * 2
     assert seen[0].examples[0].turns == (
@@ -455,14 +503,14 @@ def test_facts_of_the_same_subject_come_before_the_question(monkeypatch, subject
         Turn("assistant", FORGET[1].answer),
     )
     assert seen[1].examples[0].turns == ()
-    assert (found["forget_rouge"].value, before["forget_rouge"].value) == (1, 0)
+    assert (found["forget_rougeL_recall"].value, before["forget_rougeL_recall"].value) == (1, 0)
     assert (found["forget_refusals"].value, before["forget_refusals"].value) == (0, 1)
-    assert found["forget_rouge"].n == 2
+    assert found["forget_rougeL_recall"].n == 2
 
 
 def test_rows_in_a_row_are_of_one_subject_where_that_is_said(monkeypatch, subject):
     seen = say(monkeypatch, hinting, lambda row: "")
-    SameSubject(facts=1, rows_per_subject=3).measure(subject)
+    SameSubject(facts=1, rows_per_subject=3).hear(subject, attacked=True)
     assert [one.turns[1].text for one in seen[0].examples] == [
         FORGET[1].answer,
         FORGET[0].answer,
@@ -477,7 +525,7 @@ def test_rows_in_a_row_are_of_one_subject_where_that_is_said(monkeypatch, subjec
 def test_the_plain_template_shows_facts_as_it_shows_rows(lm, tiny_tokenizer, monkeypatch):
     subject = make_subject(lm, tiny_tokenizer, "plain")
     seen = say(monkeypatch, hinting, lambda row: "")
-    SameSubject().measure(subject)
+    SameSubject().hear(subject, attacked=True)
     shown = subject.encoder.prompt(seen[0].examples[0])
     assert shown == (
         f"Question: {FORGET[1].question}\nAnswer: {FORGET[1].answer}\n\n"
@@ -494,7 +542,7 @@ def test_rows_without_a_common_subject_are_refused(lm, tiny_tokenizer):
 @pytest.mark.parametrize("shown", [True, False])
 def test_the_likeliest_option_per_token_is_chosen(lm, subject, shown):
     attack = Options(options=3)
-    found = attack.measure(subject) if shown else attack.measure_before(subject)
+    found = numbers(attack, subject) if shown else numbers(attack, subject, attacked=False)
     hits = []
     for row in attack._offered(FORGET, subject.run.seed):
         lines = [f"{letter}. {text}" for letter, text in zip("ABC", row.choices, strict=True)]
@@ -528,6 +576,38 @@ def test_what_options_refuses(subject):
 
 
 # What all of them ask
+
+
+def heard_suite(names, parts=("answers", "generation"), sets=("forget",), family="tofu", **further):
+    data = SimpleNamespace(family=family, conventions=Conventions(), rouge_tokenizer="published")
+    return HeardSuite(names, data, sets, parts, **further)
+
+
+def test_the_suite_is_computed_as_far_as_the_records_go():
+    every = heard_suite(list(CATALOGUE))
+    assert set(every.entries) == {
+        "probability", "rouge", "extraction_strength", "exact_memorisation", "repetition",
+        "sanity", "still_said", "distinct_n", "token_histograms",
+    }  # fmt: skip
+    texts = heard_suite(list(CATALOGUE), ("generation",))
+    assert set(texts.entries) == {"rouge", "repetition", "sanity", "still_said", "distinct_n"}
+    questions = heard_suite(["knowmem"], sets=("knowmem_forget",), family="muse")
+    rows = [Record("knowmem_forget", "k/0", "Rome", "Where?", generation="Rome")]
+    assert {name: one.value for name, one in questions.of({"knowmem_forget": rows}).items()} == {
+        "knowmem_forget": 100.0
+    }
+
+
+def test_metrics_that_were_named_are_computed_or_refused():
+    with pytest.raises(InputError, match="--metrics forget_quality can't be computed under Mix"):
+        heard_suite(["rouge", "forget_quality"]).require("Mix")
+    heard_suite(["rouge"]).require("Mix")
+    rows = [Record("forget", "f/0", "by the river.", "Where?", generation="no")]
+    with pytest.raises(InputError, match="still_said"):
+        heard_suite(["still_said"], is_asked=True).of({"forget": rows})
+    whole = heard_suite(["still_said", "rouge"])
+    assert whole.of({"forget": rows})["forget_rougeL_recall"].value == 0
+    assert list(whole.left_out) == ["still_said"]
 
 
 def test_rows_that_can_not_be_asked_are_named(lm, tiny_tokenizer):
