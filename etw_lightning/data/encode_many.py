@@ -174,14 +174,15 @@ class _Lines:
     """Says how far something is, where there is no terminal: at once, then every minute."""
 
     def __init__(self, words: str, total: int) -> None:
-        self.words, self.total, self.done = words, max(total, 1), 0
+        self.words, self.total, self.done = words, total, 0
         self.began = self.said = time.monotonic()
 
     def advance(self, count: int) -> None:
         """Count some more, and say so if it is time."""
         self.done += count
         now = time.monotonic()
-        if now - self.said >= _BETWEEN_LINES:
+        # A text's last window may be short, and is counted whole.
+        if self.done < self.total and now - self.said >= _BETWEEN_LINES:
             self.said = now
             share = 100 * self.done // self.total
             sys.stderr.write(

@@ -15,7 +15,8 @@ from etw_lightning.benchmarks.source import Source
 from etw_lightning.benchmarks.tofu import TOFU
 from etw_lightning.data import encode_many as module
 from etw_lightning.data.encode import Encoder
-from etw_lightning.data.encode_many import encode_each, encode_many
+from etw_lightning.data.encode_many import cut_many, encode_each, encode_many
+from etw_lightning.data.joined_text import Window, tokenise
 from etw_lightning.schema import Conventions, Example, InputError
 
 TEMPLATES = ("chat", "plain")
@@ -58,7 +59,11 @@ def test_a_text_longer_than_the_tokenizers_own_length_is_no_warning(tokenizer_di
         for one in ("tokenization_utils_base", "tokenization_utils_tokenizers"):
             logger = logging.get_logger(f"transformers.{one}")
             monkeypatch.setattr(logger, name, lambda text, *rest: said.append(text), raising=False)
-    assert encode_each(others(), Encoder(tokenizer, "plain", 64))
+    encoder, raw = Encoder(tokenizer, "plain", 64), [Example("a/0", text(2, 200))]
+    assert encode_each(others(), encoder)
+    assert encoder.encode_prompt(others()[2])
+    assert len(encoder.chunk(raw, "a")) == len(encoder.chunk_spans(raw)) > 1
+    assert list(tokenise(tokenizer, Window(0, text(2, 200))).ids)
     assert said == []
     tokenizer(text(2, 200))
     assert said, "which it would say otherwise"
@@ -181,7 +186,8 @@ def test_few_rows_are_read_ahead_of_what_is_asked_for(by_two, tiny_tokenizer):
 
     given = encode_many(rows(), Encoder(tiny_tokenizer), 1000, "")
     next(given)
-    assert len(read) <= 16 * 6
+    # Two batches for each process wait, while one more is asked for.
+    assert len(read) == 16 * 5
     given.close()
 
 
@@ -208,6 +214,62 @@ def test_without_a_terminal_a_line_at_once_and_one_a_minute(monkeypatch, capfd, 
         "encoding mine: 60 of 100 (60 %), 150 s",
         "encoding mine: 90 of 100 (90 %), 225 s",
     ]
+
+
+def test_a_text_is_never_more_than_all_of_it(monkeypatch, capfd, tiny_tokenizer):
+    """Windows are counted whole, though the last may be short, and joints are not in the total."""
+    monkeypatch.setattr(module, "WIDTH", 4096)
+    clock = iter(range(0, 1000, 60))
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    for size, said in ((5000, ["4096 of 5000 (81 %), 60 s"]), (4096, []), (0, [])):
+        encoder = Encoder(tiny_tokenizer, max_length=64)
+        list(cut_many(["ab" * 2500], encoder, "book", size, "encoding book"))
+        lines = capfd.readouterr().err.splitlines()
+        assert lines[1:] == [f"encoding book: {line}" for line in said]
+
+
+def test_a_process_that_encodes_ends_with_its_parent_and_leaves_it_the_signals(monkeypatch):
+    """Here in this process: what a copy does, no test of this one sees."""
+    parents, slept, ended, ignored, started = iter([7, 7, 1]), [], [], [], []
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+    monkeypatch.setattr(module.os, "getppid", lambda: next(parents))
+    monkeypatch.setattr(module.os, "_exit", ended.append)
+    monkeypatch.setattr(module.time, "sleep", slept.append)
+    monkeypatch.setattr(module.signal, "signal", lambda *given: ignored.append(given))
+
+    class Thread:
+        def __init__(self, target, daemon):
+            assert daemon, "or the process would wait for it"
+            self.start = lambda: started.append(target)
+
+    monkeypatch.setattr(module.threading, "Thread", Thread)
+    module._begin(7)
+    assert os.environ["TOKENIZERS_PARALLELISM"] == "false"
+    assert ignored == [
+        (number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    ]
+    (watch,) = started
+    watch()
+    assert (slept, ended) == ([1.0, 1.0], [1])
+    monkeypatch.setattr(module, "_WORK", [str.upper])
+    assert module._work("a") == "A"
+
+
+def test_a_batch_takes_two_calls_of_the_tokenizer(tiny_tokenizer):
+    class Spy:
+        def __getattr__(self, name):
+            return getattr(tiny_tokenizer, name)
+
+        def __call__(self, texts, **settings):
+            asked.append(len(texts))
+            return tiny_tokenizer(texts, **settings)
+
+    asked = []
+    encoder = Encoder(tiny_tokenizer)
+    expected = one_by_one(many(40), encoder)
+    encoder.tokenizer = Spy()
+    assert encode_each(many(40), encoder) == expected
+    assert asked == [40, 40], "their prompts, then all of them"
 
 
 def test_on_a_terminal_a_bar(monkeypatch, capfd, tiny_tokenizer):
