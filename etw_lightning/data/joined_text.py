@@ -110,14 +110,15 @@ def merged(
         if left is None:
             left = right
             continue
-        stop, begin = _takes_over(left, right, right.window.start + overlap, overlap)
-        if stop is None:
+        found = _takes_over(left, right, right.window.start + overlap, overlap)
+        if found is None:
             told = left.ids[:first]
             start, text = left.window
             more = right.window.text[start + len(text) - right.window.start :]
             left = again(Window(start, text + more))
             assert np.array_equal(left.ids[:first], told), "a far place has changed a token"
             continue
+        stop, begin = found
         yield left.ids[first:stop]
         left, first = right, begin
     if left is not None:
@@ -126,17 +127,17 @@ def merged(
 
 def _takes_over(
     left: Tokenised, right: Tokenised, border: int, overlap: int
-) -> tuple[int | None, int]:
+) -> tuple[int, int] | None:
     """Return the first token of the right window that counts, by its number in both.
 
     Returns:
-        None for the left one where the two do not agree behind the border.
+        None where the two do not agree behind the border.
     """
     if not (_rises(left.places) and _rises(right.places)):
-        return None, 0
+        return None
     stop = int(np.searchsorted(left.places, border))
     if stop == len(left.places):
-        return None, 0
+        return None
     begin = int(np.searchsorted(right.places, left.places[stop]))
     ends = [np.searchsorted(one.places, border + overlap // 2) for one in (left, right)]
     shared = [
@@ -144,7 +145,7 @@ def _takes_over(
         for one, start, end in zip((left, right), (stop, begin), ends, strict=True)
     ]
     is_same = all(np.array_equal(a, b) for a, b in zip(*shared, strict=True))
-    return (stop, begin) if is_same and len(shared[0][0]) else (None, 0)
+    return (stop, begin) if is_same and len(shared[0][0]) else None
 
 
 def _rises(places: np.ndarray) -> bool:

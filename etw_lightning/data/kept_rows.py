@@ -98,8 +98,7 @@ def encode_split(
         return example.id.rpartition("/")[0] if whole is None else whole
 
     examples = iter(read())
-    head = _head(examples)
-    is_whole = len(head) <= SMALL and sum(len(one.answer) for one in head) <= _SMALL_TEXT
+    head, is_whole = _head(examples)
     if is_whole:
         split = SplitRows([], [])
         for name, group in groupby(head, set_name):
@@ -130,15 +129,15 @@ def encode_split(
     return SplitRows(rows, [(name, count) for name, count in rows.said["sets"]])
 
 
-def _head(examples: Iterator[Example]) -> list[Example]:
-    """Return the first examples, one more than what is small."""
+def _head(examples: Iterator[Example]) -> tuple[list[Example], bool]:
+    """Return the first examples, up to the one that is too much, and whether they are all."""
     head, size = list[Example](), 0
     for example in examples:
         head.append(example)
         size += len(example.answer)
         if len(head) > SMALL or size > _SMALL_TEXT:
-            break
-    return head
+            return head, False
+    return head, True
 
 
 def _hashed(examples: Iterable[Example], digest: Any) -> Iterator[Example]:

@@ -47,6 +47,18 @@ class Rendered(NamedTuple):
     earlier: tuple[tuple[int, int], ...] = ()
 
 
+class _Lead(NamedTuple):
+    """What stands between a prompt and its answer.
+
+    Args:
+        text: None if the text does not go on where the prompt ends, or not always alike.
+        reason: Why, where it is the prompt that says more. All else is found row by row.
+    """
+
+    text: str | None
+    reason: str = ""
+
+
 class Renderer:
     """Puts questions and answers into a tokenizer's chat template, or a plain one.
 
@@ -124,27 +136,23 @@ class Renderer:
             self._end_prompts(lead)
             self._move_space()
 
-    def _leads(self) -> tuple[str | None, str]:
-        """Return what stands between a prompt and its answer.
-
-        Returns:
-            None if the text does not go on where the prompt ends, or not always alike; and why,
-            where it is the prompt that says more. All else is found row by row.
-        """
+    def _leads(self) -> _Lead:
+        """Return what stands between a prompt and its answer, for answers of any kind."""
         leads = set()
         for question, answer in _PROBES:
             said = self._said(Example("probe", answer, question))
             asked = self._fill(said, prompts=True)
             before, found, _ = self._fill([*said, Turn("assistant", answer)]).partition(answer)
             if not found:
-                return None, ""
+                return _Lead(None)
             if asked != before and asked.startswith(before):
-                return None, (
+                return _Lead(
+                    None,
                     f"ends the prompt for an answer in {asked[len(before) :]!r}, which the text of "
-                    "an answer has not"
+                    "an answer has not",
                 )
             leads.add(before[len(asked) :] if before.startswith(asked) else None)
-        return (leads.pop() if len(leads) == 1 else None), ""
+        return _Lead(leads.pop() if len(leads) == 1 else None)
 
     def _end_prompts(self, lead: str) -> None:
         """Have prompts end in what the template puts before every answer; it may be empty."""

@@ -228,8 +228,7 @@ class RowLayouts:
         """Refuse a row that a generation would not stop at the end of, or would before."""
         if example.question is None or example.verbatim or self.conventions.second_end_token:
             return
-        last = next((label for label in reversed(labels) if label != IGNORE_INDEX), None)
-        ends = [] if last is None else [last]
+        ends = [label for label in labels if label != IGNORE_INDEX][-1:]
         if not self.end_ids.issuperset(ends):
             raise InputError(
                 f"Row {example.id} ends in {self.tokenizer.decode(ends)!r}, where no generation "

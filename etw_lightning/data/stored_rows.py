@@ -51,7 +51,7 @@ class StoredRows(Sequence[EncodedRow]):
         import pyarrow as pa
 
         self.folder = folder
-        about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+        about = json.loads((folder / _ABOUT).read_bytes())
         if not isinstance(about, dict) or about.get("checksum") != _checksum(folder / _ROWS):
             raise ValueError("its checksum is another")
         #: What was said of the rows when they were written.
@@ -131,7 +131,7 @@ def write_rows(folder: Path, rows: Iterable[EncodedRow], said: dict[str, Any]) -
             arrays = [pa.array(columns[one.name], one.type) for one in schema]
             stream.write_batch(pa.record_batch(arrays, schema=schema))
     about = {"said": said, "checksum": _checksum(folder / _ROWS)}
-    (folder / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
+    (folder / _ABOUT).write_bytes(json.dumps(about).encode())
 
 
 def sizes(rows: Sequence[EncodedRow]) -> Sizes:

@@ -746,6 +746,32 @@ def test_a_key_does_not_depend_on_the_order_of_a_set(tiny_tokenizer):
         encoder._renderer.special_tokens = tokens
         keys.append(encoder.content_key)
     assert keys[0] == keys[1]
+    keys.clear()
+    # Eight apart they want one place of a small table, which the first of them gets.
+    end = tiny_tokenizer.eos_token_id
+    sets = frozenset([end, end + 8]), frozenset([end + 8, end])
+    assert list(sets[0]) != list(sets[1])
+    for ends in sets:
+        encoder = Encoder(tiny_tokenizer, "plain")
+        encoder.end_ids = ends
+        keys.append(encoder.content_key)
+    assert keys[0] == keys[1]
+
+
+def test_a_key_does_not_depend_on_the_order_of_variables(tiny_tokenizer):
+    first, second = (
+        Encoder(tiny_tokenizer, template_kwargs=dict(pairs)).content_key
+        for pairs in ([("day", 1), ("year", 2)], [("year", 2), ("day", 1)])
+    )
+    assert first == second
+
+
+def test_a_row_that_a_template_closes_otherwise_is_refused(changed_tokenizer):
+    odd = CHATML.replace("+ eos_token", "+ ('<|user|>' if 'odd' in m['content'] else eos_token)")
+    encoder = Encoder(changed_tokenizer(odd))
+    assert encoder.encode(example("even")).labels[-1] == IGNORE_INDEX
+    with pytest.raises(InputError, match=r"^Row forget/7 ends in '<\|user\|>', where no generat"):
+        encoder.encode(example("odd"))
 
 
 def test_rows_that_are_held_share_their_numbers(tiny_tokenizer):

@@ -152,3 +152,17 @@ def test_few_windows_are_in_memory_at_a_time():
     windows = windows_of(texts(), "", 100, 10)
     next(windows)
     assert len(read) < 30
+
+
+def test_windows_are_256_thousand_characters_apart_and_reach_2048_into_their_neighbours():
+    text = "ab" * 150_000
+    found = list(windows_of([text], ""))
+    assert [(start, len(text)) for start, text in found] == [(0, 264_192), (260_096, 39_904)]
+    assert found[1].text == text[260_096:]
+
+    def work(window):
+        ids = np.frombuffer(window.text.encode(), np.uint8)
+        return joined_text.Tokenised(window, ids, window.start + np.arange(len(ids)))
+
+    first, second = merged(map(work, found), None)
+    assert (len(first), len(second)) == (262_144, 37_856)
