@@ -127,29 +127,53 @@ def answer_batches(eval_set: EvalSet, encoder: Encoder, batch_size: int) -> list
             groups += [(prefix_tree([answer.row]), [answer]) for answer in answers]
     # Rows that branch need a mask of their own, which the others are not to pay for.
     groups.sort(key=lambda group: (group[0].is_chain, -len(group[0].ids)))
-    parts: list[list[list[_Answer]]] = []
-    answers_left, tokens_left, width, is_chain = 0, 0, 0, False
+    if not groups:
+        return []
+    parts: list[_Part] = []
     # What as many of the longest answers would take is not too much for rows of several, either.
-    longest = max((_last_label(one.row) for _, group in groups for one in group), default=0)
+    longest = max(_last_label(one.row) for _, group in groups for one in group)
     for tree, answers in groups:
-        has_room = len(answers) <= answers_left or (not tree.is_chain and width <= tokens_left)
-        if not parts or not has_room or tree.is_chain != is_chain:
-            parts.append([])
-            # The first is the longest, and all others are padded to it.
-            width, is_chain = len(tree.ids), tree.is_chain
-            answers_left, tokens_left = batch_size, batch_size * longest
-        parts[-1].append(answers)
-        answers_left, tokens_left = answers_left - len(answers), tokens_left - width
+        if not parts or not parts[-1].takes(tree, answers):
+            parts.append(_Part(tree, batch_size, batch_size * longest))
+        parts[-1].add(answers)
     return [
         AnswerBatch(
             dataset=eval_set.name,
-            groups=part,
+            groups=part.groups,
             pad_id=encoder.pad_id,
             hidden_id=_hidden_id(encoder),
-            known=[score for group in part for one in group for score in known[one.slot]],
+            known=[score for group in part.groups for one in group for score in known[one.slot]],
         )
         for part in parts
     ]
+
+
+class _Part:
+    """Rows that are to make a batch.
+
+    Args:
+        tree: The first of them and the longest, to which all others are padded.
+        answers_left: How many answers there is room for.
+        tokens_left: How many tokens, for rows that branch.
+    """
+
+    def __init__(self, tree: PrefixTree, answers_left: int, tokens_left: int) -> None:
+        self.groups: list[list[_Answer]] = []
+        self.width, self.is_chain = len(tree.ids), tree.is_chain
+        self.answers_left, self.tokens_left = answers_left, tokens_left
+
+    def takes(self, tree: PrefixTree, answers: list[_Answer]) -> bool:
+        """Tell whether a row is of the same kind and there is room for it."""
+        has_room = len(answers) <= self.answers_left or (
+            not tree.is_chain and self.width <= self.tokens_left
+        )
+        return has_room and tree.is_chain == self.is_chain
+
+    def add(self, answers: list[_Answer]) -> None:
+        """Put a row in."""
+        self.groups.append(answers)
+        self.answers_left -= len(answers)
+        self.tokens_left -= self.width
 
 
 def _laid_out(
@@ -199,9 +223,9 @@ def _known(answer: _Answer, example: Example, encoder: Encoder) -> list[Score]:
     if slot.field == "answer_loss":
         spans = tuple(encoder.answer_spans(example))
         text = encoder.scored_text(example)
-        return [Score(slot.row, "token_spans", 0, spans), Score(slot.row, "scored_text", 0, text)]
+        return [slot.score(spans, "token_spans"), slot.score(text, "scored_text")]
     if slot.field == "choice_logps":
-        return [Score(slot.row, "choice_num_tokens", slot.place, row.num_labels)]
+        return [slot.score(row.num_labels, "choice_num_tokens")]
     return []
 
 
@@ -245,12 +269,12 @@ def score_answers(scorer: LabelScorer, batch: AnswerBatch, device: torch.device)
     found = [part.cpu() for part in statistics[1:]]
     scores = list(batch.known)
     for slot, pick in zip(batch.slots, picks, strict=True):
-        scores.append(Score(*slot, _value(slot, logps[pick])))
+        scores.append(slot.score(_value(slot, logps[pick])))
         if slot.field == "answer_loss":
             parts = [part[: len(pick)] for part in found]
             found = [part[len(pick) :] for part in found]
             for name, part in zip(TOKEN_FIELDS, (logps[pick], *parts), strict=True):
-                scores.append(Score(slot.row, name, 0, _plain(part)))
+                scores.append(slot.score(_plain(part), name))
     return scores
 
 
@@ -318,8 +342,9 @@ def _plain(values: Tensor) -> tuple[float, ...]:
     """Return numbers as short as they can be written without changing them."""
     if values.dtype == torch.bool:
         return tuple(values.int().tolist())
-    digits = 17 if values.dtype == torch.float64 else 9
-    return tuple(float(f"{value:.{digits}g}") for value in values.tolist())
+    if values.dtype == torch.float64:
+        return tuple(values.tolist())
+    return tuple(float(f"{value:.9g}") for value in values.tolist())
 
 
 def score_gradients(scorer: LabelScorer, batch: GradientBatch, device: torch.device) -> list[Score]:
@@ -332,5 +357,5 @@ def score_gradients(scorer: LabelScorer, batch: GradientBatch, device: torch.dev
             mask = (ids != batch.hidden_id).long()
             mask[:, 0] = 1
         norm = scorer.gradient_norm(ids, mask, labels, of_each=batch.of_each)
-        scores.append(Score(*slot, norm))
+        scores.append(slot.score(norm))
     return scores

@@ -45,6 +45,7 @@ __all__ = [
     "join_generations",
     "make_records",
     "pad_rows",
+    "prompt_rows",
     "score_batch",
     "score_in_turn",
 ]
@@ -107,6 +108,16 @@ def pad_rows(
     return ids, mask
 
 
+def prompt_rows(prompts: Sequence[Sequence[int]], encoder: Encoder) -> tuple[Tensor, Tensor]:
+    """Stack prompts as ``pad_rows`` does, on the left; tokens that no position sees have mask 0."""
+    ids, mask = pad_rows(prompts, encoder.pad_id, left=True)
+    if encoder.conventions.attention_mask == "token_id":
+        mask = (ids != encoder.pad_id).long()
+        # There must be something to look at.
+        mask[mask.sum(1) == 0, -1] = 1
+    return ids, mask
+
+
 def build_batches(eval_set: EvalSet, encoder: Encoder, batch_size: int) -> list[ScoreBatch]:
     """Return all that is to be scored of a set, longest rows first.
 
@@ -143,11 +154,7 @@ def _generation_batches(eval_set: EvalSet, encoder: Encoder, batch_size: int) ->
     batches: list[ScoreBatch] = []
     for start in range(0, len(order), batch_size):
         part = order[start : start + batch_size]
-        ids, mask = pad_rows([prompts[number] for number in part], encoder.pad_id, left=True)
-        if encoder.conventions.attention_mask == "token_id":
-            mask = (ids != encoder.pad_id).long()
-            # There must be something to look at.
-            mask[mask.sum(1) == 0, -1] = 1
+        ids, mask = prompt_rows([prompts[number] for number in part], encoder)
         batches.append(
             GenerationBatch(
                 dataset=eval_set.name,
@@ -232,6 +239,6 @@ def score_in_turn(scorer: LabelScorer, batch: ScoreBatch, tokenizer: Any) -> Ite
         batch.end_ids,
         batch.at_once,
     )
-    scores = (Score(*batch.slots[row], text) for row, text in ending)
+    scores = (batch.slots[row].score(text) for row, text in ending)
     while some := list(islice(scores, batch.at_once)):
         yield some

@@ -13,7 +13,7 @@ from etw_lightning.models.loading import LabelScorer
 from etw_lightning.models.positions import Extent, check_extents
 from etw_lightning.models.sampling import Sampling
 from etw_lightning.schema import EvalSet, Example, InputError, Record
-from etw_lightning.scoring.batches import pad_rows
+from etw_lightning.scoring.batches import prompt_rows
 
 __all__ = ["Prompt", "continue_prompts", "prompts_of", "said_records"]
 
@@ -92,10 +92,7 @@ def continue_prompts(
     lm.eval()
     for start in range(0, len(todo), batch_size):
         part = todo[start : start + batch_size]
-        ids, mask = pad_rows([prompts[place].ids for place, _ in part], encoder.pad_id, left=True)
-        if encoder.conventions.attention_mask == "token_id":
-            mask = (ids != encoder.pad_id).long()
-            mask[mask.sum(1) == 0, -1] = 1
+        ids, mask = prompt_rows([prompts[place].ids for place, _ in part], encoder)
         given = (
             lm,
             ids.to(device),

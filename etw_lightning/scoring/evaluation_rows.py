@@ -69,11 +69,13 @@ def join_works(works: Sequence[ScoreWork]) -> list[ScoreWork]:
     See ``join_generations``. What another process has too stays by itself.
     """
     joined: list[ScoreWork] = []
-    for key, group in groupby(works, lambda one: (one.dataset, one.part, one.is_repeated)):
+    groups = groupby(works, lambda one: (one.dataset, one.part, one.is_repeated))
+    for (dataset, part, is_repeated), group in groups:
         some = list(group)
         batches = [work.batch for work in some if work.batch is not None]
-        if key[1:] == ("generation", False) and batches:
-            joined += (ScoreWork(*key[:2], some[0].rows, one) for one in join_generations(batches))
+        if part == "generation" and not is_repeated and batches:
+            rows = some[0].rows
+            joined += (ScoreWork(dataset, part, rows, one) for one in join_generations(batches))
         else:
             joined += some
     return joined

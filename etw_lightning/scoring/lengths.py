@@ -31,7 +31,7 @@ def room_for(eval_sets: Iterable[EvalSet], encoder: Encoder) -> tuple[int, int]:
     Returns:
         The length, and the tokens of the longest prompt without room; 0 if there is none.
     """
-    longest, needed = 0, 0
+    found = []
     # Prompts that are only continued are never cut.
     for eval_set in (one for one in eval_sets if one.losses or one.gradient_norm):
         for example in eval_set.examples:
@@ -39,9 +39,13 @@ def room_for(eval_sets: Iterable[EvalSet], encoder: Encoder) -> tuple[int, int]:
                 continue
             num_asked = len(encoder.encode_prompt(example))
             if num_asked >= encoder.max_length:
-                longest = max(longest, num_asked)
-                needed = max(needed, *(encoder.num_tokens(example, one) for one in _said(example)))
+                found.append(
+                    (num_asked, max(encoder.num_tokens(example, one) for one in _said(example)))
+                )
     length = encoder.max_length
+    if not found:
+        return length, 0
+    longest, needed = map(max, zip(*found, strict=True))
     while length < needed:
         length *= 2
     return length, longest

@@ -50,6 +50,10 @@ class Slot(NamedTuple):
     field: str
     place: int
 
+    def score(self, value: Any, field: str | None = None) -> Score:
+        """Return a value that belongs here, or in another field of the same place."""
+        return Score(self.row, field or self.field, self.place, value)
+
 
 @dataclass
 class ScoreBatch:

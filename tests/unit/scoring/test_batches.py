@@ -47,6 +47,10 @@ def test_questions_of_a_set_that_follow_one_another_are_joined(tiny_tokenizer, m
     alone = [one for one in batches if isinstance(one, GenerationBatch)]
     assert len(alone) == 4
     assert join_generations(batches) == batches, "so few are left alone"
+    one_more = [*batches, alone[0]]
+    assert len(join_generations(one_more)) == len(batches) - 3
+    eighteen = [alone[n % 4] for n in range(18)]
+    assert [len(one.slots) for one in join_generations(eighteen)] == [14, 14, 4]
     monkeypatch.setattr(scoring_batches, "_FEW", 1)
     monkeypatch.setattr(scoring_batches, "_TOGETHER", 3)
     *scored, first, second, other = join_generations([*batches, *others])

@@ -6,7 +6,7 @@ from etw_lightning.data.encode import Encoder
 from etw_lightning.models.loading import LabelScorer, load_model
 from etw_lightning.models.positions import Extent
 from etw_lightning.models.sampling import Sampling
-from etw_lightning.schema import EvalSet, Example, InputError
+from etw_lightning.schema import Conventions, EvalSet, Example, InputError
 from etw_lightning.scoring import continuations
 from etw_lightning.scoring.batches import build_batches, make_records, score_batch
 from etw_lightning.scoring.continuations import Prompt, continue_prompts, prompts_of, said_records
@@ -93,3 +93,20 @@ def test_prompts_are_measured_with_what_is_to_follow(lm, encoder, eval_set, monk
     ((_, name, extents),) = seen
     assert name == "LlamaForCausalLM"
     assert extents == [Extent("forget/0", 2, 6)]
+
+
+def test_hidden_tokens_are_hidden_but_the_last_of_a_prompt_of_nothing_else(
+    lm, tiny_tokenizer, eval_set, monkeypatch
+):
+    seen = []
+
+    def said(_lm, ids, mask, *_):
+        seen.append((ids.tolist(), mask.tolist()))
+        return [""] * len(ids)
+
+    monkeypatch.setattr(continuations, "continue_greedily", said)
+    encoder = Encoder(tiny_tokenizer, conventions=Conventions(attention_mask="token_id"))
+    pad = encoder.pad_id
+    prompts = [Prompt("a", (pad, pad)), Prompt("b", (9, pad, 8))]
+    continue_prompts(lm, encoder, prompts, eval_set, 2)
+    assert seen == [([[9, pad, 8], [pad] * 3], [[1, 0, 1], [0, 0, 1]])]

@@ -6,7 +6,14 @@ import pytest
 
 from etw_lightning.data.encode import Encoder
 from etw_lightning.schema import EvalSet, Example, InputError, MissingRowsError
-from etw_lightning.scoring.evaluation_rows import IDLE, EvaluationRows, ScoreWork, deal
+from etw_lightning.scoring import batches
+from etw_lightning.scoring.evaluation_rows import (
+    IDLE,
+    EvaluationRows,
+    ScoreWork,
+    deal,
+    join_works,
+)
 from etw_lightning.scoring.scores import Score
 
 SET = EvalSet(
@@ -137,3 +144,18 @@ def test_a_row_that_can_not_be_scored_is_found_before_anything_is(tiny_tokenizer
     with pytest.raises(InputError, match="Row forget/0 has no answer token left"):
         made.check({("forget", "answers"): some})
     made.check({("forget", "answers"): [*some, Score(4, "answer_loss", 0, 1.0)]})
+
+
+def test_a_process_s_own_questions_are_joined_and_nothing_else(rows, monkeypatch):
+    monkeypatch.setattr(batches, "_FEW", 1)
+    asked = rows.works("forget", "generation", ())
+    answers = rows.works("forget", "answers", ())
+    repeated = [
+        ScoreWork(one.dataset, one.part, one.rows, one.batch, is_repeated=True) for one in asked[:2]
+    ]
+    given = [*answers, *asked, *repeated, IDLE]
+    found = join_works(given)
+    joined = found[len(answers)]
+    assert found == [*answers, joined, *repeated, IDLE]
+    assert (joined.dataset, joined.part, joined.is_repeated) == ("forget", "generation", False)
+    assert placed([joined]) == [[row for rows in placed(asked) for row in rows]]

@@ -718,6 +718,16 @@ def test_room_is_made_for_prompts_that_have_none(eval_set, tiny_tokenizer):
     assert room_for([one], Encoder(tiny_tokenizer, max_length=prompt + 1)) == (prompt + 1, 0)
     assert room_for([one], Encoder(tiny_tokenizer, max_length=prompt))[1] == prompt
     assert room_for([replace(one, losses=False, max_new_tokens=3)], encoder) == (64, 0)
+    # What just fits into the doubled length is not doubled again.
+    for words in range(1, 200):
+        exact = replace(long, answer="No " * words, paraphrased_answer=None)
+        needed = whole.num_tokens(exact, exact.answer)
+        if needed % 2 == 0 and needed < 2 * prompt:
+            half = Encoder(tiny_tokenizer, max_length=needed // 2)
+            assert room_for([EvalSet("long", (exact,))], half) == (needed, prompt)
+            break
+    else:
+        pytest.fail("no answer of an even row")
     raw = Example("raw/0", "What? " * 40)
     assert room_for([EvalSet("raw", (raw,))], encoder) == (64, 0)
 
@@ -818,5 +828,10 @@ def test_what_is_laid_out_together_is_what_is_laid_out_alone(eval_set, tiny_toke
         return [(batch.groups, batch.known) for batch in found]
 
     together = batches()
-    monkeypatch.setattr(Encoder, "_look_ahead", lambda *_: None)
-    assert batches() == together
+    with monkeypatch.context() as patch:
+        patch.setattr(Encoder, "_look_ahead", lambda *_: None)
+        assert batches() == together
+    for few in (1, 2, 3):
+        monkeypatch.setattr(answers, "_TOGETHER", few)
+        assert batches() == together
+    assert build_batches(EvalSet("none", ()), encoder, 4) == []
