@@ -206,7 +206,7 @@ class FitCommand(RunChecks):
         for name, eval_set in data.eval_sets.items():
             keys = score_keys(identity, eval_set, data.encoder, self._precision)
             for part, key in keys.items():
-                journal = Journal(key)
+                journal = Journal(key, of_rows=True)
                 # Nothing is, where trainer.limit_val_batches 0 leaves evaluations out.
                 journal.append(self.model.scored.get((name, part), ()))
                 journal.close()

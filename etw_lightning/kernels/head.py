@@ -225,7 +225,7 @@ class _LinearScores(torch.autograd.Function):
         autocast = torch.is_autocast_enabled(device)
         ctx.product_dtype = torch.get_autocast_dtype(device) if autocast else hidden.dtype
         ctx.chunk_size, ctx.dtype, ctx.transform = chunk_size, dtype, transform
-        room = room if any(ctx.needs_input_grad[:3]) else 0
+        room = room if any(ctx.needs_input_grad) else 0
         found: list[_Scored] = []
         #: Shares of the first chunks, by where they begin; the backward pass takes them.
         ctx.kept = {}

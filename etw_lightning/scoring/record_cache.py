@@ -197,7 +197,7 @@ class Journal:
             which some are missing, so that each batch brings it on.
     """
 
-    def __init__(self, key: str, *, of_rows: bool = True) -> None:
+    def __init__(self, key: str, *, of_rows: bool) -> None:
         self._path, self._of_rows = _folder(key) / f"{uuid.uuid4().hex}.jsonl", of_rows
         self._stream: TextIO | None = None
         self._synced = time.monotonic()
@@ -417,7 +417,7 @@ def score_model(
         return scorer
 
     def score(only: EvalSet, rows: Sequence[int], cached: str, title: str) -> list[Score]:
-        journal, scores = Journal(cached), []
+        journal, scores = Journal(cached, of_rows=True), []
         pending = pending_set(only, rows)
         batches = join_generations(build_batches(pending, encoder, batch_size))
         for batch in track(batches, f"Scoring {Path(pretrained).name}: {title}"):

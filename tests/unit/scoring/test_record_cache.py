@@ -127,7 +127,7 @@ def scores_of(row):
 
 
 def write(rows, key="key"):
-    journal = Journal(key)
+    journal = Journal(key, of_rows=True)
     for row in rows:
         journal.append(scores_of(row))
     journal.close()
@@ -146,7 +146,7 @@ def test_a_journal_gives_back_what_was_scored_bit_by_bit():
 
 
 def test_a_row_scored_in_part_is_pending():
-    journal = Journal("key")
+    journal = Journal("key", of_rows=True)
     journal.append(scores_of(0)[:-1])
     assert known_scores("key", ANSWERS).pending == (0, 1, 2, 3, 4)
     journal.append(scores_of(0)[-1:])
@@ -181,7 +181,7 @@ def test_a_line_that_was_changed_costs_its_own_rows(cache):
 
 
 def test_a_batch_with_nan_is_not_kept(cache):
-    journal = Journal("key")
+    journal = Journal("key", of_rows=True)
     bad = [score._replace(value=math.nan) for score in scores_of(0)[:1]]
     journal.append([*bad, *scores_of(0)[1:]])
     spoiled = [
@@ -258,7 +258,7 @@ def test_what_an_interruption_left_is_scored_under_its_own_numbers(
 
     monkeypatch.setenv("ETW_CACHE", str(tmp_path / "broken off"))
     for part, key in found.items():
-        journal = Journal(key)
+        journal = Journal(key, of_rows=True)
         journal.append([score for score in scores[part] if score.row < 2])
         journal.close()
         assert known_scores(key, with_parts(four, [part])).pending == (2, 3)
@@ -321,6 +321,12 @@ def test_each_thing_that_is_kept_is_a_line_of_the_file_that_a_job_counts(tmp_pat
     note_progress()
     note_progress()
     assert path.read_text() == "scored\nscored\n"
+    # A batch of which the next run reads the rows counts; one of which it does not, does not.
+    for of_rows, lines in ((False, 2), (True, 3)):
+        journal = Journal("key", of_rows=of_rows)
+        journal.append(scores_of(0))
+        journal.close()
+        assert path.read_text() == "scored\n" * lines
     monkeypatch.setenv("ETW_SCORED", str(path / "below"))
     with pytest.raises(InputError, match=rf"^ETW_SCORED: {path}/below can't be written \("):
         note_progress()
@@ -398,7 +404,7 @@ def test_a_batch_is_on_the_disk_two_seconds_later_at_most(monkeypatch):
     now, synced = [100.0], []
     monkeypatch.setattr(record_cache.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(record_cache.os, "fsync", lambda _: synced.append(now[0]))
-    journal = Journal("key")
+    journal = Journal("key", of_rows=True)
     for now[0] in (101.0, 102.0, 102.5, 104.0, 104.5, 104.75, 107.0):
         journal.append(scores_of(0))
     assert synced == [102.5, 104.75, 107.0]
@@ -458,7 +464,7 @@ def test_a_cache_that_can_not_be_written_is_named(monkeypatch, cache):
     cache.parent.mkdir(exist_ok=True)
     cache.write_text("a file where the folder would be")
     with pytest.raises(InputError, match=r"^ETW_CACHE: .*cache can't be written"):
-        Journal("key").append(scores_of(0))
+        Journal("key", of_rows=True).append(scores_of(0))
 
 
 @pytest.mark.parametrize("line", [b"", b"x", b"00000000 [", b"00000000"])
