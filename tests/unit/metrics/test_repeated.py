@@ -130,6 +130,15 @@ def test_the_interval_narrows_as_rows_are_added():
     assert row_interval(values) == (low, high)
 
 
+def test_the_interval_is_of_2000_draws_from_seed_0():
+    values = np.sqrt(np.arange(40.0))
+    means = np.sort(values[np.random.default_rng(0).integers(0, 40, (2000, 40))].mean(1))
+    # The 2.5th percentile of 2000 lies .975 of the way from the 50th to the 51st.
+    low = means[49] + 0.975 * (means[50] - means[49])
+    high = means[1949] + 0.025 * (means[1950] - means[1949])
+    assert row_interval(values) == pytest.approx((low, high), abs=1e-12)
+
+
 def test_refusals_are_stable_where_all_or_none_refuse():
     rows = samples(["No idea.", "I don't know."], ["In Rome.", "No idea."], ["In Rome.", "Here."])
     assert refusal_shares(rows).tolist() == [1.0, 0.5, 0.0]

@@ -67,6 +67,18 @@ def test_equal_records_give_equal_bytes_and_leave_nothing_else(tmp_path):
     assert written[0][4:8] == bytes(4), "the header holds a time"
 
 
+def test_what_is_saved_can_be_read_by_people(tmp_path):
+    save_records(tmp_path, {"forget": [Record("forget", "f/0", "Ünï 東京")]})
+    save_provenance(tmp_path, {"template": {"system_prompt": "Sei ähnlich."}})
+    folder = tmp_path / "records"
+    assert "Ünï 東京" in gzip.decompress((folder / "forget.jsonl.gz").read_bytes()).decode()
+    assert (folder / "provenance.json").read_text("utf-8") == (
+        '{\n  "template": {\n    "system_prompt": "Sei ähnlich."\n  }\n}\n'
+    )
+    with pytest.raises(ValueError, match="Out of range float"):
+        save_provenance(tmp_path, {"loss": float("nan")})
+
+
 def test_saving_refuses_nan_and_names_that_leave_the_folder(tmp_path):
     with pytest.raises(InputError, match=r"'forget', row f/3: holds NaN"):
         save_records(tmp_path, {"forget": [Record("forget", "f/3", "a", answer_loss=float("nan"))]})
