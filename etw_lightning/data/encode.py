@@ -307,7 +307,7 @@ class Encoder(RowLayouts):
 
     def _text_head(self) -> list[int]:
         """Return what the tokenizer puts before a text: the begin token, or nothing."""
-        ids = list(self.tokenizer("a", add_special_tokens=True)["input_ids"])
+        ids = list(self.tokenizer("a")["input_ids"])
         return ids[:1] if ids[:1] == [self.tokenizer.bos_token_id] else []
 
     def _cut(self, layout: Layout) -> Layout:

@@ -135,17 +135,16 @@ def _takes_over(
     """
     if not (_rises(left.places) and _rises(right.places)):
         return None
-    stop = int(np.searchsorted(left.places, border))
-    if stop == len(left.places):
+    stop, end = map(int, np.searchsorted(left.places, (border, border + overlap // 2)))
+    if stop == end:
         return None
-    begin = int(np.searchsorted(right.places, left.places[stop]))
-    ends = [np.searchsorted(one.places, border + overlap // 2) for one in (left, right)]
-    shared = [
-        (one.ids[start:end], one.places[start:end])
-        for one, start, end in zip((left, right), (stop, begin), ends, strict=True)
-    ]
-    is_same = all(np.array_equal(a, b) for a, b in zip(*shared, strict=True))
-    return (stop, begin) if is_same and len(shared[0][0]) else None
+    begin, last = map(
+        int, np.searchsorted(right.places, (left.places[stop], border + overlap // 2))
+    )
+    is_same = np.array_equal(left.ids[stop:end], right.ids[begin:last]) and np.array_equal(
+        left.places[stop:end], right.places[begin:last]
+    )
+    return (stop, begin) if is_same else None
 
 
 def _rises(places: np.ndarray) -> bool:

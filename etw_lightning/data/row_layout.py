@@ -195,7 +195,7 @@ class RowLayouts:
         """
         border = shown.start
         asked = self._prompt_ids(shown.text[:border], self._adds_special(example))
-        if ids[: len(asked)] == asked and offsets[len(asked) :][:1] >= [(border, border)]:
+        if ids[: len(asked)] == asked and offsets[len(asked) :] >= [(border, border)]:
             return ids, offsets
         whole = self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
         # Some tokenizers put a space before a text, which a line end in front takes upon itself.

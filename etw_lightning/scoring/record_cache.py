@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 import etw_lightning
 from etw_lightning.catalogue.entries import Part
@@ -199,19 +199,19 @@ class Journal:
 
     def __init__(self, key: str, *, of_rows: bool) -> None:
         self._path, self._of_rows = _folder(key) / f"{uuid.uuid4().hex}.jsonl", of_rows
-        self._stream: TextIO | None = None
+        self._stream: BinaryIO | None = None
         self._synced = time.monotonic()
 
     def append(self, scores: Sequence[Score]) -> None:
         """Add one batch."""
         if not all(is_finite(score.value) for score in scores):
             return
-        text = json.dumps([list(score) for score in scores])
+        text = json.dumps([list(score) for score in scores]).encode()
         with _writing():
             if self._stream is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._stream = self._path.open("a", encoding="utf-8")
-            self._stream.write(f"{zlib.crc32(text.encode()):08x} {text}\n")
+                self._stream = self._path.open("ab")
+            self._stream.write(b"%08x %b\n" % (zlib.crc32(text), text))
             self._stream.flush()
             if time.monotonic() - self._synced > _SYNC_SECONDS:
                 os.fsync(self._stream.fileno())
@@ -237,8 +237,8 @@ def note_progress() -> None:
     if path:
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-            with open(path, "a", encoding="utf-8") as stream:
-                stream.write("scored\n")
+            with open(path, "ab") as stream:
+                stream.write(b"scored\n")
         except OSError as error:
             raise InputError(
                 f"ETW_SCORED: {path} can't be written ({error.strerror or error}); give another "

@@ -136,6 +136,11 @@ def test_raw_text_is_labelled_but_for_its_first_token(tiny_tokenizer, template):
     assert encoder.prompt(example("Once", question=None)) == ""
 
 
+def test_an_encoder_keeps_512_tokens_where_nothing_is_said(tiny_tokenizer):
+    long = example("The mill by the river. " * 200)
+    assert len(Encoder(tiny_tokenizer).encode(long).input_ids) == 512
+
+
 def test_another_answer_takes_the_place_of_the_gold_one(tiny_tokenizer):
     encoder = Encoder(tiny_tokenizer)
     row = encoder.encode(example("Paris."), "London.")
@@ -310,10 +315,33 @@ def test_a_text_that_answers_nothing_begins_with_the_begin_token(changed_tokeniz
     assert asked == [tokenizer.bos_token_id]
 
 
-def test_a_token_on_the_border_is_parted():
+class Quiet:
+    """A tokenizer that is not to speak of long texts: rows are cut, and what is lost is told."""
+
+    def __init__(self, tokenizer):
+        self.own, self.asked = tokenizer, []
+
+    def __getattr__(self, name):
+        return getattr(self.own, name)
+
+    def __call__(self, text, **settings):
+        self.asked.append(text)
+        assert len(text) < 2 or settings["verbose"] is False
+        return self.own(text, **settings)
+
+
+@pytest.mark.parametrize("begins", [False, True])
+def test_a_token_on_the_border_is_parted(begins):
     """A BPE that merges over spaces and words: ``: y`` would belong to prompt and answer."""
-    encoder = Encoder(tokenizer_that_merges(": y", 3), "plain")
+    tokenizer = tokenizer_that_merges(": y", 3)
+    if begins:
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single="<|eos|> $A", special_tokens=[("<|eos|>", tokenizer.eos_token_id)]
+        )
+    encoder = Encoder(tokenizer, "plain")
+    encoder.tokenizer = Quiet(tokenizer)
     row = encoder.encode(example("yes"))
+    assert (row.input_ids[0] == tokenizer.eos_token_id) == begins
     check_row(encoder, row)
     pieces = [encoder.tokenizer.decode([label]) for label in labelled(row)]
     assert pieces == [" ", "y", "e", "s", "<|eos|>"]
@@ -322,39 +350,36 @@ def test_a_token_on_the_border_is_parted():
     assert encoder.scored_text(example("yes")) is None
 
 
-def test_a_border_is_parted_where_a_tokenizer_puts_a_space_before_a_text():
-    """It merges ``:y``, and an answer by itself would begin with a space that the row has not."""
-    encoder = Encoder(tokenizer_that_merges("Q:y", 1, add_prefix_space=True), "plain")
-    for question, pieces in (("Q:", ["y", "e", "s"]), ("Q::", ["y", "e", "s"])):
-        one = example("yes", question=question, verbatim=True)
+@pytest.mark.parametrize("first", ["y", "."])
+def test_a_border_is_parted_where_a_tokenizer_puts_a_space_before_a_text(first):
+    """It merges ``:y``, and an answer by itself would begin with a space that the row has not.
+
+    Before a full stop that space is there, too, though such a tokenizer may not show it.
+    """
+    tokenizer = tokenizer_that_merges(f"Q:{first}R:{first}", 1, add_prefix_space=True)
+    tokenizer.clean_up_tokenization_spaces = True
+    tokenizer.clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output = True
+    encoder = Encoder(tokenizer, "plain")
+    answer = f"{first}es"
+    for question in ("Q:", "Q::", "A . Q:"):
+        one = example(answer, question=question, verbatim=True)
         row = encoder.encode(one)
         check_row(encoder, row)
-        assert [encoder.tokenizer.decode([label]) for label in labelled(row)] == pieces
+        assert [encoder.tokenizer.decode([label]) for label in labelled(row)] == list(answer)
         assert row.input_ids == (*encoder.encode_prompt(one), *labelled(row))
         assert encoder.answer_spans(one) == [(0, 1), (1, 2), (2, 3)]
 
 
 def test_a_tokenizer_does_not_speak_of_long_texts(tiny_tokenizer):
-    """Rows are cut, and what is lost is told; its own warning would come beside that."""
-
-    class Spy:
-        def __getattr__(self, name):
-            return getattr(tiny_tokenizer, name)
-
-        def __call__(self, text, **settings):
-            asked.append(text)
-            assert len(text) < 2 or settings["verbose"] is False
-            return tiny_tokenizer(text, **settings)
-
-    asked = []
     encoder = Encoder(tiny_tokenizer, "plain")
-    encoder.tokenizer = Spy()
+    encoder.tokenizer = Quiet(tiny_tokenizer)
     encoder.encode(example("A town."))
     encoder.encode(example("A town.", question="Where", verbatim=True))
     encoder.encode_prompt(example("A town.", question="Another?"))
     encoder.chunk([example("A town by the river.", question=None)], "raw")
     encoder.scored_text(example("A town."))
-    assert len(asked) > 5
+    encoder.encode_all([example("A town.")])
+    assert len(encoder.tokenizer.asked) > 7
 
 
 def test_keys_are_of_what_these_rows_become():

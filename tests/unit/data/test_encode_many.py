@@ -202,9 +202,19 @@ def test_processes_are_as_many_as_pay(total, cores, on_gpu, expected, monkeypatc
     assert module._num_processes(total) == expected
 
 
+def test_a_process_pays_for_2048_rows_or_a_million_characters(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: False)
+    assert [module._num_processes(total) for total in (4095, 4096)] == [1, 2]
+    of_text = module._TEXT_WORTH_A_PROCESS
+    assert [module._num_processes(total, of_text) for total in (2**21 - 1, 2**21)] == [1, 2]
+
+
 def test_without_a_terminal_a_line_at_once_and_one_a_minute(monkeypatch, capfd, tiny_tokenizer):
     monkeypatch.setattr(module, "TOGETHER", 10)
     monkeypatch.setattr(module, "_num_processes", lambda _: 1)
+    monkeypatch.setattr(module, "_by_processes", None)
     clock = iter(range(0, 1000, 25))
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     list(encode_many(iter(many(100)), Encoder(tiny_tokenizer), 100, "encoding mine"))
@@ -255,7 +265,8 @@ def test_a_process_that_encodes_ends_with_its_parent_and_leaves_it_the_signals(m
     assert module._work("a") == "A"
 
 
-def test_a_batch_takes_two_calls_of_the_tokenizer(tiny_tokenizer):
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_batch_takes_two_calls_of_the_tokenizer(template, tiny_tokenizer):
     class Spy:
         def __getattr__(self, name):
             return getattr(tiny_tokenizer, name)
@@ -265,7 +276,7 @@ def test_a_batch_takes_two_calls_of_the_tokenizer(tiny_tokenizer):
             return tiny_tokenizer(texts, **settings)
 
     asked = []
-    encoder = Encoder(tiny_tokenizer)
+    encoder = Encoder(tiny_tokenizer, template)
     expected = one_by_one(many(40), encoder)
     encoder.tokenizer = Spy()
     assert encode_each(many(40), encoder) == expected

@@ -166,3 +166,35 @@ def test_windows_are_256_thousand_characters_apart_and_reach_2048_into_their_nei
 
     first, second = merged(map(work, found), None)
     assert (len(first), len(second)) == (262_144, 37_856)
+
+
+def _tokenised(ids, places):
+    return joined_text.Tokenised(Window(0, ""), np.array(ids), np.array(places))
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_taken"),
+    [
+        ({}, True),
+        ({"ids": {19: 0}}, True),  # before the border, behind character 20
+        ({"ids": {20: 0}}, False),
+        ({"ids": {24: 0}}, False),
+        ({"ids": {25: 0}}, True),  # half of what they share of 10 characters
+        ({"places": {20: 21}}, False),
+        ({"places": {23: 22}}, False),
+        ({"places": {24: 20}}, False),  # falls
+        ({"places": {4: 3, 5: 3}}, True),  # of a character that is several tokens
+    ],
+)
+def test_a_window_takes_over_where_half_of_what_is_shared_agrees(changes, is_taken):
+    ids, places = 100 + np.arange(30), np.arange(30)
+    for place, value in changes.get("ids", {}).items():
+        ids[place] = value
+    for place, value in changes.get("places", {}).items():
+        places[place] = value
+    left, right = _tokenised(ids, places), _tokenised(100 + np.arange(15, 40), np.arange(15, 40))
+    for one, other, found in ((left, right, (20, 5)), (right, left, (5, 20))):
+        expected = found if is_taken else None
+        assert joined_text._takes_over(one, other, 20, 10) == expected
+    # Nothing behind the border is nothing to agree on.
+    assert joined_text._takes_over(_tokenised(ids[:20], places[:20]), right, 20, 10) is None

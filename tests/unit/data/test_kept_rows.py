@@ -194,6 +194,17 @@ def test_few_rows_are_not_kept(calls, tiny_tokenizer, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
+def test_what_is_small_is_just_so_many_rows_and_characters(tiny_tokenizer, monkeypatch):
+    encoder, some = Encoder(tiny_tokenizer), examples(6)
+    size = sum(len(one.answer) for one in some)
+    for most, most_text, is_small in ((6, size, True), (5, size, False), (6, size - 1, False)):
+        monkeypatch.setattr(kept_rows, "SMALL", most)
+        monkeypatch.setattr(kept_rows, "_SMALL_TEXT", most_text)
+        rows = split_of(some, encoder).rows
+        assert isinstance(rows, list if is_small else StoredRows)
+        assert list(rows) == [encoder.encode(one) for one in some]
+
+
 @pytest.mark.parametrize(
     "settings",
     [

@@ -1,5 +1,7 @@
 """Batches of what is generated and of gradients: masks, order, and what is left out."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -122,6 +124,47 @@ def test_answers_share_a_row_of_2048_tokens_at_most(tiny_tokenizer, monkeypatch)
         (batch,) = answer_batches(EvalSet("s", (one,)), encoder, 8)
         assert len(batch.groups) == groups
     assert [len(tree.edges) for tree in batch.trees(shared=True)] == [1, 1, 1]
+
+
+def test_a_batch_takes_answers_or_tokens_of_rows_of_its_own_kind():
+    def row(width, is_chain):
+        return SimpleNamespace(ids=range(width), is_chain=is_chain)
+
+    branching, chain = row(5, False), row(4, True)
+    part = answers._Part(branching, 3, 10)
+    assert [part.takes(branching, [0] * count) for count in (1, 3, 4, 9)] == [True] * 4
+    assert not part.takes(chain, [0])
+    part.add([0] * 4)
+    assert part.takes(branching, [0] * 9), "five tokens are left"
+    part.add([0])
+    assert not part.takes(branching, [0])
+    assert part.groups == [[0] * 4, [0]]
+    part = answers._Part(chain, 3, 100)
+    assert [part.takes(chain, [0] * count) for count in (2, 3, 4)] == [True, True, False]
+    assert not part.takes(branching, [0])
+    part.add([0] * 2)
+    assert [part.takes(chain, [0] * count) for count in (1, 2)] == [True, False]
+
+
+def test_a_batch_feeds_as_many_tokens_as_the_longest_answers_alone(tiny_tokenizer):
+    """Three of 20 tokens are sixty: so many rows that branch go together, padded to the first."""
+    encoder = Encoder(tiny_tokenizer)
+    examples = tuple(
+        Example(f"s/{n}", "the mill " * (1 + n), "q", perturbed_answers=("a", "b", "c"))
+        for n in range(9)
+    )
+    found = answer_batches(EvalSet("s", examples), encoder, 3)
+    longest = max(extent.num_tokens for batch in found for extent in batch.extents())
+    sizes = [[len(tree.ids) for tree in batch.trees(shared=True)] for batch in found]
+    flat = [width for some in sizes for width in some]
+    assert flat == sorted(flat, reverse=True)
+    expected, place = [], 0
+    while place < len(flat):
+        count = 3 * longest // flat[place]
+        expected.append(flat[place : place + count])
+        place += count
+    assert sizes == expected
+    assert len(sizes) > 1
 
 
 def test_numbers_are_written_as_short_as_they_can_be():

@@ -316,7 +316,7 @@ def test_how_prompts_are_continued_is_found_out_where_some_are(
 def test_each_thing_that_is_kept_is_a_line_of_the_file_that_a_job_counts(tmp_path, monkeypatch):
     monkeypatch.delenv("ETW_SCORED", raising=False)
     note_progress()
-    path = tmp_path / "runs" / "news.scored"
+    path = tmp_path / "runs" / "of" / "news.scored"
     monkeypatch.setenv("ETW_SCORED", str(path))
     note_progress()
     note_progress()
