@@ -22,6 +22,7 @@ from etw_lightning.memory.model_checks import (
     check_disk,
 )
 from etw_lightning.models.loading import check_stored, check_vocabulary, load_config
+from etw_lightning.models.weight_fit import refuse_training
 from etw_lightning.notices import printable
 from etw_lightning.runs.checkpointing import Checkpoints
 from etw_lightning.runs.cpu_precision import Changed
@@ -115,7 +116,10 @@ class RunChecks(LightningCLI):
         name = (model.pretrained, "model.pretrained")
         if data.tokenizer_name is not None:
             name = (data.tokenizer_name, "data.tokenizer")
-        check_vocabulary(data.encoder.tokenizer, load_config(model.pretrained), *name)
+        config = load_config(model.pretrained)
+        if self.subcommand in ("fit", "check"):
+            refuse_training(config, "model.pretrained")
+        check_vocabulary(data.encoder.tokenizer, config, *name)
         if model.entropy_model is not None and self.subcommand != "evaluate":
             self._check_entropy_model(model.entropy_model)
         for callback in callbacks:

@@ -10,13 +10,23 @@ from typing import Any
 from etw_lightning.files.places import is_below
 from etw_lightning.schema import InputError
 
-__all__ = ["INDEX", "packed_names", "read_headers", "shard_names", "weight_files"]
+__all__ = [
+    "INDEX",
+    "PLAIN",
+    "read_dtypes",
+    "read_headers",
+    "read_packing",
+    "shard_names",
+    "weight_files",
+]
 
 _FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
 #: Shards that processes have written each for itself; ``transformers`` prefers them to all others.
 _RANKED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 #: What safetensors calls numbers that a model computes with.
-_PLAIN = {"F64", "F32", "F16", "BF16"}
+PLAIN = {"F64", "F32", "F16", "BF16"}
+#: In names of tensors that tell how bitsandbytes, or compressed-tensors, has packed a weight.
+_STATE, _SHAPE = ".quant_state.bitsandbytes__", ".weight_shape"
 
 
 def weight_files(folder: Path, key: str) -> list[Path]:
@@ -117,17 +127,49 @@ def read_headers(files: list[Path], key: str) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def packed_names(files: list[Path]) -> set[str]:
-    """Return the names of tensors that are no floating-point numbers of 16 bits or more.
+def read_dtypes(files: list[Path]) -> dict[str, str]:
+    """Return what safetensors calls the numbers of each tensor.
 
     Args:
         files: Of one model, as ``read_headers`` has read them.
     """
     from safetensors import safe_open
 
-    found = set()
+    found: dict[str, str] = {}
     for file in files:
         with safe_open(file, "pt") as opened:
-            dtypes = {name: opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118 (no mapping)
-        found |= {name for name, dtype in dtypes.items() if dtype not in _PLAIN}
+            found |= {name: opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118 (no mapping)
+    return found
+
+
+def read_packing(files: list[Path], key: str) -> dict[str, dict[str, Any]]:
+    """Return what small tensors beside packed weights tell of them, by the names of these tensors.
+
+    Args:
+        files: Of one model, as ``read_headers`` has read them.
+        key: Configuration key that errors name.
+
+    Returns:
+        ``shape`` before packing, and of bitsandbytes ``blocksize``.
+
+    Raises:
+        InputError: If one tells nothing of the kind.
+    """
+    from safetensors import safe_open
+
+    found = {}
+    for file in files:
+        with safe_open(file, "pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 (no mapping)
+                if _STATE not in name and not name.endswith(_SHAPE):
+                    continue
+                numbers = opened.get_tensor(name).tolist()
+                try:
+                    told = json.loads(bytes(numbers)) if _STATE in name else {"shape": numbers}
+                    found[name] = {**told, "shape": tuple(map(int, told["shape"]))}
+                except (ValueError, TypeError, KeyError) as error:
+                    raise InputError(
+                        f"{key} {str(file.parent)!r}: {name} does not tell what was packed "
+                        f"({type(error).__name__}); copy {file.name} anew."
+                    ) from error
     return found

@@ -134,11 +134,7 @@ def check_stored(pretrained: str, key: str = "model.pretrained") -> str:
         if folder is None or not _has_weights(folder):
             return ""
         if getattr(config, "quantization_config", None) is not None:
-            method = check_quantized(folder, config, pretrained, key)
-            return (
-                "all that the model has, by the names in their files; their shapes can't be seen "
-                f"there, for they are quantized ({method}): loading compares them"
-            )
+            return check_quantized(folder, config, pretrained, key)
         fitting_names(folder, config, pretrained, key)
         return _COMPARED
 
@@ -368,7 +364,7 @@ def _input_errors(pretrained: str, key: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if not Path(pretrained).expanduser().exists() and not hub_answers():
             reason = "the hub can't be reached and there is no local copy"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,16 @@ import torch
 
 from etw_lightning.files.foreign_models import NO_CODE
 from etw_lightning.files.misfit import Misfit, Shape, refuse_misfit, shapes_of
-from etw_lightning.files.quantized_names import quantized_misfit
-from etw_lightning.files.weight_headers import packed_names, read_headers, weight_files
+from etw_lightning.files.quantized_names import quantized_misfit, unpacked_shapes
+from etw_lightning.files.weight_headers import (
+    PLAIN,
+    read_dtypes,
+    read_headers,
+    read_packing,
+    weight_files,
+)
 from etw_lightning.notices import warn_first
+from etw_lightning.schema import InputError
 
 __all__ = [
     "PREFIXES",
@@ -31,11 +38,15 @@ __all__ = [
     "keep_untied",
     "load_renamed",
     "read_report",
+    "refuse_training",
     "without_reports",
 ]
 
 #: What trainers and wrappers put before the names of a model's weights.
 PREFIXES = ("base_model.model.", "module.", "_orig_mod.", "_forward_module.")
+
+#: Methods whose weights the library may unpack as it loads them.
+_MADE_PLAIN = ("fp8", "gguf", "mxfp4")
 
 
 def fitting_names(
@@ -58,7 +69,7 @@ def fitting_names(
         InputError: If the weights are not the model's, with known prefixes taken off or not.
     """
     if getattr(config, "quantization_config", None) is not None:
-        # Their shapes are not the model's; what is loaded is looked at instead.
+        check_quantized(folder, config, given, key)
         return None
     shapes = read_headers(weight_files(folder, key), key)
     model = empty_model(config, auto_class)
@@ -100,7 +111,7 @@ def _reported(shapes: Mapping[str, Shape], config: Any, model: Any) -> Misfit:
 
 
 def check_quantized(folder: Path, config: Any, given: str, key: str) -> str:
-    """Refuse quantized weights that are not the model's, as far as their names tell.
+    """Refuse quantized weights that are not the model's, as far as their headers tell.
 
     Args:
         folder: In Hugging Face layout.
@@ -109,10 +120,11 @@ def check_quantized(folder: Path, config: Any, given: str, key: str) -> str:
         key: Configuration key it was given under.
 
     Returns:
-        The method of quantization.
+        What has been compared, for the user.
 
     Raises:
-        InputError: If of a weight nothing is stored, or a tensor stands for none.
+        InputError: If of a weight nothing is stored, a tensor stands for none, or one was packed
+            from another shape; or if a library that reads such weights is not there.
     """
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import (
@@ -122,21 +134,34 @@ def check_quantized(folder: Path, config: Any, given: str, key: str) -> str:
         revert_weight_conversion,
     )
 
+    settings, method = _packing_of(config)
     files = weight_files(folder, key)
-    shapes, packed = read_headers(files, key), packed_names(files)
+    shapes, dtypes = read_headers(files, key), read_dtypes(files)
+    told = read_packing(files, key)
+    packed = {name for name, dtype in dtypes.items() if dtype not in PLAIN}
+    # These may be packed in numbers of any kind.
+    packed |= {name.partition(".quant_state.")[0] for name in told} & dtypes.keys()
     model = empty_model(config)
     ignored = model._keys_to_ignore_on_load_unexpected or ()
     tied = set(model.all_tied_weights_keys)
 
-    def misfit_of(names: Mapping[str, str], weights: Mapping[str, Any]) -> Misfit:
+    def misfit_of(names: Mapping[str, str], weights: Mapping[str, Any]) -> tuple[Misfit, int]:
         stored = {names[name]: shape for name, shape in shapes.items()}
+        known = {names[name]: one for name, one in told.items()}
         wanted = {name: shape for name, shape in shapes_of(weights).items() if name not in tied}
         wanted |= {name: stored[name] for name in tied & stored.keys()}
-        return quantized_misfit(stored, {names[name] for name in packed}, wanted, ignored)
+        dtypes_now = {names[name]: dtype for name, dtype in dtypes.items()}
+        unpacked = unpacked_shapes(stored, dtypes_now, known, settings)
+        packed_now = {names[name] for name in packed}
+        misfit = quantized_misfit(stored, packed_now, wanted, ignored, unpacked.shapes)
+        if not misfit:
+            misfit = Misfit(tuple(unpacked.missing), reshaped=tuple(unpacked.reshaped))
+        plain = stored.keys() - packed_now
+        return misfit, len(wanted.keys() - plain - unpacked.shapes.keys())
 
     # As they are saved, and as the library renames and joins them: either will do.
     whole = revert_weight_conversion(model, model.state_dict())
-    misfit = misfit_of({name: name for name in shapes}, whole)
+    misfit, num_unseen = misfit_of({name: name for name in shapes}, whole)
     conversions = get_model_conversion_mapping(model)
     if misfit and conversions:
         kinds = [
@@ -144,13 +169,61 @@ def check_quantized(folder: Path, config: Any, given: str, key: str) -> str:
             for kind in (WeightRenaming, WeightConverter)
         ]
         renamed = {name: rename_source_key(name, *kinds)[0] for name in shapes}
-        if not misfit_of(renamed, model.state_dict()):
-            misfit = Misfit()
+        other, num_other = misfit_of(renamed, model.state_dict())
+        if not other:
+            misfit, num_unseen = Misfit(), num_other
     refuse_misfit(misfit, given, key)
+    _check_reader(settings, given, key)
+    said = f"all that the model has, by the names in their files (quantized: {method})"
+    if not num_unseen:
+        return f"{said}, and by the shapes that these were packed from"
+    return (
+        f"{said}; the shapes of {num_unseen} can't be seen there and are not compared, but for "
+        "what the library finds when it loads them"
+    )
+
+
+def _packing_of(config: Any) -> tuple[dict[str, Any], str]:
+    """Return what a configuration says of how its weights are packed, and the method's name."""
     settings = config.quantization_config
-    settings = settings if isinstance(settings, Mapping) else settings.to_dict()
+    settings = dict(settings if isinstance(settings, Mapping) else settings.to_dict())
     method = settings.get("quant_method")
-    return str(getattr(method, "value", method))
+    return settings, str(getattr(method, "value", method))
+
+
+def _check_reader(settings: Mapping[str, Any], given: str, key: str) -> None:
+    """Refuse a way of packing that no library here reads."""
+    from transformers.quantizers.auto import AutoHfQuantizer
+
+    try:
+        quantizer = AutoHfQuantizer.from_config(dict(settings), pre_quantized=True)
+        # What it says of devices is of this machine, and weights may be meant for another.
+        with suppress(RuntimeError, ValueError), without_reports():
+            quantizer.validate_environment(device_map={"": "cpu"})
+    except ImportError as error:
+        raise InputError(f"{key} {given!r} could not be loaded: {error}") from error
+
+
+def refuse_training(config: Any, key: str, *, is_loaded: bool = False) -> None:
+    """Refuse to train weights that stay packed.
+
+    Args:
+        config: The model's configuration.
+        key: Configuration key that errors name.
+        is_loaded: It is that of a model in memory, whose weights are packed.
+
+    Raises:
+        InputError: If the library makes no floating-point numbers of them.
+    """
+    if getattr(config, "quantization_config", None) is None:
+        return
+    _, method = _packing_of(config)
+    if method in _MADE_PLAIN and not is_loaded:
+        return
+    raise InputError(
+        f"{key}: its weights are quantized ({method}), and what is packed can't be trained; give "
+        "the model as it was before. evaluate takes it as it is."
+    )
 
 
 class ConversionError(ValueError):

@@ -17,6 +17,7 @@ from etw_lightning.models.noise import Dropout, settle_noise
 from etw_lightning.models.positions import check_extents, row_extents
 from etw_lightning.models.shards import Sharding, plain_modules, read_outside, spread
 from etw_lightning.models.step_layout import StepLayout
+from etw_lightning.models.weight_fit import refuse_training
 from etw_lightning.schema import InputError
 from etw_lightning.training.datamodule import UnlearningDataModule
 from etw_lightning.training.given import GivenModel
@@ -118,6 +119,9 @@ class PreparedModule(ScoringModule):
             lm = self.given.lm
         else:
             lm = load_model(self.pretrained, self.dtype_name, self.attention)
+        if self.trains and getattr(lm, "is_quantized", False):
+            key = "model.pretrained" if self.given is None else "model"
+            refuse_training(lm.config, key, is_loaded=True)
         scorer = LabelScorer(lm, self.chunk_size)
         scorer.check_head(continues=self.continues)
         if self.method.layers:

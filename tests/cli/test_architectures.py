@@ -1,10 +1,15 @@
 """Models of other kinds from the command line: right, or one line that says why not."""
 
+import json
 import shutil
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, CTRLConfig, Gemma2Config, GPT2Config, LlamaConfig
+
+from etw_lightning import unlearn
+from etw_lightning.models.loading import check_stored, load_model
+from etw_lightning.schema import InputError
 
 SMALL = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
 WIDTHS = {"hidden_size": 16, "intermediate_size": 32, "head_dim": 8}
@@ -85,3 +90,42 @@ def test_dropout_is_named(command, training_args, save, home, recwarn, flags, is
     assert outcome.status == 0, outcome.err
     said = [str(one.message) for one in recwarn if "attn_pdrop 0.1" in str(one.message)]
     assert len(said) == is_said
+
+
+@pytest.fixture(scope="module")
+def packed(tiny_model_dir, tmp_path_factory):
+    """Folder of the tiny model in 4 bits, as its library saves it."""
+    pytest.importorskip("bitsandbytes")
+    from transformers import BitsAndBytesConfig
+
+    folder = tmp_path_factory.mktemp("packed") / "model"
+    ignored = shutil.ignore_patterns("*.safetensors", "config.json")
+    shutil.copytree(tiny_model_dir, folder, ignore=ignored)
+    how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32)
+    lm = AutoModelForCausalLM.from_pretrained(tiny_model_dir, quantization_config=how)
+    lm.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("subcommand", ["fit", "check"])
+def test_packed_weights_are_scored_and_not_trained(refused, training_args, packed, subcommand):
+    """Only what is not packed would move, and a model that can't be saved would come of it."""
+    assert check_stored(str(packed)).endswith("and by the shapes that these were packed from")
+    text = refused(subcommand, *training_args[1:], f"--model.pretrained={packed}")
+    assert text.startswith("model.pretrained: its weights are quantized (bitsandbytes), and what")
+
+
+def test_a_packed_model_in_memory_is_not_trained(packed, tiny_tokenizer):
+    rows = ["Mara Venn wrote The Salt Road."]
+    with pytest.raises(InputError, match=r"^model must have weights that train; got a quantized"):
+        unlearn(load_model(str(packed)), tiny_tokenizer, rows, rows)
+
+
+def test_packed_weights_of_another_width_are_refused(packed, tmp_path):
+    """The library takes the width of what was packed, whatever the configuration says."""
+    folder = shutil.copytree(packed, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 128}))
+    for look in (check_stored, load_model):
+        with pytest.raises(InputError, match=r"down_proj\.weight \(32, 64\) for \(32, 128\)"):
+            look(str(folder))

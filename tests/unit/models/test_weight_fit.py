@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from importlib.util import find_spec
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from etw_lightning.models import weight_fit
 from etw_lightning.models.loading import check_stored, load_model
 from etw_lightning.schema import InputError
 
@@ -287,6 +289,12 @@ def in_bytes(*shape):
     return torch.zeros(shape, dtype=torch.uint8)
 
 
+def state_of(shape, blocksize):
+    """Return what bitsandbytes stores beside 4 bits, with the entries that are read here."""
+    told = json.dumps({"quant_type": "nf4", "shape": shape, "blocksize": blocksize})
+    return torch.tensor(list(told.encode()), dtype=torch.uint8)
+
+
 #: What a method puts in the place of a layer's weight of ``rows`` by ``columns``.
 PACKED = {
     "gptq": lambda rows, columns: {
@@ -305,7 +313,7 @@ PACKED = {
         ".weight": in_bytes(rows * columns // 2, 1),
         ".weight.absmax": torch.ones(rows * columns // 64),
         ".weight.quant_map": torch.ones(16),
-        ".weight.quant_state.bitsandbytes__nf4": in_bytes(80),
+        ".weight.quant_state.bitsandbytes__nf4": state_of([rows, columns], 64),
     },
     "compressed-tensors": lambda rows, columns: {
         ".weight_packed": integers(rows, columns // 8),
@@ -327,8 +335,10 @@ PACKED = {
 def quantized(request, stored, weights):
     """Store the tiny model as a quantizer would, with changes of weights and configuration."""
     settings = {"quant_method": request.param}
-    if request.param == "gptq":
+    if request.param in ("gptq", "awq"):
         settings |= {"bits": 4, "group_size": 128}
+    if request.param == "fp8":
+        settings |= {"weight_block_size": [128, 128]}
 
     def call(change=lambda found: found, **config):
         found = {}
@@ -343,12 +353,19 @@ def quantized(request, stored, weights):
     return call
 
 
-def test_quantized_weights_are_found_by_their_names(quantized):
+@pytest.fixture(autouse=True)
+def readers(monkeypatch):
+    """Have weights looked at whose library is not there; ``test_a_library_that_reads`` has none."""
+    monkeypatch.setattr(weight_fit, "_check_reader", lambda *_: None)
+
+
+def test_quantized_weights_are_found_by_their_names_and_shapes(quantized, request):
     said = check_stored(str(quantized()))
-    assert said.startswith(
-        "all that the model has, by the names in their files; their shapes can't"
+    method = request.node.callspec.params["quantized"]
+    assert said == (
+        f"all that the model has, by the names in their files (quantized: {method}), and by the "
+        "shapes that these were packed from"
     )
-    assert "quantized" in said
 
 
 @pytest.mark.parametrize(
@@ -362,6 +379,16 @@ def test_quantized_weights_are_found_by_their_names(quantized):
         (lambda w: w | {"stray.qweight": integers(2)}, {}, "1 weight (stray.qweight) is unknown"),
         (lambda w: w, {"vocab_size": 328}, f"({HEAD} (320, 32) for (328, 32), {EMBEDDINGS} (320,"),
         (lambda w: w, {"model_type": "qwen2"}, "6 weights (model.layers.0.self_attn.k_proj.bias, "),
+        (
+            lambda w: w,
+            {"intermediate_size": 128},
+            "0.mlp.down_proj.weight (32, 64) for (32, 128), ",
+        ),
+        (
+            lambda w: w,
+            {"num_key_value_heads": 1},
+            "0.self_attn.k_proj.weight (16, 32) for (8, 32)",
+        ),
     ],
 )
 def test_quantized_weights_of_another_model(quantized, change, config, said, request):
@@ -372,6 +399,50 @@ def test_quantized_weights_of_another_model(quantized, change, config, said, req
     ) as error:
         check_stored(str(quantized(change, **config)), "data.retain_model")
     assert said in str(error.value)
+
+
+#: By method, a tensor beside packed ones, what becomes of it, and what is said then.
+BESIDE = [
+    ("gptq", ".scales", lambda t: t[:, :4], "(1, 4) for (1, 64)"),
+    ("awq", ".scales", None, "scales) is missing"),
+    ("bitsandbytes", ".weight", lambda t: t[:8], "(8, 1) for (1024, 1)"),
+    ("bitsandbytes", ".weight.absmax", lambda t: t[:4], "(4,) for (32,)"),
+    ("bitsandbytes", ".weight.absmax", None, "absmax) is missing"),
+    ("fp8", ".weight_scale_inv", lambda t: t.repeat(2, 1), "(2, 1) for (1, 1)"),
+]
+
+
+@pytest.mark.parametrize(("quantized", "beside", "change", "said"), BESIDE, indirect=["quantized"])
+def test_tensors_beside_packed_ones_belong_to_them(quantized, beside, change, said):
+    """bitsandbytes reads on behind the end of scales that are too few, and says nothing."""
+    name = f"model.layers.1.mlp.gate_proj{beside}"
+
+    def changed(weights):
+        others = {key: one for key, one in weights.items() if key != name}
+        return others if change is None else others | {name: change(weights[name]).contiguous()}
+
+    for text in refusals(quantized(changed)):
+        assert f"(model.layers.1.mlp.gate_proj{beside}" in text
+        assert said in text
+
+
+def test_a_method_that_tells_no_shapes_is_told(stored, weights):
+    found = without(weights, "_proj") | {
+        name: in_bytes(7) for name in weights if name.endswith("_proj.weight")
+    }
+    said = check_stored(str(stored(found, quantization_config={"quant_method": "hqq"})))
+    assert "(quantized: hqq); the shapes of 14 can't be seen there and are not compared" in said
+
+
+@pytest.mark.parametrize("quantized", ["gptq"], indirect=True)
+def test_a_library_that_reads_packed_weights_must_be_there(quantized, monkeypatch):
+    if find_spec("optimum") is not None:
+        pytest.skip("optimum is there")
+    monkeypatch.undo()
+    for text in refusals(quantized()):
+        assert text.endswith(
+            "Loading a GPTQ quantized model requires optimum (`pip install optimum`)"
+        )
 
 
 @pytest.mark.parametrize("lacking", [None, "model.layers.1.mlp.up_proj.weight"])
@@ -387,7 +458,7 @@ def test_what_is_said_of_fp8_is_what_loading_says(stored, weights, lacking):
     settings = {"quant_method": "fp8", "weight_block_size": [128, 128]}
     folder = stored(without(found, lacking) if lacking else found, quantization_config=settings)
     if lacking is None:
-        assert "quantized (fp8)" in check_stored(str(folder))
+        assert "(quantized: fp8), and by the shapes" in check_stored(str(folder))
         assert torch.equal(load_model(str(folder)).lm_head.weight, weights[HEAD])
         return
     for text in refusals(folder):
@@ -427,7 +498,11 @@ def oss(tmp_path_factory):
 def test_experts_in_blocks(oss):
     folder, weights = oss
     save_file(weights, folder / "model.safetensors", META)
-    assert "quantized (mxfp4)" in check_stored(str(folder))
+    assert "(quantized: mxfp4), and by the shapes" in check_stored(str(folder))
+    scales = "model.layers.1.mlp.experts.down_proj_scales"
+    save_file(weights | {scales: in_bytes(4, 32, 2)}, folder / "model.safetensors", META)
+    with pytest.raises(InputError, match=r"down_proj_scales \(4, 32, 2\) for \(4, 32, 1\)"):
+        check_stored(str(folder))
     save_file(without(weights, "1.mlp.experts.down_proj_"), folder / "model.safetensors", META)
     with pytest.raises(
         InputError, match=r"2 weights \(model\.layers\.1\.mlp\.experts\.down_proj, "
