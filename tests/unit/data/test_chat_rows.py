@@ -128,6 +128,14 @@ def test_templates_without_the_property_are_refused(encoder_of, template, which,
     assert "\n" not in str(error.value)
 
 
+def test_a_turn_that_holds_an_end_is_refused_wherever_it_stands(encoder_of):
+    for place in (1, 3, 5):
+        words = [*WORDS]
+        words[place] = "No<|eos|>body."
+        with pytest.raises(InputError, match=r"^Row mine/0 holds '<\|eos\|>' in its answer"):
+            encoder_of(CHATML).encode(chat(*words)[0])
+
+
 def test_such_templates_serve_where_one_turn_is_labelled(encoder_of):
     for template in (FORGETFUL, BARE):
         encoder = encoder_of(template)
