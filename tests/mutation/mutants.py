@@ -213,6 +213,7 @@ _ALIKE = (
     "logaddexp",
     "promote_types",
     "vecdot",
+    "array_equal",
     "zip",
     "range",
 )

@@ -342,6 +342,7 @@ def test_a_token_on_the_border_is_parted(begins):
     encoder.tokenizer = Quiet(tokenizer)
     row = encoder.encode(example("yes"))
     assert (row.input_ids[0] == tokenizer.eos_token_id) == begins
+    assert encoder.encode_all([example("yes")]) == [row]
     check_row(encoder, row)
     pieces = [encoder.tokenizer.decode([label]) for label in labelled(row)]
     assert pieces == [" ", "y", "e", "s", "<|eos|>"]

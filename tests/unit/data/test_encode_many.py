@@ -265,6 +265,28 @@ def test_a_process_that_encodes_ends_with_its_parent_and_leaves_it_the_signals(m
     assert module._work("a") == "A"
 
 
+def test_what_is_not_asked_for_any_more_is_not_worked_on(monkeypatch):
+    class Pool:
+        def __init__(self, *given):
+            asked.append((given[0], given[2:]))
+
+        def submit(self, work, part):
+            asked.append(part)
+            return SimpleNamespace(result=lambda: part)
+
+        def shutdown(self, **settings):
+            asked.append(settings)
+
+    asked = []
+    monkeypatch.setattr(module, "ProcessPoolExecutor", Pool)
+    given = module._by_processes(str, iter("abcdefgh"), 2)
+    assert next(given) == "a"
+    given.close()
+    begun = (2, (module._begin, (os.getpid(),)))
+    assert asked == [begun, *"abcde", {"cancel_futures": True}]
+    assert module._WORK == []
+
+
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_a_batch_takes_two_calls_of_the_tokenizer(template, tiny_tokenizer):
     class Spy:

@@ -106,7 +106,9 @@ def test_windows_have_the_tokens_of_the_whole(tokenizers, name, width, overlap):
 
 
 @pytest.mark.parametrize(
-    "texts", [[], [""], ["", ""], ["a"], ["abcd"], ["abcdefgh" * 9], ["ab"] * 30, ["a" * 100, "b"]]
+    "texts",
+    [[], [""], ["", ""], ["a"], ["abcd"], ["abcdefgh" * 9], ["ab"] * 30, ["a" * 100, "b"]]
+    + [["a" * length] for length in (9, 10, 11, 18)],
 )
 def test_windows_overlap_and_cover_the_text(texts):
     whole, reached = "--".join(texts), 0
@@ -117,6 +119,8 @@ def test_windows_overlap_and_cover_the_text(texts):
         assert start <= reached
         reached = start + len(text)
     assert reached == len(whole)
+    # One more as soon as there is all of one.
+    assert len(windows) == 1 + max(len(whole) - 2, 0) // 8
 
 
 def test_two_windows_that_do_not_agree_become_one():

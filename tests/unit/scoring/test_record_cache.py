@@ -180,6 +180,16 @@ def test_a_line_that_was_changed_costs_its_own_rows(cache):
     assert known.damage == f"1 of 5 lines of {path}"
 
 
+def test_what_is_damaged_is_named_in_order(cache):
+    folder = cache / "scores" / "key"
+    folder.mkdir(parents=True)
+    paths = [folder / f"{name}.jsonl" for name in "gbhadfce"]
+    for path in paths:
+        path.write_bytes(b"00000000 []\n")
+    said = ", ".join(f"1 of 1 lines of {path}" for path in sorted(paths))
+    assert known_scores("key", ANSWERS).damage == said
+
+
 def test_a_batch_with_nan_is_not_kept(cache):
     journal = Journal("key", of_rows=True)
     bad = [score._replace(value=math.nan) for score in scores_of(0)[:1]]
@@ -296,9 +306,9 @@ def test_attention_is_that_of_the_run(tiny_model_dir, tiny_tokenizer, monkeypatc
     assert seen == ["eager", None]
 
 
-@pytest.mark.parametrize("part", ["answers", "generation"])
+@pytest.mark.parametrize("parts", [["answers"], ["generation"], ["answers", "generation"]])
 def test_how_prompts_are_continued_is_found_out_where_some_are(
-    tiny_model_dir, encoder, monkeypatch, part
+    tiny_model_dir, encoder, monkeypatch, tmp_path, parts
 ):
     asked = []
     check = LabelScorer.check_head
@@ -308,9 +318,12 @@ def test_how_prompts_are_continued_is_found_out_where_some_are(
         check(self, key, continues=continues)
 
     monkeypatch.setattr(LabelScorer, "check_head", noting)
-    some = {"set": with_parts(SET, [part])}
+    monkeypatch.setenv("ETW_SCORED", str(tmp_path / "scored"))
+    some = {"set": with_parts(SET, parts)}
     record_cache.score_model(str(tiny_model_dir), some, encoder, 8, key="data.target_model")
-    assert asked == [("data.target_model", part == "generation")]
+    assert asked == [("data.target_model", "generation" in parts)]
+    # The next run reads what this one has kept.
+    assert "scored" in (tmp_path / "scored").read_text()
 
 
 def test_each_thing_that_is_kept_is_a_line_of_the_file_that_a_job_counts(tmp_path, monkeypatch):

@@ -55,6 +55,12 @@ def test_records_survive_a_round_trip_bit_by_bit(tmp_path):
     assert load_records(tmp_path) == SETS
 
 
+def test_sets_come_in_alphabetical_order(tmp_path):
+    names = [f"set_{letter}" for letter in "gbhadfce"]
+    save_records(tmp_path, {name: [Record(name, f"{name}/0", "a")] for name in names})
+    assert list(load_records(tmp_path)) == sorted(names)
+
+
 def test_equal_records_give_equal_bytes_and_leave_nothing_else(tmp_path):
     for name in ("a", "b"):
         save_records(tmp_path / name, SETS)

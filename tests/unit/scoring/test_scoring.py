@@ -694,6 +694,13 @@ def test_cut_answers_of_a_set_are_told_of_though_raw_text_is_among_its_rows(tiny
         tell_lost_scored(EvalSet("mixed", rows), encoder)
 
 
+def test_one_cut_answer_is_told_of_beside_those_that_surely_fit(tiny_tokenizer):
+    rows = (Example("a/0", "No.", "Who?"), Example("a/1", "Rome. " * 99, "Where?"))
+    encoder = Encoder(tiny_tokenizer, "plain", max_length=100)
+    with pytest.warns(UserWarning, match=r"^some: answers of 1 of 2 rows are cut by"):
+        assert tell_lost_scored(EvalSet("some", rows), encoder).first == ("a/1",)
+
+
 def test_what_surely_fits_is_not_encoded(eval_set, tiny_tokenizer, monkeypatch):
     monkeypatch.setattr(Encoder, "encode", None)
     monkeypatch.setattr(Encoder, "encode_prompt", None)
@@ -718,6 +725,16 @@ def test_room_is_made_for_prompts_that_have_none(eval_set, tiny_tokenizer):
     assert room_for([one], Encoder(tiny_tokenizer, max_length=prompt + 1)) == (prompt + 1, 0)
     assert room_for([one], Encoder(tiny_tokenizer, max_length=prompt))[1] == prompt
     assert room_for([replace(one, losses=False, max_new_tokens=3)], encoder) == (64, 0)
+    only_gradients = replace(one, losses=False, gradient_norm=True)
+    assert room_for([only_gradients], encoder) == room_for([one], encoder) == (length, prompt)
+    shorter = EvalSet("shorter", (Example("shorter/0", "No.", "What? " * 30),))
+    assert room_for([one, shorter], encoder) == room_for([shorter, one], encoder)
+    assert room_for([one, shorter], encoder) == (length, prompt)
+    # A prompt of few bytes more than it has tokens.
+    short = Example("short/0", "No.", "1958?")
+    plain = len(Encoder(tiny_tokenizer, "plain").encode_prompt(short))
+    found = room_for([EvalSet("short", (short,))], Encoder(tiny_tokenizer, "plain", plain))
+    assert found == (2 * plain, plain)
     # What just fits into the doubled length is not doubled again.
     for words in range(1, 200):
         exact = replace(long, answer="No " * words, paraphrased_answer=None)
