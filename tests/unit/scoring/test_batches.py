@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from etw_lightning.data.encode import Encoder
-from etw_lightning.schema import IGNORE_INDEX, Conventions, EvalSet, Example
-from etw_lightning.scoring import answers
+from etw_lightning.kernels.signals import TokenSignals
+from etw_lightning.schema import IGNORE_INDEX, Conventions, EncodedRow, EvalSet, Example
+from etw_lightning.scoring import answers, row_weights
 from etw_lightning.scoring import batches as scoring_batches
 from etw_lightning.scoring.answers import answer_batches, gradient_batches
 from etw_lightning.scoring.batches import GenerationBatch, build_batches, join_generations
@@ -191,6 +192,51 @@ class Scorer:
         num = len(is_detailed)
         detailed = torch.arange(float(is_detailed.sum()))
         return -torch.arange(float(num)), (detailed,) * 4
+
+
+def test_what_is_laid_out_is_brought_to_the_device_of_the_model(tiny_tokenizer):
+    asked = []
+
+    def score_packed(packed, labels, is_detailed):
+        found = [one for one in packed if isinstance(one, torch.Tensor)]
+        asked.extend(one.device.type for one in (*found, labels, is_detailed))
+        return torch.zeros(len(labels)), ()
+
+    (batch,) = answer_batches(EvalSet("s", rows("the", "a mill")), Encoder(tiny_tokenizer), 4)
+    scorer = SimpleNamespace(score_packed=score_packed)
+    answers._score_packed(scorer, batch, torch.device("meta"))
+    assert set(asked) == {"meta"}
+    assert len(asked) > 3
+
+
+def test_a_row_that_is_weighed_is_brought_to_the_device_of_the_model(monkeypatch):
+    asked = []
+
+    class Scorer:
+        def __init__(self, lm):
+            self.eval = lambda: self
+            self.check_head = lambda key: None
+
+        def __call__(self, ids, mask, labels, needs, temperature):
+            asked.extend(one.device.type for one in (ids, mask, labels))
+            asked.append(temperature)
+            flat = labels.new_zeros(2)
+            return TokenSignals(flat, flat, 1, flat.float())
+
+    class SeenError(Exception):
+        pass
+
+    def weighting(signals):
+        asked.extend(one.device.type for one in (signals.marked, signals.words))
+        raise SeenError
+
+    weighting.needs, weighting.entropy_temperature = ("marked", "words"), None
+    monkeypatch.setattr(row_weights, "LabelScorer", Scorer)
+    lm = torch.nn.Linear(1, 1, device="meta")
+    row = EncodedRow("s/0", (1, 2, 3), (IGNORE_INDEX, 2, 3))
+    with pytest.raises(SeenError):
+        row_weights.weigh(weighting, lm, row, marks=[False, True, False], words=[-1, 0, 1])
+    assert asked == ["meta", "meta", "meta", 1.0, "meta", "meta"]
 
 
 @pytest.mark.parametrize("hides", [False, True])
