@@ -7,7 +7,6 @@ import io
 import re
 import signal
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -131,7 +130,11 @@ class UnlearningCLI(FitCommand, EvaluateCommand, CheckCommand, WeightsCommand):
             super().parse_arguments(parser, args)
         except UnicodeDecodeError as error:
             parser.error(f"Problems parsing config: {error}")
-        config = self.config[self.config.subcommand] if "subcommand" in self.config else self.config
+        has_command = "subcommand" in self.config
+        self._settle(self.config[self.config.subcommand] if has_command else self.config)
+
+    def _settle(self, config: Namespace) -> None:
+        """Settle what the parser leaves open, and refuse what it lets through."""
         expand_home(config)
         self.changed = {}
         found = None
@@ -342,13 +345,17 @@ class RunReader(UnlearningCLI):
             InputError: If the parser refuses them.
         """
         printed = io.StringIO()
+        Parser.typed = list(words)
         try:
-            with warnings.catch_warnings(), contextlib.redirect_stderr(printed):
-                warnings.filterwarnings("ignore", message=".*args parameter is intended.*")
-                super().parse_arguments(self.parser, list(words))
+            with contextlib.redirect_stderr(printed):
+                # Through the parser of all commands each setting would be parsed twice.
+                config = self._parser("fit").parse_args(Parser.typed[1:])
+        except UnicodeDecodeError as error:
+            raise InputError(f"Problems parsing config: {error}") from error
         except SystemExit as error:
             raise InputError(printed.getvalue().strip().removeprefix("error: ")) from error
-        return cast(dict[str, Any], self.config["fit"].as_dict())
+        self._settle(config)
+        return config.as_dict()
 
 
 def _root_cause(error: BaseException) -> BaseException:
