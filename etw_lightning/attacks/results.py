@@ -10,6 +10,7 @@ from etw_lightning.attacks.attacked_run import AttackedRun
 from etw_lightning.attacks.interface import Robustness
 from etw_lightning.attacks.running import AttackOutcome
 from etw_lightning.metrics import Metric
+from etw_lightning.reports.attack_rows import READ_FIRST
 from etw_lightning.runs.results import write_results
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def as_json(
             **_intervals(after=found["after"], retain_after=found["retain_after"]),
             "recovered": outcome.recovered(number),
             "recovered_by_retain": outcome.recovered_by_retain(number),
+            **({"is_own": True} if number in outcome.own else {}),
             **({} if kind is None else {"robustness": outcome.robustness(number, kind)}),
         }
     return {
@@ -165,24 +167,6 @@ def print_outcome(
         console.print(f"warning: {NO_RETAIN}", highlight=False)
 
 
-#: The numbers that are read first: of forgetting, then of keeping.
-READ_FIRST = (
-    "forget_d_times_n",
-    "neg_log10_forget_quality",
-    "forget_probability",
-    "forget_rougeL_recall",
-    "forget_truth_ratio_closer_to_one",
-    "extraction_strength",
-    "exact_memorisation",
-    "forget_still_said",
-    "verbmem",
-    "knowmem_forget",
-    "privleak",
-    "model_utility",
-    "retain_probability",
-    "retain_rougeL_recall",
-    "knowmem_retain",
-)
 #: What robustness is called, and what it is, by kind.
 _LETTERS: Mapping[Robustness, str] = {"relearning": "R", "quantisation": "Q"}
 _ROBUST: Mapping[Robustness, str] = {

@@ -67,11 +67,13 @@ class AttackOutcome:
     def robustness(self, name: str, kind: Robustness | None) -> float | None:
         """Return R or Q of a number of the forget set; None for one that is no such.
 
-        The number must be higher the more is known, and >= 0.
+        The number must be higher the more is known, as are AUCs of membership tests, and >= 0.
         """
         found = (self.before, self.after, self.retain_before, self.retain_after)
         was, now, retain_was, retain_now = (one.get(name) for one in found)
-        is_fit = was and now and was.direction == "down" and _is_of_forgetting(name)
+        is_auc = name.startswith("mia_") and not name.endswith("_relative_difference")
+        is_higher = was is not None and (was.direction == "down" or is_auc)
+        is_fit = was and now and is_higher and _is_of_forgetting(name)
         if not is_fit or was is None or now is None:
             return None
         if kind == "relearning" and retain_was and retain_now:

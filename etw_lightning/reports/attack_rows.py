@@ -12,7 +12,26 @@ from etw_lightning.metrics.recovery import robustness
 from etw_lightning.notices import printable
 from etw_lightning.reports.finished_runs import FinishedRun
 
-__all__ = ["attack_rows", "read_attacks", "robustness_rows", "unread_attacks"]
+__all__ = ["READ_FIRST", "attack_rows", "read_attacks", "robustness_rows", "unread_attacks"]
+
+#: The numbers that are read first: of forgetting, then of keeping.
+READ_FIRST = (
+    "forget_d_times_n",
+    "neg_log10_forget_quality",
+    "forget_probability",
+    "forget_rougeL_recall",
+    "forget_truth_ratio_closer_to_one",
+    "extraction_strength",
+    "exact_memorisation",
+    "forget_still_said",
+    "verbmem",
+    "knowmem_forget",
+    "privleak",
+    "model_utility",
+    "retain_probability",
+    "retain_rougeL_recall",
+    "knowmem_retain",
+)
 
 _COLUMNS = ("target", "before", "after", "recovered", "retain_before", "retain_after")
 _LAST = "recovered_by_retain"
@@ -21,27 +40,36 @@ _LAST = "recovered_by_retain"
 def attack_rows(runs: Sequence[FinishedRun]) -> list[dict[str, Any]]:
     """Return a row for each number that came back, or not, of each attack on each run.
 
+    Those of a kept set are among them where they are read first: what the attack costs. A row is
+    ``first`` where it is one of these, or the attack's own.
+
     Args:
         runs: The runs.
     """
     rows = []
     for run in runs:
         for found in read_attacks(run):
-            for name, number in found["numbers"].items():
-                # Without the attack there is none of its own numbers.
-                is_own = number.get("before") is None
-                if number.get("recovered") is None and not is_own:
+            numbers = found["numbers"]
+            own = [
+                name
+                for name, number in numbers.items()
+                # Without the attack there is none of some of its own numbers.
+                if number.get("is_own") or number.get("before") is None
+            ]
+            first = [name for name in READ_FIRST if name in numbers]
+            first += [name for name in own if name not in first]
+            for name in dict.fromkeys([*first, *numbers]):
+                number = numbers[name]
+                if name not in first and number.get("recovered") is None:
                     continue
-                cells = [_number(number.get(key), key) for key in (*_COLUMNS, _LAST)]
-                attack = printable(str(found["attack"]))
-                note = "" if found.get("retain_model") else "no retain model"
                 rows.append(
                     {
                         "run": run.name,
-                        "attack": attack,
+                        "attack": printable(str(found["attack"])),
                         "number": name,
-                        "cells": cells,
-                        "note": note,
+                        "first": name in first,
+                        "cells": [_number(number.get(key), key) for key in (*_COLUMNS, _LAST)],
+                        "note": "" if found.get("retain_model") else "no retain model",
                     }
                 )
     return rows
@@ -114,11 +142,23 @@ def _read(path: Path) -> Mapping[str, Any] | str:
         if not isinstance(number, dict):
             return f"{name} is {number!r:.40}"
         for key, value in number.items():
-            is_text = isinstance(value, str) and key == "direction"
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not (value is None or is_text or (is_number and math.isfinite(value))):
+            if not _is_fit(key, value):
                 return f"{name} is {value!r:.40}"
     return held
+
+
+def _is_fit(key: str, value: Any) -> bool:
+    """Tell whether a field of a number holds what an attack writes there."""
+    if key.startswith("interval_"):
+        return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
+    if key == "is_own":
+        return isinstance(value, bool)
+    return value is None or (key == "direction" and isinstance(value, str)) or _is_number(value)
+
+
+def _is_number(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
 
 
 def _number(value: float | None, key: str) -> str:

@@ -39,13 +39,40 @@ def runs(tmp_path):
 def test_what_came_back_is_a_row_each(runs):
     rows = attack_rows(runs)
     assert {row["attack"] for row in rows} == {"relearn", "nf4", "int8", "<script>"[:8]}
-    [relearn] = [row for row in rows if row["attack"] == "relearn"]
+    relearn, kept = (row for row in rows if row["attack"] == "relearn")
+    # What the attack costs is shown too: nothing of it can come back.
+    assert (kept["number"], kept["first"], kept["cells"][3]) == (
+        "retain_probability",
+        True,
+        "\u2013",
+    )
     assert relearn["number"] == "forget_probability"
     assert relearn["cells"] == ["0.9", "0.1", "0.5", "50 %", "0.2", "0.3", "12 %"]
     [other] = [row for row in rows if row["note"]]
     assert other["note"] == "no retain model"
     assert other["cells"][1] == "1.00e-04"
     assert other["cells"][3] == "-25 %"
+
+
+def test_what_attacks_write_is_read(runs, tmp_path):
+    """Intervals are pairs, and a number of the attack's own is read first."""
+    held = {
+        "forget_rouge1_f1": number(0.5, interval_after=[0.1, 0.2]),
+        "forget_leak_at_4": number(0.25, is_own=True),
+        "forget_refusal_stability": number(None, before=None, is_own=True),
+    }
+    path = tmp_path / "one" / "attacks" / "sample.json"
+    path.write_text(json.dumps({"attack": "sample", "numbers": held}))
+    rows = [row for row in attack_rows(runs) if row["attack"] == "sample"]
+    assert [(row["number"], row["first"]) for row in rows] == [
+        ("forget_leak_at_4", True),
+        ("forget_refusal_stability", True),
+        ("forget_rouge1_f1", False),
+    ]
+    for broken in ([0.1], [0.1, "x"], 0.1, [0.1, float("nan")]):
+        held["forget_rouge1_f1"]["interval_after"] = broken
+        path.write_text(json.dumps({"attack": "sample", "numbers": held}))
+        assert any("sample.json" in line for line in unread_attacks(runs))
 
 
 def test_files_that_no_attack_has_left_are_told(runs, tmp_path):
@@ -58,7 +85,7 @@ def test_files_that_no_attack_has_left_are_told(runs, tmp_path):
         "e": '{"attack": "x", "numbers": {"x": {"after": NaN}}}',
     }.items():
         (folder / f"{name}.json").write_text(text)
-    assert len(attack_rows(runs)) == 4
+    assert len(attack_rows(runs)) == 5
     said = [line.split("one/attacks/")[1].split(" ", 1) for line in unread_attacks(runs)]
     reasons = {name: line.split(" (")[1] for name, line in said}
     assert list(reasons) == [f"{name}.json" for name in ("a", "b", "c", "cut", "d", "e", "theirs")]

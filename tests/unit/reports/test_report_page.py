@@ -51,6 +51,12 @@ ATTACK = {
             "retain_before": 0.6, "retain_after": 0.6, "recovered": None,
             "recovered_by_retain": None,
         },
+        # Nobody reads this one first.
+        "forget_rouge1_f1": {
+            "direction": "down", "n": 6, "target": 1.0, "before": 0.2, "after": 0.6,
+            "retain_before": 0.3, "retain_after": 0.3, "recovered": 0.5,
+            "recovered_by_retain": 0.0, "interval_after": [0.5, 0.7],
+        },
         # A number of the attack's own, which there is none of without it.
         "leak_at_4": {"direction": "down", "n": 6, "target": None, "before": None, "after": 0.5,
                       "retain_before": None, "retain_after": 0.25, "recovered": None},
@@ -198,7 +204,12 @@ def test_attacks_stand_in_a_tab_of_their_own(attacked_runs, html):
     found = page.as_html(attacked_runs)
     body = found.split('id="table-attacks"')[1].split("</table>")[0]
     assert "&lt;b&gt;relearn&lt;/b&gt;" in body
-    assert re.findall(r'data-number="(\w+)"', body) == ["forget_probability", "leak_at_4"]
+    assert re.findall(r'data-number="(\w+)"( hidden)?', body.replace(" data-first", "")) == [
+        ("forget_probability", ""),
+        ("model_utility", ""),
+        ("leak_at_4", ""),
+        ("forget_rouge1_f1", " hidden"),
+    ]
     assert json.loads(page.as_json(attacked_runs))["runs"]["run0"]["attacks"] == [ATTACK]
 
 
@@ -320,7 +331,7 @@ def test_in_a_browser_all_works_and_nothing_is_asked(runs, attacked_runs, tmp_pa
     assert found["tokens"] == ["3"]
     assert found["worlds"] == ["2", "2"], "in both tabs"
     assert (found["forget"], found["one"]) == (6, 1)
-    assert (found["attacks"], found["one_number"], found["one_run"]) == (2, 1, 2)
+    assert (found["attacks"], found["one_number"], found["one_run"]) == (3, 1, 4)
     assert found["wide"], "the page itself does not scroll sideways"
 
 
