@@ -51,13 +51,16 @@ class ScoreWork:
 def deal(works: Sequence[ScoreWork], rank: int, world: int) -> list[ScoreWork]:
     """Return one process's share of a part of a set, filled up to as many as any process has.
 
+    Questions are joined first: with one batch more than another, a process may have fewer then.
+
     Example:
         >>> works = [ScoreWork("forget", "answers", (), None) for _ in range(3)]
         >>> [work.is_repeated for work in deal(works, 1, 2)]
         [False, True]
     """
-    mine = list(works[rank::world])
-    for work in works[: -(-len(works) // world) - len(mine)]:
+    shares = [join_works(works[one::world]) for one in range(world)]
+    mine = shares[rank]
+    for work in works[: max(map(len, shares)) - len(mine)]:
         again = ScoreWork(work.dataset, work.part, work.rows, work.batch, is_repeated=True)
         mine.append(again)
     return mine
@@ -66,14 +69,13 @@ def deal(works: Sequence[ScoreWork], rank: int, world: int) -> list[ScoreWork]:
 def join_works(works: Sequence[ScoreWork]) -> list[ScoreWork]:
     """Put questions that follow one another in a process's share together, as far as they may be.
 
-    See ``join_generations``. What another process has too stays by itself.
+    See ``join_generations``.
     """
     joined: list[ScoreWork] = []
-    groups = groupby(works, lambda one: (one.dataset, one.part, one.is_repeated))
-    for (dataset, part, is_repeated), group in groups:
+    for (dataset, part), group in groupby(works, lambda one: (one.dataset, one.part)):
         some = list(group)
         batches = [work.batch for work in some if work.batch is not None]
-        if part == "generation" and not is_repeated and batches:
+        if part == "generation" and batches:
             rows = some[0].rows
             joined += (ScoreWork(dataset, part, rows, one) for one in join_generations(batches))
         else:

@@ -488,10 +488,10 @@ class UnlearningDataModule(ComparableRows):
             for part in parts_of(eval_set)
         ]
         if layout_of(trainer) == "whole":
-            works = [work for part in parts for work in part][rank::world]
+            works = join_works([work for part in parts for work in part][rank::world])
         else:
             works = [work for part in parts for work in deal(part, rank, world)]
-        return DataLoader(join_works(works) or [IDLE], batch_size=None)  # type: ignore[arg-type]
+        return DataLoader(works or [IDLE], batch_size=None)  # type: ignore[arg-type]
 
     def _known(self, name: str, part: Part) -> Sequence[Score]:
         trainer = cast(Any, self.trainer)

@@ -150,12 +150,19 @@ def test_a_process_s_own_questions_are_joined_and_nothing_else(rows, monkeypatch
     monkeypatch.setattr(batches, "_FEW", 1)
     asked = rows.works("forget", "generation", ())
     answers = rows.works("forget", "answers", ())
-    repeated = [
-        ScoreWork(one.dataset, one.part, one.rows, one.batch, is_repeated=True) for one in asked[:2]
-    ]
-    given = [*answers, *asked, *repeated, IDLE]
-    found = join_works(given)
+    found = join_works([*answers, *asked, IDLE])
     joined = found[len(answers)]
-    assert found == [*answers, joined, *repeated, IDLE]
+    assert found == [*answers, joined, IDLE]
     assert (joined.dataset, joined.part, joined.is_repeated) == ("forget", "generation", False)
     assert placed([joined]) == [[row for rows in placed(asked) for row in rows]]
+
+
+@pytest.mark.parametrize("few", [1, 2])
+def test_processes_have_as_many_batches_once_their_questions_are_joined(rows, monkeypatch, few):
+    """Three batches: one process joins its two, or keeps them, where the other has one."""
+    monkeypatch.setattr(batches, "_FEW", few)
+    asked = rows.works("forget", "generation", ())
+    shares = [deal(asked, rank, 2) for rank in range(2)]
+    assert [len(share) for share in shares] == ([1, 1] if few == 1 else [2, 2])
+    own = [work for share in shares for work in share if not work.is_repeated]
+    assert sorted(row for rows in placed(own) for row in rows) == [0, 1, 2, 3, 4]
