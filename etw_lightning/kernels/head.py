@@ -9,6 +9,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from etw_lightning.kernels.logits import LogitTransform
+from etw_lightning.kernels.plain_rows import (
+    Scored,
+    describe_in_place,
+    score_in_place,
+    slope_in_place,
+)
 
 __all__ = [
     "LinearScores",
@@ -20,8 +26,6 @@ __all__ = [
 
 #: Bytes of probabilities that a forward pass keeps at most for its backward pass.
 _ROOM = 1 << 28
-#: Bytes of logits that a processor's core has at hand while it goes over them several times.
-_CACHED = 1 << 19
 
 
 class LinearScores(NamedTuple):
@@ -157,30 +161,11 @@ def linear_statistics(
             logits = _float_logits(hidden[part], wide, bias, dtype)
             if transform is not None:
                 transform.change_(logits)
-            found.append(_describe_in_place(logits, labels[part]))
+            found.append(describe_in_place(logits, labels[part]))
     if not found:
         empty = hidden.new_empty(0, dtype=dtype)
         return LinearStatistics(empty, empty, empty, empty.bool())
     return LinearStatistics(*(torch.cat(parts) for parts in zip(*found, strict=True)))
-
-
-def _describe_in_place(logits: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-    """Return the fields of ``LinearStatistics``; overwrites ``logits``.
-
-    The largest share is kept out of the sums: of a near-certain prediction all there is to say is
-    what the others sum to, and rounding ``1 + x`` would cost 5 % of an entropy of 1e-6 nats.
-    """
-    largest, place = logits.max(-1, keepdim=True)
-    logits.sub_(largest)
-    picked = logits.gather(-1, labels[:, None])[:, 0]
-    exps = logits.exp().scatter_(-1, place, 0.0)
-    rest = exps.sum(-1)
-    normalizer = rest.log1p()
-    expected = torch.linalg.vecdot(exps, logits) / (1 + rest)
-    entropies = normalizer - expected
-    # log p(v) + H = shifted logit - expected shifted logit: the normalizer cancels.
-    squares = logits.sub_(expected[:, None]).square_().mul_(exps).sum(-1) + expected.square()
-    return picked - normalizer, entropies, squares / (1 + rest), labels == place[:, 0]
 
 
 def _widened(weight: Tensor, hidden: Tensor, dtype: torch.dtype) -> Tensor:
@@ -226,7 +211,7 @@ class _LinearScores(torch.autograd.Function):
         ctx.product_dtype = torch.get_autocast_dtype(device) if autocast else hidden.dtype
         ctx.chunk_size, ctx.dtype, ctx.transform = chunk_size, dtype, transform
         room = room if any(ctx.needs_input_grad) else 0
-        found: list[_Scored] = []
+        found: list[Scored] = []
         #: Shares of the first chunks, by where they begin; the backward pass takes them.
         ctx.kept = {}
         with torch.autocast(device, enabled=False):
@@ -237,18 +222,12 @@ class _LinearScores(torch.autograd.Function):
                 if transform is not None:
                     transform.change_(logits)
                 room -= logits.nbytes
-                scored = [
-                    _score_in_place(rows, names, temperature, keeps=room >= 0)
-                    for rows, names in zip(
-                        _cached_rows(logits), _cached_rows(labels[part], logits), strict=True
-                    )
-                ]
-                found += scored
+                found += score_in_place(logits, labels[part], temperature, keeps=room >= 0)
                 if room >= 0:
                     ctx.kept[start] = logits
         if not found:
             logps, entropies, largest, shares = hidden.new_empty(4, 0, dtype=dtype)
-            found = [_Scored(logps, entropies, largest, shares, labels[:0])]
+            found = [Scored(logps, entropies, largest, shares, labels[:0])]
         logps, entropies, *saved = (torch.cat(column) for column in zip(*found, strict=True))
         ctx.save_for_backward(hidden, weight, bias, labels, *saved)
         ctx.mark_non_differentiable(entropies)
@@ -269,7 +248,6 @@ class _LinearScores(torch.autograd.Function):
             narrow = weight.to(low)
             for start in range(0, len(labels), ctx.chunk_size):
                 part = slice(start, start + ctx.chunk_size)
-                incoming = grad[part, None].to(dtype)
                 own_slope = None if ctx.transform is None else ctx.transform.scale
                 # What is kept is used up here; a second backward pass computes it again.
                 exps = ctx.kept.pop(start, None)
@@ -278,10 +256,8 @@ class _LinearScores(torch.autograd.Function):
                     if ctx.transform is not None:
                         own_slope = ctx.transform.slope(ctx.transform.change_(exps))
                     exps.sub_(largest[part, None]).exp_()
-                # d logp / d logits = onehot(label) - softmax, times the incoming gradient.
-                shares = -incoming * largest_shares[part, None]
-                slope = exps.mul_(shares).scatter_(-1, places[part, None], shares)
-                slope.scatter_add_(-1, labels[part, None], incoming)
+                incoming, shares = grad[part].to(dtype), largest_shares[part]
+                slope = slope_in_place(exps, labels[part], incoming, shares, places[part])
                 if own_slope is not None:
                     slope.mul_(own_slope)
                 product = slope.to(low)
@@ -304,62 +280,3 @@ class _LinearScores(torch.autograd.Function):
             None,
             None,
         )
-
-
-class _Scored(NamedTuple):
-    """What one pass over N rows of logits finds, each ``(N,)``.
-
-    Args:
-        logps: Of the labels.
-        entropies: Of the tempered predictions; empty if not asked for.
-        largest: Largest logit.
-        largest_shares: Probability of the likeliest token.
-        places: Which token that is.
-    """
-
-    logps: Tensor
-    entropies: Tensor
-    largest: Tensor
-    largest_shares: Tensor
-    places: Tensor
-
-
-def _cached_rows(rows: Tensor, sized: Tensor | None = None) -> tuple[Tensor, ...]:
-    """Split rows, or what belongs to those of ``sized``, for several passes to find them cached."""
-    sized = rows if sized is None else sized
-    if sized.device.type != "cpu":
-        return (rows,)
-    return rows.split(max(1, _CACHED // max(1, sized[:1].nbytes)))
-
-
-def _score_in_place(
-    logits: Tensor, labels: Tensor, temperature: float | None, *, keeps: bool
-) -> _Scored:
-    """Score rows in one pass; leaves the exponentials of the others by the likeliest in ``logits``.
-
-    As in ``_describe_in_place`` the largest share is kept out of the sums.
-
-    Args:
-        logits: Overwritten, ``(N, V)``.
-        labels: ``(N,)``.
-        temperature: Of the entropies; None for none.
-        keeps: Whether the exponentials are wanted.
-    """
-    largest, place = logits.max(-1, keepdim=True)
-    logits.sub_(largest)
-    picked = logits.gather(-1, labels[:, None])[:, 0]
-    exps = logits.exp().scatter_(-1, place, 0.0)
-    rest = exps.sum(-1)
-    normalizer = rest.log1p()
-    entropies = picked.new_empty(0)
-    if temperature == 1:
-        entropies = normalizer - torch.linalg.vecdot(exps, logits) / (1 + rest)
-    elif temperature is not None:
-        tempered = logits.div_(temperature)
-        others = tempered.exp().scatter_(-1, place, 0.0)
-        sums = others.sum(-1)
-        expected = torch.linalg.vecdot(others, tempered) / (1 + sums)
-        entropies = sums.log1p() - expected
-    if keeps:
-        logits.copy_(exps)
-    return _Scored(picked - normalizer, entropies, largest[:, 0], 1 / (1 + rest), place[:, 0])

@@ -77,6 +77,7 @@ _CODE = (
     "kernels.head",
     "models.head_probe",
     "kernels.logits",
+    "kernels.plain_rows",
     "models.label_scorer",
     "models.loading",
     "models.noise",

@@ -39,6 +39,7 @@ _CODE = (
     "kernels.head",
     "models.head_probe",
     "kernels.logits",
+    "kernels.plain_rows",
     "models.label_scorer",
     "models.loading",
     "training.reference_model",

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from etw_lightning.kernels import head as kernels
+from etw_lightning.kernels import plain_rows
 from etw_lightning.kernels.head import linear_scores, linear_statistics
 from etw_lightning.kernels.logits import LogitTransform
 
@@ -68,7 +69,7 @@ def test_kept_or_computed_again_gradients_are_those_of_all_logits(
 ):
     """In float64, by autograd through the full logits; a near-certain row among them."""
     monkeypatch.setattr(kernels, "_ROOM", room)
-    monkeypatch.setattr(kernels, "_CACHED", cached)
+    monkeypatch.setattr(plain_rows, "_CACHED", cached)
     hidden, weight = (tensor.detach().double() for tensor in inputs[:2])
     hidden[0] = 60 * weight[0] / weight[0].norm()
     bias = torch.linspace(-1, 1, VOCABULARY, dtype=torch.float64)
@@ -92,14 +93,14 @@ def test_kept_or_computed_again_gradients_are_those_of_all_logits(
 def test_nothing_is_kept_where_nothing_learns(inputs):
     hidden, weight, labels = inputs
     kept = []
-    original = kernels._score_in_place
+    original = plain_rows._score_cached
 
     def spy(*given, keeps):
         kept.append(keeps)
         return original(*given, keeps=keeps)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernels, "_score_in_place", spy)
+        patch.setattr(plain_rows, "_score_cached", spy)
         with torch.no_grad():
             linear_scores(hidden, weight, labels)
         linear_scores(hidden.detach(), weight.detach(), labels)
@@ -313,7 +314,7 @@ def test_on_cuda_the_head_is_not_widened(inputs, monkeypatch):
 
 def test_what_a_pass_may_keep_and_what_a_core_has_at_hand():
     assert kernels._ROOM == 268_435_456
-    assert kernels._CACHED == 524_288
+    assert plain_rows._CACHED == 524_288
 
 
 @pytest.mark.parametrize(
@@ -322,8 +323,8 @@ def test_what_a_pass_may_keep_and_what_a_core_has_at_hand():
 def test_rows_are_gone_over_as_many_at_a_time_as_a_core_has_at_hand(width, expected):
     """131,072 bytes of a row of 32,768 numbers: four of them are 524,288."""
     rows, labels = torch.zeros(7, width), torch.arange(7)
-    parts = kernels._cached_rows(rows)
+    parts = plain_rows._cached_rows(rows)
     assert [len(part) for part in parts] == expected
     assert torch.equal(torch.cat(parts), rows)
-    assert [len(part) for part in kernels._cached_rows(labels, rows)] == expected
-    assert torch.equal(torch.cat(kernels._cached_rows(labels, rows)), labels)
+    assert [len(part) for part in plain_rows._cached_rows(labels, rows)] == expected
+    assert torch.equal(torch.cat(plain_rows._cached_rows(labels, rows)), labels)
