@@ -12,6 +12,9 @@ from hypothesis import HealthCheck, settings
 # process forked from one that has run several can hang.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Triton, where it is, reads as it is imported whether kernels are to run on a processor.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # A busy machine is no fault of an example.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -67,6 +67,7 @@ def linear_scores(
     chunk_size: int = 256,
     entropy: bool = True,
     transform: LogitTransform | None = None,
+    fused: bool = False,
 ) -> LinearScores:
     """Score labels under ``softmax(hidden @ weight.T + bias)`` in chunks of positions.
 
@@ -87,9 +88,14 @@ def linear_scores(
         entropy: Also compute entropies.
         transform: What the model makes of the logits; labels must lie in what it keeps of the
             vocabulary. A soft cap takes one more chunk of logits in the backward pass.
+        fused: Go over the logits in the kernels of ``fused_rows``, whose sums round otherwise.
+            The backward pass then takes logits themselves from the forward pass, capped ones too.
 
     Returns:
         ``LinearScores`` with ``(N,)`` log-probabilities and entropies (None if not asked for).
+
+    Raises:
+        ValueError: If float64 inputs are to go through kernels, which are of float32.
 
     Source: entropy-guided token weighting, arXiv:2604.17785; the entropy comes from the logits
     the loss needs anyway.
@@ -105,7 +111,9 @@ def linear_scores(
     """
     if transform is not None:
         weight, bias = transform.cut(weight, bias)
-    keeps = torch.is_grad_enabled() and (transform is None or transform.cap is None)
+    if fused and hidden.dtype == torch.float64:
+        raise ValueError("fused must be False for float64; the kernels are of float32.")
+    keeps = torch.is_grad_enabled() and (fused or transform is None or transform.cap is None)
     logps, entropies = _LinearScores.apply(
         hidden,
         weight,
@@ -115,6 +123,7 @@ def linear_scores(
         chunk_size,
         transform,
         _ROOM if keeps else 0,
+        fused,
     )
     return LinearScores(logps, entropies if entropy else None)
 
@@ -204,25 +213,31 @@ class _LinearScores(torch.autograd.Function):
         chunk_size: int,
         transform: LogitTransform | None,
         room: int,
+        fused: bool,
     ) -> tuple[Tensor, Tensor]:
         device = hidden.device.type
         dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         autocast = torch.is_autocast_enabled(device)
         ctx.product_dtype = torch.get_autocast_dtype(device) if autocast else hidden.dtype
-        ctx.chunk_size, ctx.dtype, ctx.transform = chunk_size, dtype, transform
+        ctx.chunk_size, ctx.dtype, ctx.transform, ctx.fused = chunk_size, dtype, transform, fused
         room = room if any(ctx.needs_input_grad) else 0
         found: list[Scored] = []
-        #: Shares of the first chunks, by where they begin; the backward pass takes them.
+        #: Of the first chunks what the backward pass takes, by where they begin: shares, or logits
+        #: where kernels make their gradient.
         ctx.kept = {}
         with torch.autocast(device, enabled=False):
             wide = _widened(weight, hidden, dtype)
             for start in range(0, len(labels), chunk_size):
                 part = slice(start, start + chunk_size)
                 logits = _float_logits(hidden[part], wide, bias, dtype)
-                if transform is not None:
-                    transform.change_(logits)
                 room -= logits.nbytes
-                found += score_in_place(logits, labels[part], temperature, keeps=room >= 0)
+                if fused:
+                    score = _fused_rows().score_rows
+                    found.append(score(logits, labels[part], temperature, transform))
+                else:
+                    if transform is not None:
+                        transform.change_(logits)
+                    found += score_in_place(logits, labels[part], temperature, keeps=room >= 0)
                 if room >= 0:
                     ctx.kept[start] = logits
         if not found:
@@ -248,18 +263,27 @@ class _LinearScores(torch.autograd.Function):
             narrow = weight.to(low)
             for start in range(0, len(labels), ctx.chunk_size):
                 part = slice(start, start + ctx.chunk_size)
-                own_slope = None if ctx.transform is None else ctx.transform.scale
-                # What is kept is used up here; a second backward pass computes it again.
-                exps = ctx.kept.pop(start, None)
-                if exps is None:
-                    exps = _float_logits(hidden[part], wide, bias, dtype)
-                    if ctx.transform is not None:
-                        own_slope = ctx.transform.slope(ctx.transform.change_(exps))
-                    exps.sub_(largest[part, None]).exp_()
                 incoming, shares = grad[part].to(dtype), largest_shares[part]
-                slope = slope_in_place(exps, labels[part], incoming, shares, places[part])
-                if own_slope is not None:
-                    slope.mul_(own_slope)
+                # What is kept is used up here; a second backward pass computes it again.
+                logits = ctx.kept.pop(start, None)
+                is_kept = logits is not None
+                if not is_kept:
+                    logits = _float_logits(hidden[part], wide, bias, dtype)
+                if ctx.fused:
+                    scored = (labels[part], incoming, largest[part], shares)
+                    # A bias takes their sum, which is not to be rounded before.
+                    in_place = needs_bias or low == dtype
+                    out = logits if in_place else torch.empty_like(logits, dtype=low)
+                    slope = _fused_rows().slope_rows(logits, *scored, ctx.transform, out)
+                else:
+                    own_slope = None if ctx.transform is None else ctx.transform.scale
+                    if not is_kept:
+                        if ctx.transform is not None:
+                            own_slope = ctx.transform.slope(ctx.transform.change_(logits))
+                        logits.sub_(largest[part, None]).exp_()
+                    slope = slope_in_place(logits, labels[part], incoming, shares, places[part])
+                    if own_slope is not None:
+                        slope.mul_(own_slope)
                 product = slope.to(low)
                 if grad_hidden is not None:
                     grad_hidden[part] = (product @ narrow).to(hidden.dtype)
@@ -269,7 +293,7 @@ class _LinearScores(torch.autograd.Function):
                     grad_weight += (product.T @ hidden[part].to(low)).to(dtype)
                 if grad_bias is not None:
                     grad_bias += slope.sum(0)
-                del exps, slope, product
+                del logits, slope, product
         return (
             grad_hidden,
             None if grad_weight is None else grad_weight.to(weight.dtype),
@@ -279,4 +303,12 @@ class _LinearScores(torch.autograd.Function):
             None,
             None,
             None,
+            None,
         )
+
+
+def _fused_rows() -> Any:
+    """Return the kernels' module, which imports Triton."""
+    from etw_lightning.kernels import fused_rows
+
+    return fused_rows

@@ -21,7 +21,7 @@ class Scored(NamedTuple):
         entropies: Of the tempered predictions; empty if not asked for.
         largest: Largest logit.
         largest_shares: Probability of the likeliest token.
-        places: Which token that is.
+        places: Which token that is; empty from kernels, which need it no more.
     """
 
     logps: Tensor

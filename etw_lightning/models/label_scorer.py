@@ -56,6 +56,8 @@ class LabelScorer(nn.Module):
         self.transform = transform
         #: Whether it says in training what it says in evaluation, whatever its dropout.
         self.is_quiet = False
+        #: Whether what trains goes over its logits in kernels of our own; evaluations never do.
+        self.fused_head = False
         #: Whether other processes hold a part of it, which must join in each pass.
         self.in_shards = False
         self._takes_trees: bool | None = None
@@ -142,6 +144,7 @@ class LabelScorer(nn.Module):
             chunk_size=self.chunk_size,
             entropy="entropies" in needs,
             transform=self.transform,
+            fused=self.fused_head,
         )
         is_token = labels != IGNORE_INDEX
         states = {layer: found[is_token] for layer, found in heard.items()}

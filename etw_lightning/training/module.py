@@ -17,6 +17,7 @@ from torch import Tensor
 
 from etw_lightning.forget import GA, ForgetObjective
 from etw_lightning.kernels.distributions import TopLogps
+from etw_lightning.kernels.head_choice import HeadKernel
 from etw_lightning.kernels.signals import Reduction, Signal, TokenSignals
 from etw_lightning.method import Method, Reference
 from etw_lightning.models.checkpoints import describe_model
@@ -99,6 +100,11 @@ class UnlearningModule(PreparedModule):
             null is ``off`` where an objective reads a cached reference, else ``as_configured``; a
             line says so. An adapter's own dropout is left as it is.
         chunk_size: Positions that go through the output head at a time.
+        head_kernel: What goes over a step's logits. ``plain`` is PyTorch's operations; ``triton``
+            kernels of our own for CUDA, which read a chunk once for its scores and once for its
+            gradient; ``fastest`` measures both on the first process as training starts, and a
+            checkpoint keeps its choice, so that a run goes on with the same bits. Two runs of the
+            same seed may choose otherwise, and then differ in last digits. Evaluations are plain.
         share_beginnings: Feed each position of a step once: what training rows begin with alike
             (a chat template's system prompt, the question of two answers) is one stretch of tokens
             that their own ones follow, and rows are not padded to the longest. Losses and gradients
@@ -138,6 +144,7 @@ class UnlearningModule(PreparedModule):
         gradient_checkpointing: bool = False,
         dropout: Dropout | None = None,
         chunk_size: PositiveInt = 256,
+        head_kernel: HeadKernel = "plain",
         share_beginnings: bool = True,
     ) -> None:
         check_arguments("model", UnlearningModule.__init__, locals())
@@ -185,6 +192,7 @@ class UnlearningModule(PreparedModule):
         self.schedule, self.warmup = schedule, warmup
         self.dtype_name: DType = dtype
         self.attention, self.chunk_size = attention, chunk_size
+        self.head_kernel: HeadKernel = head_kernel
         self.share_beginnings = share_beginnings
         self.gradient_checkpointing, self.dropout = gradient_checkpointing, dropout
         #: Share of the last micro-batch in the effective batch's losses, by term; on the device.
@@ -395,6 +403,7 @@ class UnlearningModule(PreparedModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Know of the epoch so far whether any token had weight, and how the weights lay."""
+        super().on_load_checkpoint(checkpoint)
         self._weighs_any = bool(checkpoint.get("weighs_any", False))
         self._log.go_on(checkpoint.get("epoch_weights") or {})
 

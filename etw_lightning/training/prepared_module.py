@@ -7,11 +7,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, cast
 
+import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_info
 
 from etw_lightning.data.stored_rows import longest
+from etw_lightning.kernels.head_choice import HeadKernel, HeadWay, check_way, faster_way
 from etw_lightning.kernels.signals import Signal, TokenSignals
 from etw_lightning.method import Method, Reference
+from etw_lightning.models.head_probe import vocabulary_size
 from etw_lightning.models.loading import DType, LabelScorer, load_model
 from etw_lightning.models.noise import Dropout, settle_noise
 from etw_lightning.models.positions import check_extents, row_extents
@@ -62,6 +66,7 @@ class PreparedModule(ScoringModule):
     gradient_checkpointing: bool
     dropout: Dropout | None
     chunk_size: int
+    head_kernel: HeadKernel
     share_beginnings: bool
 
     def __init__(self) -> None:
@@ -75,6 +80,8 @@ class PreparedModule(ScoringModule):
         #: The model, where it is in memory already; nothing is loaded by name then. No part of
         #: this module until it is prepared.
         self.given: GivenModel | None = None
+        #: Which way logits are gone over; None until that is chosen.
+        self.head_way: HeadWay | None = None
 
     def load_ahead(self, trainer: Trainer) -> None:
         """Find what is wrong with the model before the processes of a run meet.
@@ -88,6 +95,8 @@ class PreparedModule(ScoringModule):
         Raises:
             InputError: If the model can't be loaded, or not be trained as asked.
         """
+        if self.trains and self.head_kernel != "fastest":
+            check_way(self.head_kernel, trainer.strategy.root_device)
         if layout_of(trainer) == "whole":
             self.configure_model()
         elif is_first_process():
@@ -163,6 +172,46 @@ class PreparedModule(ScoringModule):
         if self.gradient_checkpointing:
             recompute_activations(scorer.lm)
         self._choose(scorer)
+
+    def on_train_start(self) -> None:
+        """Have all processes go over logits one way, after a checkpoint the way of before it."""
+        super().on_train_start()
+        assert self.scorer is not None
+        came = "" if self.head_way is None else " in the checkpoint"
+        if self.head_way is None:
+            self.head_way = (
+                self._choose_way() if self.head_kernel == "fastest" else self.head_kernel
+            )
+        check_way(self.head_way, self.device, came)
+        for scorer in filter(None, (self.scorer, self.reference_model)):
+            scorer.fused_head = self.head_way == "triton"
+
+    def _choose_way(self) -> HeadWay:
+        """Return the first process's choice."""
+        assert self.scorer is not None
+        lm = self.scorer.lm
+        sizes = (self.chunk_size, vocabulary_size(lm.config))
+        kind = self.device.type
+        with self.trainer.precision_plugin.forward_context():
+            casts = torch.is_autocast_enabled(kind)
+            dtype = torch.get_autocast_dtype(kind) if casts else lm.dtype
+        way: HeadWay = "plain"
+        if self.global_rank == 0:
+            way = faster_way(*sizes, dtype, self.device)
+        chosen = self.trainer.strategy.broadcast(way)
+        rank_zero_info(f"model.head_kernel: {chosen}, the fastest on this device.")
+        return chosen
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep a choice that was measured: measured again it might be another."""
+        super().on_save_checkpoint(checkpoint)
+        if self.head_kernel == "fastest" and self.head_way is not None:
+            checkpoint["head_kernel"] = self.head_way
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on the way that was measured once."""
+        if self.head_kernel == "fastest":
+            self.head_way = checkpoint.get("head_kernel")
 
     def check_reach(self, scorer: LabelScorer) -> None:
         """Refuse to train only what the layers that are read can't feel.

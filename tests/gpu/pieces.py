@@ -4,9 +4,10 @@
   padded pass with all logits for each stream), padded, and laid out.
 * ``llama_1b``: the same with AdamW for a Llama of Llama-3.2-1B's shape and random weights, its
   share of the rate of a large matrix product measured beside it, and its peak memory.
-* ``head``: the output head against its three products, all logits and ``linear_cross_entropy``.
+* ``head``: the output head against its three products, all logits and ``linear_cross_entropy``,
+  both ways (``model.head_kernel``) where there is Triton.
 * ``synchronisations``: how often the laid-out step makes the processor wait for the device.
-* ``tests``: whether those of this folder pass.
+* ``tests``: whether those of this folder pass, and those of the kernels.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from etw_lightning.kernels import fused_rows
 from etw_lightning.kernels.head import linear_scores
 from etw_lightning.kernels.signals import TokenSignals
 from etw_lightning.models.label_scorer import LabelScorer
@@ -201,8 +203,9 @@ def sides(
 
 
 def tests(where: Where) -> dict[str, Any]:
-    """Run the tests of this folder."""
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "tests/gpu", "-k", "strategy"]
+    """Run the tests of this folder, and those of the kernels, which are compiled on CUDA."""
+    what = ["tests/gpu", "tests/unit/kernels/test_fused_rows.py", "-k", "strategy or fused_rows"]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", *what]
     try:
         done = subprocess.run(
             command, cwd=ROOT, capture_output=True, text=True, timeout=TESTS, check=False
@@ -316,10 +319,13 @@ def head_ways(
         losses = functional.linear_cross_entropy(hidden, weight, labels, reduction="none")
         (losses * -scale).sum().backward()
 
-    def ours() -> None:
-        (linear_scores(hidden, weight, labels).logps * scale).sum().backward()
+    def ours(kernels: bool) -> None:
+        (linear_scores(hidden, weight, labels, fused=kernels).logps * scale).sum().backward()
 
-    return {"products": products, "full": full, "torch": fused, "ours": ours}
+    ways = {"products": products, "full": full, "torch": fused, "ours": lambda: ours(False)}
+    if not fused_rows.missing(hidden.device):
+        ways["ours, triton"] = lambda: ours(True)
+    return ways
 
 
 def synchronisations(where: Where) -> dict[str, Any]:

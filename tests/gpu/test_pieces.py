@@ -52,6 +52,24 @@ def test_rates_are_of_what_is_counted(monkeypatch):
     assert found["over_plain"]["padded"] == 1.0
 
 
+@pytest.mark.parametrize("lacks", ["", "no Triton"])
+def test_the_head_is_measured_each_way_that_is_there(monkeypatch, lacks):
+    asked, original = [], pieces.linear_scores
+
+    def scores(*given, fused):
+        asked.append(fused)
+        return original(*given)
+
+    monkeypatch.setattr(pieces, "linear_scores", scores)
+    monkeypatch.setattr(pieces.fused_rows, "missing", lambda device: lacks)
+    hidden, weight = (torch.randn(num, 4, requires_grad=True) for num in (3, 7))
+    ways = pieces.head_ways(hidden, weight, torch.tensor([0, 6, 2]), torch.ones(3))
+    assert list(ways) == ["products", "full", "torch", "ours", *["ours, triton"] * (not lacks)]
+    for way in ways.values():
+        way()
+    assert asked == ([False] if lacks else [False, True])
+
+
 @pytest.mark.slow
 def test_all_pieces_run_on_a_processor(tmp_path):
     names = ("train_step", "llama_1b", "head", "synchronisations")
