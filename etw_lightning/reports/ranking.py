@@ -9,17 +9,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from etw_lightning.judging.verdict import BOUNDS
 from etw_lightning.metrics.values import harmonic_mean
 from etw_lightning.reports.finished_runs import FinishedRun
 from etw_lightning.reports.methods import Method, by_method
 from etw_lightning.schema import InputError
+from etw_lightning.scoring.retain_results import made_of
 
 __all__ = ["RULES", "Place", "Rule", "comparable", "rank"]
 
 #: Draws of the bootstrap, and its seed.
 _DRAWS = 10_000
+#: By how much losses of one model may differ that were scored twice, nats and share.
+_ROUNDING = 0.02
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -156,7 +161,8 @@ class Place:
 def comparable(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], list[str]]:
     """Return the runs that can be compared with the first one, and a line for each other.
 
-    They have the same rows, split, template and model before training, and are of ``fit``.
+    They have the same rows, split, template, lengths, conventions, precision and model before
+    training, are held against the same retain model, and are of ``fit``.
 
     Args:
         runs: The runs.
@@ -169,9 +175,12 @@ def comparable(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], list[str
             wrong = "it is a run of evaluate, which trains nothing"
         elif kept:
             mine, first = _terms(run), _terms(kept[0])
-            name = next((name for name in first if mine[name] != first[name]), None)
+            both = [name for name in first if name in mine]
+            name = next((name for name in both if mine[name] != first[name]), None)
             if name is not None:
                 wrong = f"its {name} is {mine[name]}, that of {kept[0].name!r} is {first[name]}"
+            elif not _has_same_retain(run, kept):
+                wrong = f"its retain model says something else than that of {kept[0].name!r}"
         if wrong:
             lines.append(f"compare: {run.name!r} can't be compared: {wrong}.")
         else:
@@ -180,19 +189,53 @@ def comparable(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], list[str
 
 
 def _terms(run: FinishedRun) -> dict[str, str]:
-    """Return what must be equal, in words."""
+    """Return what must be equal, in words, as far as it is known of a run."""
     model, data = (run.config.get(key) or {} for key in ("model", "data"))
     made = run.results.get("provenance") or {}
     numbers = run.results.get("metrics") or {}
     sizes = {name: one["n"] for name, one in numbers.items() if name.startswith("forget_")}
     template = made.get("template") or {}
-    return {
+    terms = {
         "data.benchmark": str(data.get("benchmark")),
         "data.forget_split": str(data.get("forget_split")),
         "n of forget numbers": str(max(sizes.values(), default=None)),
         "template": json.dumps(template, sort_keys=True),
         "model.pretrained": str(model.get("pretrained")),
     }
+    for name in ("conventions", "dtype", "precision", "rouge_tokenizer"):
+        if name in made:
+            terms[name] = json.dumps(made[name], sort_keys=True)
+    for name, held in sorted((made.get("sets") or {}).items()):
+        for kind, hashed in sorted((held.get("texts") or {}).items()):
+            terms[f"hash of the {kind} of {name!r}"] = str(hashed)
+        generated = made_of(made, name).get("generation", {})
+        for key in ("max_new_tokens", "stop_strings"):
+            if key in generated:
+                terms[f"{key} of {name!r}"] = str(generated[key])
+    return terms
+
+
+def _has_same_retain(run: FinishedRun, others: Sequence[FinishedRun]) -> bool:
+    """Tell whether a run is held against the retain model that others are held against.
+
+    By what these say, for one model may be named in two ways; the quickstart has one of each seed.
+    """
+    data = run.config.get("data") or {}
+    seed = run.settings.get("seed")
+    if str(data.get("retain_model")).startswith("quickstart:"):
+        others = [one for one in others if one.settings.get("seed") == seed]
+    mine = _losses(run)
+    for other in others:
+        theirs = _losses(other)
+        if mine.size and theirs.size:
+            return bool(np.allclose(mine, theirs, rtol=_ROUNDING, atol=_ROUNDING))
+    return True
+
+
+def _losses(run: FinishedRun) -> Floats:
+    """Return what a run's retain model says of the forget answers, nats; empty if not known."""
+    found = [row.answer_loss for row in run.retain.get("forget", ())]
+    return np.array([one for one in found if one is not None], dtype=np.float64)
 
 
 def rank(runs: Sequence[FinishedRun], name: str) -> list[Place]:

@@ -10,7 +10,7 @@ from etw_lightning.benchmarks import Benchmark
 from etw_lightning.data.encode import Encoder
 from etw_lightning.notices import program, warn_first
 from etw_lightning.schema import Conventions, EvalSet, Example, InputError, Record
-from etw_lightning.scoring.provenance import encoding
+from etw_lightning.scoring.provenance import encoding, texts_hashes
 from etw_lightning.scoring.record_cache import rows_hash
 from etw_lightning.scoring.retain_results import RetainResults, load_retain_results
 
@@ -96,14 +96,43 @@ def checked_records(
                 f"{results.key}: {results.source} holds another {wrong} in "
                 f"row {example.id} than this run's data; it was made for other rows."
             )
-    held = results.provenance.get("sets", {}).get(name, {}).get("hash")
-    if any(one.perturbed_answers for one in examples) and held not in _hashes(examples, records):
+    _check_texts(results, name, examples, records)
+    return records
+
+
+def _check_texts(
+    results: RetainResults, name: str, examples: Sequence[Example], records: Sequence[Record]
+) -> None:
+    """Refuse records of other texts; warn of older ones that do not tell.
+
+    Records hold of a row's wrong answers, and of the turns before it, no text: what they were made
+    with holds a hash of each kind. Older ones hold one of whole rows, in which more may differ than
+    was scored, and published logs hold none.
+    """
+    made = results.provenance.get("sets", {}).get(name, {})
+    then, now = made.get("texts"), texts_hashes(EvalSet(name, tuple(examples)))
+    scored = {
+        "questions": True,
+        "answers": True,
+        "paraphrased answers": any(record.paraphrase_loss is not None for record in records),
+        "wrong answers": any(record.perturbed_losses for record in records),
+        "options": any(record.choice_logps for record in records),
+    }
+    if then is not None:
+        kinds = [kind for kind in scored if scored[kind] and then.get(kind) != now.get(kind)]
+        if kinds:
+            raise InputError(
+                f"{results.key}: {results.source} holds scores of other {kinds[0]} of {name!r} "
+                "than this run's data; it was made for other rows. Evaluate that model on this "
+                "run's."
+            )
+    elif scored["wrong answers"] and made.get("hash") not in _hashes(examples, records):
         warn_first(
             f"{results.key}: {results.source} scored {name!r} from rows that are not all this "
             "run's: questions and answers are the same, wrong answers may be others, and with them "
-            "truth ratios. Evaluate that model on this run's rows."
+            "truth ratios. An older version made it, which does not tell; evaluate that model on "
+            "this run's rows."
         )
-    return records
 
 
 def _hashes(examples: Sequence[Example], records: Sequence[Record]) -> set[str | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from etw_lightning.schema import EvalSet
 from etw_lightning.scoring.parts import parts_of
 from etw_lightning.scoring.record_cache import rows_hash
 
-__all__ = ["describe", "encoding", "generating", "git_commit", "library_versions"]
+__all__ = ["describe", "encoding", "generating", "git_commit", "library_versions", "texts_hashes"]
 
 _LIBRARIES = (
     "torch",
@@ -56,6 +57,7 @@ def describe(
             key: {
                 "rows": len(eval_set.examples),
                 "hash": rows_hash(eval_set),
+                "texts": texts_hashes(eval_set),
                 "parts": list(parts_of(eval_set)),
                 "made": {
                     part: {
@@ -69,6 +71,33 @@ def describe(
             for key, eval_set in eval_sets.items()
         },
         **code,
+    }
+
+
+def texts_hashes(eval_set: EvalSet) -> dict[str, str]:
+    """Hash what is asked, and each kind of text that may be scored, whatever the rows are called.
+
+    Returns:
+        24 hexadecimal digits each; of a kind of which the rows have none, nothing.
+
+    Example:
+        >>> from etw_lightning.schema import Example
+        >>> rows = (Example("f/0", "Rome", "Where?", perturbed_answers=("Bonn",)),)
+        >>> sorted(texts_hashes(EvalSet("forget", rows)))
+        ['answers', 'questions', 'wrong answers']
+    """
+    rows = eval_set.examples
+    kinds: dict[str, list[Any]] = {
+        "questions": [[row.question, row.verbatim, row.labels_turns, *row.turns] for row in rows],
+        "answers": [row.answer for row in rows],
+        "paraphrased answers": [row.paraphrased_answer for row in rows],
+        "wrong answers": [row.perturbed_answers for row in rows],
+        "options": [row.choices for row in rows],
+    }
+    return {
+        kind: hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:24]
+        for kind, texts in kinds.items()
+        if any(texts)
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
@@ -140,7 +141,9 @@ class OtherModels:
                 rank_zero_warn(f"{str(error).rstrip('.')}. {name} of that model is left out.")
 
     def _check_made_like(self, role: Role, needs: Mapping[str, Collection[Part]]) -> None:
-        """Refuse generations that end elsewhere; warn of what else differs, and mark it.
+        """Refuse generations that end elsewhere, or leave them out where none needs them.
+
+        What was made in another precision is told, and marked.
 
         Raises:
             InputError: If a part that is needed was generated with other settings.
@@ -159,10 +162,14 @@ class OtherModels:
                 )
             if other:
                 aside[name] = other
-        if aside and self.data.trains:
+        told = [name for name in aside if name in results.records]
+        for name in told:
+            rows = results.records[name]
+            results.records[name] = [replace(row, generation=None) for row in rows]
+        if told:
             rank_zero_warn(
-                f"{said} generated {', '.join(aside)} with {next(iter(aside.values()))}: in the "
-                "table at the end of fit, that model's generations end elsewhere than the run's."
+                f"{said} generated {', '.join(told)} with {aside[told[0]]}: that model's "
+                "generations end elsewhere than the run's and are left out of the table."
             )
         other = self._other_precision(results)
         if other:

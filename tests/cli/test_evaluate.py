@@ -543,12 +543,21 @@ def test_retain_results_that_were_generated_in_another_way(
         said = [str(one.message) for one in caught]
         return [one for one in said if one.startswith(f"data.retain_results: {folder} ")]
 
+    def retained(name="out"):
+        judgement = json.loads((home.parent / name / "results.json").read_text())["judgement"]
+        return judgement["models"]["retain"]
+
     assert warned() == []
-    assert warned("--data.max_new_tokens=3") == [], "forget quality reads no generations"
+    assert retained()["forget_rouge"] is not None
+    (told,) = warned("--data.max_new_tokens=3")
+    assert "and are left out of the table" in told, "forget quality reads no generations"
+    assert retained()["forget_rouge"] is None
+    assert retained()["forget_probability"] is not None
     callbacks = '--trainer.callbacks=["ForgetQuality"]'
     fit = [*tofu_args, results, callbacks, "--trainer.max_epochs=1", "--no_save_model"]
     (shorter,) = warned("--data.max_new_tokens=3", using=fit, name="run")
-    assert "with max_new_tokens 4, this run has 3: in the table at the end of fit" in shorter
+    assert "max_new_tokens 4, this run has 3: that model's generations end elsewhere" in shorter
+    assert retained("run")["forget_rouge"] is None
     (rounded,) = warned("--model.dtype=bfloat16", "--overwrite")
     assert "was made with dtype 'float32', this run has 'bfloat16'" in rounded
     (folder / "records" / "provenance.json").unlink()

@@ -4,13 +4,15 @@ import json
 
 import numpy as np
 import pytest
-from finished import make_run
+from finished import make_run, model
 
 from etw_lightning.commands import compare as command
 from etw_lightning.reports import leaderboard
 from etw_lightning.reports.finished_runs import read_runs
+from etw_lightning.reports.methods import by_method
 from etw_lightning.reports.ranking import RULES, comparable, rank
 from etw_lightning.schema import InputError
+from etw_lightning.scoring.retain_results import save_records
 
 
 def metric(value, n=6):
@@ -120,6 +122,41 @@ def test_methods_are_called_by_what_they_differ_in(board):
     assert {place.method for place in places} == {"ETW-GA"}
 
 
+@pytest.mark.parametrize(
+    ("group", "name", "one", "other"),
+    [
+        ("model", "dropout", "off", "as_configured"),
+        ("model", "pretrained", "here/a", "here/b"),
+        ("trainer", "max_steps", 10, 20),
+        ("data", "max_length", 128, 256),
+    ],
+)
+def test_runs_that_differ_in_any_setting_are_no_seeds_of_one_method(board, group, name, one, other):
+    """Their median would be of two methods, or they would be called one run."""
+    runs = board(("ETW", 0, {"paper_aggregate_target": 1.0}),
+                 ("ETW", 1, {"paper_aggregate_target": 2.0}))  # fmt: skip
+    assert [len(method.runs) for method in by_method(runs)] == [2]
+    for run, value in zip(runs, (one, other), strict=True):
+        run.config.setdefault(group, {})[name] = value
+    methods = by_method(runs)
+    assert [method.runs for method in methods] == [(runs[0],), (runs[1],)]
+    assert [method.name for method in methods] == [
+        f"ETW-GA {group}.{name}={value}" for value in (one, other)
+    ]
+    runs[1].settings.update(seed=0)
+    assert len(rank(runs, "agg_paper")) == 2, "not called the same run"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("output_dir", "b"), ("trainer", {"devices": 2}), ("data", {"root": "b"})]
+)
+def test_where_and_how_runs_were_made_is_nothing_that_they_differ_in(board, name, value):
+    runs = board(("ETW", 0, {"model_utility": 1.0}), ("ETW", 1, {"model_utility": 1.0}))
+    held = runs[1].config.get(name)
+    runs[1].config[name] = {**held, **value} if isinstance(held, dict) else value
+    assert [method.name for method in by_method(runs)] == ["ETW-GA"]
+
+
 def change(folder, name, *keys, value):
     path = folder / name
     found = json.loads(path.read_text())
@@ -130,6 +167,31 @@ def change(folder, name, *keys, value):
     path.write_text(json.dumps(found))
 
 
+def sets(wrong="c", tokens=200):
+    made = {"generation": {"max_new_tokens": tokens}}
+    texts = {"answers": "b", "questions": "a", "wrong answers": wrong}
+    return {"forget": {"parts": ["answers", "generation"], "texts": texts, "made": made}}
+
+
+def test_runs_held_against_other_retain_models_are_left_out(tmp_path):
+    """Forget quality is a distance to it; the quickstart has one of each seed."""
+    folders = [
+        make_run(tmp_path / name, seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    ]
+    for folder in folders[1:]:
+        save_records(folder / "retain_model", model(3.0, "It was Bonn."))
+    runs, _ = read_runs([str(folder) for folder in folders])
+    kept, lines = comparable(runs)
+    assert [run.name for run in kept] == ["a"]
+    assert [line.partition(" can't be compared: ")[2] for line in lines] == [
+        "its retain model says something else than that of 'a'."
+    ] * 2
+    for run in runs:
+        run.config["data"]["retain_model"] = "quickstart:retain"
+    kept, _ = comparable(runs)
+    assert [run.name for run in kept] == ["a", "c"]
+
+
 def test_what_differs_in_rows_split_template_or_model_is_left_out(tmp_path):
     base = make_run(tmp_path / "base")
     others = {
@@ -137,15 +199,24 @@ def test_what_differs_in_rows_split_template_or_model_is_left_out(tmp_path):
         "model": ("config.yaml", "model", "pretrained", "other"),
         "template": ("results.json", "provenance", "template", {"hash": "other"}),
         "rows": ("results.json", "metrics", "forget_quality", metric(0.5, 400)),
+        "texts": ("results.json", "provenance", "sets", sets(wrong="d")),
+        "length": ("results.json", "provenance", "sets", sets(tokens=4)),
+        "precision": ("results.json", "provenance", "dtype", "bfloat16"),
         "command": ("results.json", "command", "evaluate"),
     }
+    for made in (base, *(make_run(tmp_path / name) for name in others)):
+        change(made, "results.json", "provenance", "dtype", value="float32")
+        change(made, "results.json", "provenance", "sets", value=sets())
     for name, (file, *keys, value) in others.items():
-        change(make_run(tmp_path / name), file, *keys, value=value)
+        change(tmp_path / name, file, *keys, value=value)
     runs, _ = read_runs([str(base), *(str(tmp_path / name) for name in others)])
     kept, lines = comparable(runs)
     assert [run.name for run in kept] == ["base"]
     said = ("data.forget_split is forget05, that of 'base' is forget", "model.pretrained is other",
-            "template is", "n of forget numbers is 400", "a run of evaluate")  # fmt: skip
+            "template is", "n of forget numbers is 400",
+            "hash of the wrong answers of 'forget' is d, that of 'base' is c",
+            "max_new_tokens of 'forget' is 4, that of 'base' is 200", 'dtype is "bfloat16"',
+            "a run of evaluate")  # fmt: skip
     assert len(lines) == len(said)
     for line, part in zip(lines, said, strict=True):
         assert part in line

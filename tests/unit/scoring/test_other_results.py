@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import pytest
 
 from etw_lightning.data.encode import Encoder
-from etw_lightning.schema import Conventions, EvalSet, Example, InputError, Record
+from etw_lightning.schema import Conventions, EvalSet, Example, InputError, Record, Turn
 from etw_lightning.scoring import other_results
 from etw_lightning.scoring.other_results import checked_records, missing_results, read_results
+from etw_lightning.scoring.provenance import texts_hashes
 from etw_lightning.scoring.record_cache import rows_hash
 from etw_lightning.scoring.retain_results import RetainResults
 
@@ -131,7 +132,7 @@ def test_what_else_was_scored_of_a_row_must_be_this_run_s(
     ],
 )
 def test_wrong_answers_that_may_be_others_are_told(tiny_tokenizer, warned, then, is_told):
-    """Records hold their losses and not their texts; what they were made with holds a hash."""
+    """Older records tell of them by one hash of whole rows alone."""
     found = Record("forget", then.id, then.answer, then.question, perturbed_losses=(1.0, 2.0))
     sets = {"forget": {"hash": rows_hash(EvalSet("forget", (then,)))}}
     results = RetainResults("there", {"forget": [found]}, {"sets": sets})
@@ -140,6 +141,35 @@ def test_wrong_answers_that_may_be_others_are_told(tiny_tokenizer, warned, then,
     assert [text.partition(" scored ")[0] for text in warned] == [
         "data.retain_results: there"
     ] * is_told
+
+
+CHAT = (Turn("user", "Hello"),)
+
+
+@pytest.mark.parametrize(
+    ("then", "wrong"),
+    [
+        (replace(TOFU, id="other/0", alternative_answer="I don't know."), None),
+        (replace(TOFU, paraphrased_answer="It is Rome"), None),
+        (replace(TOFU, perturbed_answers=("a", "c")), "wrong answers"),
+        (replace(TOFU, perturbed_answers=("b", "a")), "wrong answers"),
+        (replace(TOFU, turns=CHAT), "questions"),
+        (replace(TOFU, verbatim=True), "questions"),
+    ],
+)
+def test_texts_that_records_do_not_hold_are_this_run_s_or_refused(
+    tiny_tokenizer, warned, then, wrong
+):
+    """What was not scored, here the paraphrase, may be another."""
+    found = Record("forget", then.id, then.answer, then.question, perturbed_losses=(1.0, 2.0))
+    made = {"hash": "other", "texts": texts_hashes(EvalSet("forget", (then,)))}
+    results = RetainResults("there", {"forget": [found]}, {"sets": {"forget": made}})
+    if wrong is None:
+        assert checked_records(results, "forget", [TOFU], Encoder(tiny_tokenizer)) == [found]
+    else:
+        with pytest.raises(InputError, match=f"there holds scores of other {wrong} of 'forget'"):
+            checked_records(results, "forget", [TOFU], Encoder(tiny_tokenizer))
+    assert not warned
 
 
 def test_a_published_log_asks_with_the_whole_prompt(tiny_tokenizer):

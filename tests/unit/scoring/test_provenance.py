@@ -9,7 +9,13 @@ import pytest
 from etw_lightning.data.encode import Encoder
 from etw_lightning.schema import Conventions, EvalSet, Example
 from etw_lightning.scoring import provenance
-from etw_lightning.scoring.provenance import describe, encoding, git_commit, library_versions
+from etw_lightning.scoring.provenance import (
+    describe,
+    encoding,
+    git_commit,
+    library_versions,
+    texts_hashes,
+)
 from etw_lightning.scoring.record_cache import rows_hash
 
 SET = EvalSet("forget", (Example("f/0", "a", "q"),), max_new_tokens=3, stop_strings=("END",))
@@ -43,6 +49,7 @@ def test_everything_that_decides_records_is_there(tiny_tokenizer, monkeypatch):
             "forget": {
                 "rows": 1,
                 "hash": rows_hash(SET),
+                "texts": texts_hashes(SET),
                 "parts": ["answers", "generation"],
                 "made": {"answers": {**made, **code}, "generation": {**made, **generated, **code}},
             }
