@@ -20,16 +20,26 @@ __all__ = ["token_rows", "weighting_of"]
 def weighting_of(run: FinishedRun) -> TokenWeighting | None:
     """Return the weighting a run was made with; None for one of somebody's own class, or none."""
     part = (run.config.get("model") or {}).get("weighting")
-    if not isinstance(part, dict):
+    try:
+        return _weighting(part) if isinstance(part, dict) else None
+    except (TypeError, ValueError):
         return None
+
+
+def _weighting(part: Mapping[str, Any]) -> TokenWeighting:
+    """Return the weighting that a block of a configuration names, with those inside it.
+
+    Raises:
+        TypeError: If an argument is none of the class's.
+        ValueError: If it is a class of somebody's own, or an argument is out of range.
+    """
     module, _, name = str(part.get("class_path", "")).rpartition(".")
     # Nothing but our own classes is built of what a folder says.
     if module != weightings.__name__ or name not in weightings.__all__:
-        return None
-    try:
-        found: TokenWeighting = getattr(weightings, name)(**(part.get("init_args") or {}))
-    except (TypeError, ValueError):
-        return None
+        raise ValueError(f"{name} is no weighting of ours.")
+    arguments = (part.get("init_args") or {}).items()
+    given = {key: _weighting(one) if isinstance(one, dict) else one for key, one in arguments}
+    found: TokenWeighting = getattr(weightings, name)(**given)
     return found
 
 

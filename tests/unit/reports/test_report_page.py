@@ -24,6 +24,7 @@ from etw_lightning.reports.finished_runs import read_runs
 from etw_lightning.reports.token_rows import token_rows, weighting_of
 from etw_lightning.reports.worlds import spread, worlds
 from etw_lightning.schema import InputError
+from etw_lightning.weighting import ETW, Random
 
 
 @pytest.fixture(scope="module")
@@ -158,12 +159,34 @@ def test_tokens_carry_what_is_known_before_and_after(runs):
     assert token_rows(runs, [6]) == []
 
 
-def test_only_our_own_weightings_are_built(runs, tmp_path):
-    folder = make_run(tmp_path / "run")
-    config = json.loads((folder / "config.yaml").read_text())
-    config["model"]["weighting"]["class_path"] = "os.system"
-    (folder / "config.yaml").write_text(json.dumps(config))
-    assert weighting_of(read_runs([str(folder)])[0][0]) is None
+@pytest.fixture
+def weighed_by(tmp_path):
+    """Make a run whose configuration names this weighting."""
+
+    def call(weighting):
+        folder = make_run(tmp_path / "run")
+        config = json.loads((folder / "config.yaml").read_text())
+        config["model"]["weighting"] = weighting
+        (folder / "config.yaml").write_text(json.dumps(config))
+        return read_runs([str(folder)])[0][0]
+
+    return call
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_only_our_own_weightings_are_built(weighed_by, inside):
+    foreign = {"class_path": "os.system", "init_args": {}}
+    shuffled = {"class_path": "etw_lightning.weighting.Random", "init_args": {"of": foreign}}
+    assert weighting_of(weighed_by(shuffled if inside else foreign)) is None
+
+
+def test_a_weighting_within_another_is_built_and_one_of_labels_has_no_line(weighed_by):
+    etw = {"class_path": "etw_lightning.weighting.ETW", "init_args": {"temperature": 2.0}}
+    given = {"of": etw, "seed": 3}
+    run = weighed_by({"class_path": "etw_lightning.weighting.Random", "init_args": given})
+    assert weighting_of(run) == Random(of=ETW(temperature=2.0), seed=3)
+    [row] = token_rows([run], [0])
+    assert {line["quantity"] for line in row["lines"]} == {"probability", "entropy, nats"}
 
 
 def test_the_ks_distance_is_that_of_forget_quality(runs):
