@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ __all__ = ["make_charts"]
 
 #: Numbers that move little, so that their axis need not begin at 0.
 _FLAT = ("model_utility", "retain_probability")
+#: Methods that Vega's colours tell apart.
+_MOST_COLOURS = 10
 #: Points of a curve of truth ratios that are drawn at most.
 _MOST_POINTS = 120
 #: Runs whose truth ratios are drawn one beside the other; more are chosen from a list.
@@ -42,26 +45,28 @@ def _curves(runs: Sequence[FinishedRun]) -> dict[str, Any] | None:
     import altair as alt
 
     methods = by_method(runs)
+    # Of more methods than there are colours one can't be told from another: lambda by lambda.
+    is_told = len(methods) <= _MOST_COLOURS
     rows = [
-        {"run": run.name, "method": method.name, "epoch": at["epoch"], "number": name,
-         "value": at["metrics"][name]["value"]}
+        {"run": run.name, "method": method.name if is_told else method.line,
+         "epoch": at["epoch"], "number": name, "value": at["metrics"][name]["value"]}
         for method in methods
         for run in method.runs
         for at in run.results.get("history", ())
         for name in _CURVES
         if name in at["metrics"]
     ]  # fmt: skip
-    epochs: dict[str, set[int]] = {}
-    for row in rows:
-        epochs.setdefault(row["number"], set()).add(row["epoch"])
+    points = Counter((row["run"], row["number"]) for row in rows)
     # What was computed once is a point, no curve.
-    rows = [row for row in rows if len(epochs[row["number"]]) > 1]
+    curves = {number for (_, number), count in points.items() if count > 1}
+    rows = [row for row in rows if row["number"] in curves]
     if not rows:
         return None
     charts: dict[str, Any] = {}
     for name in dict.fromkeys(row["number"] for row in rows):
         shown = [row for row in rows if row["number"] == name]
-        legend = alt.Legend() if not charts else None
+        # Two columns of names are wider than one of several charts.
+        legend = alt.Legend(columns=1) if not charts else None
         charts[name] = (
             alt.Chart(alt.Data(values=shown), title=name.replace("_", " "))
             .mark_line(point=True, opacity=0.7)

@@ -201,6 +201,28 @@ def test_the_ks_distance_is_that_of_forget_quality(runs):
         assert points[run.name]["model utility"] == run.number("model_utility")
 
 
+def test_what_each_run_has_once_is_no_curve_and_many_methods_share_colours(tmp_path, monkeypatch):
+    def at(epoch, **values):
+        numbers = {name: {"value": value} for name, value in values.items()}
+        return {"epoch": epoch, "step": epoch, "metrics": numbers}
+
+    for weight, last in ((0.1, 7), (0.2, 8)):
+        history = [at(0, forget_quality=0.1), at(last, forget_quality=0.2, retain_probability=0.9)]
+        folder = make_run(tmp_path / f"run{last}", history=history)
+        config = json.loads((folder / "config.yaml").read_text())
+        config["model"]["forget_weight"] = weight
+        (folder / "config.yaml").write_text(json.dumps(config))
+    runs = read_runs([str(tmp_path)])[0]
+
+    def curves():
+        return {one["id"]: one for one in make_charts(runs)}["curves"]
+
+    assert list(curves()["specs"]) == ["curves-forget_quality"]
+    assert len({row["method"] for row in curves()["rows"]}) == 2
+    monkeypatch.setattr("etw_lightning.reports.charts._MOST_COLOURS", 1)
+    assert {row["method"] for row in curves()["rows"]} == {"ETW-GA"}
+
+
 def test_seeds_have_their_models_medians_and_texts(attacked_runs):
     assert [one.name for one in worlds(attacked_runs)] == ["seed 0", "seed 1"]
     html = page.as_html(attacked_runs)
