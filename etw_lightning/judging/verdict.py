@@ -93,8 +93,11 @@ def _forgetting(after: Numbers, before: Numbers, retain: Numbers) -> Iterator[Fi
     counts = f"D·n/n {after.get('d_times_n')}/{after.get('n')}"
     pair = "" if mine is None or theirs is None else f"{mine:.3g}, the retain model's {theirs:.3g}"
     if quality >= bound:
-        more = f"; forget probability {pair}" if pair else ""
-        text = f"forgotten: {fq} >= {bound:g} ({counts}): can't be told from the retain model{more}"
+        text = f"forgotten: {fq} >= {bound:g} ({counts}): by truth ratios it can't be told from "
+        text += "the retain model"
+        if mine is not None and theirs is not None:
+            side = "below " if mine < theirs else "above " if mine > theirs else ""
+            text += f"; forget probability {mine:.3g}, {side}the retain model's {theirs:.3g}"
         yield Finding("forgotten", True, f"forgotten ({fq})", text)
     elif is_past:
         text = (
@@ -207,8 +210,9 @@ def _privacy(after: Numbers) -> Iterator[Finding]:
         if abs(leak) <= BOUNDS["privleak"]:
             yield Finding("private", True, f"private ({number})", f"private: {number}")
         elif leak < 0:
-            text = f"still known: {number} (0 is the retain model; below it members show)"
-            yield Finding("private", False, f"still known ({number})", text)
+            known = "still known by membership"
+            text = f"{known}: {number} (0 is the retain model; below it the rows that were trained "
+            yield Finding("private", False, f"{known} ({number})", f"{text}on still show)")
         else:
             text = f"over-forgotten: {number} (0 is the retain model; past it is not better)"
             yield Finding("private", False, f"over-forgotten ({number})", text)

@@ -75,7 +75,12 @@ GOLD_MODEL = {"forget_probability": 0.12}
 
 def test_forget_quality_says_whether_it_can_be_told_from_the_retain_model():
     [text] = texts(FORGOTTEN, None, GOLD_MODEL)
-    assert text.startswith("forgotten: FQ 0.4 >= 0.05 (D·n/n 8/40)")
+    assert text == (
+        "forgotten: FQ 0.4 >= 0.05 (D·n/n 8/40): by truth ratios it can't be told from the retain "
+        "model; forget probability 0.1, below the retain model's 0.12"
+    )
+    [text] = texts({**FORGOTTEN, "forget_probability": 0.37}, None, GOLD_MODEL)
+    assert text.endswith("forget probability 0.37, above the retain model's 0.12")
     known = {**FORGOTTEN, "forget_quality": 1e-9, "forget_probability": 0.9}
     assert texts(known, None, GOLD_MODEL)[0].startswith("not forgotten: FQ 1e-09 < 0.05")
     past = {**FORGOTTEN, "forget_quality": 1e-9, "forget_probability": 1e-6}
@@ -87,7 +92,11 @@ def test_forget_quality_says_whether_it_can_be_told_from_the_retain_model():
 
 @pytest.mark.parametrize(
     ("leak", "word", "is_good"),
-    [(71.5, "over-forgotten", False), (-60.0, "still known", False), (-4.9, "private", True)],
+    [
+        (71.5, "over-forgotten", False),
+        (-60.0, "still known by membership", False),
+        (-4.9, "private", True),
+    ],
 )
 def test_privleak_is_told_with_its_sign(leak, word, is_good):
     [one] = findings({"privleak": leak})
