@@ -42,6 +42,7 @@ NUMBERS = {
 }
 #: Files that are cases or pairs of classes which have files of their own.
 CASES = {
+    "etw_altpo",
     "etw_npo",
     "ga_kl",
     "idk_dpo",
@@ -303,6 +304,7 @@ PUBLISHED = {
     "ceu": (1, None, {"skip_first": 1}),
     "dpo": (1, 1, {"beta": 0.1}),
     "etw": (0.1, 1, {"temperature": 1, "floor": 0}),
+    "etw_altpo": (0.05, 1, {"temperature": 1, "floor": 0, "beta": 0.1}),
     "etw_npo": (1, 1, {"temperature": 1, "floor": 0, "beta": 0.1}),
     "ga": (1, 1, {}),
     "ga_kl": (1, 1, {}),
