@@ -57,6 +57,7 @@ def words(world=1):
     return [
         "fit",
         f"--config={ROOT / 'configs' / 'quickstart.yaml'}",
+        f"--config={ROOT / 'configs' / 'method' / 'etw.yaml'}",
         "--trainer.max_epochs=3",
         f"--data.batch_size={4 // world}",
         "--trainer.accumulate_grad_batches=2",

@@ -96,7 +96,8 @@ def _starts(folder: Path, size: float, template: str, *, is_text: bool) -> Itera
                     if left < 0:
                         break
                 stream.write(json.dumps(row) + "\n")
-    words = ["fit", "--config", "quickstart", "--data.benchmark", "jsonl", "--data.root", folder]
+    words = ["fit", "--config", "quickstart", "--config", "method/etw"]
+    words += ["--data.benchmark", "jsonl", "--data.root", folder]
     words += ["--model.pretrained", folder / "model", "--data.retain_model", "null"]
     words += ["--data.forget_split", "forget", "--data.retain_split", "retain"]
     words += ["--data.template", template, "--trainer.max_steps", "1", "--no_save_model"]
