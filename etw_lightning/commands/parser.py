@@ -68,12 +68,14 @@ class Parser(LightningArgumentParser):
     def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Any:
         """Parse; configurations may be given by name, and ``--model.forget_weight`` as lambda.
 
+        ``--model.lambda auto`` is a weight of 1 that counts in gradients.
+
         Raises:
             InputError: If a file is absent, holds a key twice, or names a class as it was called.
         """
         given = list(sys.argv[1:] if args is None else args)
         given = [re.sub(rf"^--{LAMBDA[0]}(?==|$)", f"--{LAMBDA[1]}", word) for word in given]
-        return super().parse_args(_with_files(given), *rest, **kwargs)
+        return super().parse_args(_with_files(_with_auto(given)), *rest, **kwargs)
 
     def instantiate_classes(self, cfg: Any, **kwargs: Any) -> Any:
         """Make what settings name; what a class of the user's own raises is one line.
@@ -100,6 +102,26 @@ class Parser(LightningArgumentParser):
         line = with_lambda(line, self.typed)
         sys.stderr.write(f"error: {line}\n")
         self.exit(2)
+
+
+def _with_auto(words: list[str]) -> list[str]:
+    """Put what a lambda of ``auto`` stands for in its place.
+
+    Example:
+        >>> _with_auto(["fit", "--model.forget_weight", "auto"])
+        ['fit', '--model.forget_weight=1.0', '--model.forget_unit=gradient']
+    """
+    flag = f"--{LAMBDA[1]}"
+    stands_for = [f"{flag}=1.0", "--model.forget_unit=gradient"]
+    found: list[str] = []
+    for word in words:
+        if word == f"{flag}=auto":
+            found += stands_for
+        elif word == "auto" and found and found[-1] == flag:
+            found[-1:] = stands_for
+        else:
+            found.append(word)
+    return found
 
 
 def _with_files(words: list[str]) -> list[str]:

@@ -75,6 +75,7 @@ class RunChecks(LightningCLI):
         check_devices(self.trainer)
         self.checkpoints.rating.check()
         check_layout(self.trainer, has_adapter=model.peft is not None)
+        model.check_gradients(self.trainer)
         data.follow(model.method)
         for callback in self._callbacks():
             if isinstance(callback, RetainBudget):

@@ -69,6 +69,8 @@ def run_shape(module: UnlearningModule, data: UnlearningDataModule, trainer: Tra
         reference=in_step if in_step != "cache" else None,
         reads_distributions=any(name.endswith("distributions") for name in reads),
         accumulates=trainer.accumulate_grad_batches > 1,
+        gradients_apart=0 if module.surgery is None else 2,
+        gradients_kept=int(module.surgery is not None and module.surgery.remembers),
         eval_rows=min(data.eval_batch_size, largest),
         eval_tokens=data.encoder.max_length,
         new_tokens=max((one.max_new_tokens for one in data.eval_sets.values()), default=0),

@@ -63,12 +63,14 @@ class Needs:
         layer: Bytes of the largest decoder layer.
         root: Bytes of the weights outside of decoder layers: embeddings, head, last norm.
         largest: Bytes of the largest trained tensor.
-        state: Bytes of the optimiser's state if it is kept like the weights.
+        state: Bytes of the optimiser's state if it is kept like the weights, and of gradients that
+            are remembered from step to step.
         forward: Most bytes of working memory in the forward pass.
         moments: Of the backward pass.
         evaluation: Most bytes of working memory of an evaluation, key-value cache included; 0
             without one.
         reference: Bytes of a frozen copy of the model; 0 without one.
+        apart: Bytes of further gradients in a step whose terms' gradients are made apart.
         accumulates: Several micro-batches share a step, so gradients are there all the time.
         on_cuda: Devices are GPUs.
         update: Bytes beside a weight, its gradient and its state while it is updated, where that
@@ -87,6 +89,7 @@ class Needs:
     moments: Sequence[Moment] = field(repr=False)
     evaluation: int = 0
     reference: int = 0
+    apart: int = 0
     accumulates: bool = False
     on_cuda: bool = True
     update: int | None = None
@@ -292,7 +295,7 @@ class _Layout:
             gradients = static.gradients
             if not needs.accumulates and not self._has_buckets:
                 gradients = min(gradients, _share(moment.gradients, self._parts))
-            yield replace(static, gradients=gradients, working=moment.working)
+            yield replace(static, gradients=gradients + needs.apart, working=moment.working)
 
     def update(self) -> Footprint:
         """Return what is there when weights change."""

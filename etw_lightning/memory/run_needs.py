@@ -51,6 +51,8 @@ class RunShape:
         reference: ``live`` or ``adapter`` if a part reads such values in a step; else None.
         reads_distributions: An objective reads whole distributions.
         accumulates: Several micro-batches share a step.
+        gradients_apart: Further gradients of all that trains in a step, ``model.surgery``'s.
+        gradients_kept: Those that are kept from step to step, of ``model.surgery_average``.
         eval_rows: Rows that are scored together; 0 for no evaluation.
         eval_tokens: Tokens of the longest of them.
         new_tokens: Tokens that are generated.
@@ -72,6 +74,8 @@ class RunShape:
     reference: str | None = None
     reads_distributions: bool = False
     accumulates: bool = False
+    gradients_apart: int = 0
+    gradients_kept: int = 0
     eval_rows: int = 0
     eval_tokens: int = 2
     new_tokens: int = 0
@@ -183,7 +187,8 @@ def run_needs(config: Any, shape: RunShape, *, deepspeed: bool = False) -> Needs
         layer=max(layers),
         root=whole - sum(layers),
         largest=max(sizes),
-        state=state_bytes(shape.optimizer, sum(sizes), numbers),
+        state=state_bytes(shape.optimizer, sum(sizes), numbers) + shape.gradients_kept * sum(sizes),
+        apart=shape.gradients_apart * sum(sizes),
         forward=forward,
         moments=moments,
         evaluation=_evaluation(outline, shape, step),

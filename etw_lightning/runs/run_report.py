@@ -244,6 +244,7 @@ class RunReport(Callback):
             **({"judgement": judged.to_json()} if judged is not None else {}),
             "history": self.history,
             **({"retain_budget": _kept(budgets[0])} if budgets else {}),
+            **({"forget_scale": _scaled(module)} if module.forget_scale else {}),
             **({"checkpoints": saving[0].kept()} if saving else {}),
             **({"changed": self.changed} if self.changed else {}),
             "config_hash": run_key(self.config),
@@ -267,6 +268,11 @@ class RunReport(Callback):
             sys.stdout.write(
                 f"retain budget: the retain loss ends {one.rise:+.2f} % from its start, "
                 f"{100 * one.budget:g} % were allowed; lambda ends at {one.weight:.3g}\n"
+            )
+        if module.forget_scale is not None:
+            sys.stdout.write(
+                f"forget_unit gradient: lambda {module.forget_weight:.3g} is a weight of "
+                f"{module.effective_forget_weight:.3g} here\n"
             )
         for line in precision_lines(data.precision_of_others):
             sys.stdout.write(f"{line}\n")
@@ -387,6 +393,12 @@ def _kept(budget: RetainBudget) -> dict[str, float | int | None]:
         "forget_weight": budget.weight,
         "measured_at_step": budget.measured_at,
     }
+
+
+def _scaled(module: UnlearningModule) -> dict[str, float | int]:
+    """Return what lambda came to where it counts in gradients."""
+    assert module.forget_scale is not None
+    return {**module.forget_scale._asdict(), "weight": module.effective_forget_weight}
 
 
 def _sample_panel(rows: Sequence[Record]) -> str:

@@ -456,16 +456,21 @@ class UnlearningDataModule(ComparableRows):
             whole_steps=steps_by_count(trainer),
         )
 
+    def paired_rows(self) -> PairedRows:
+        """Return the training rows as the steps of this run take them."""
+        pairing = self.pairing()
+        scale = float(pairing.accumulate * pairing.world_size)
+        if steps_by_count(self.trainer):
+            # DeepSpeed divides by the micro-batches of a step, and the trainer has done so before.
+            scale *= pairing.accumulate
+        return PairedRows(
+            self._streams, scale, self.encoder.pad_id, self.references, self.skipped_tokens
+        )
+
     def train_dataloader(self) -> PairedLoader:
         """Return the paired loader of this process."""
         pairing, trainer = self.pairing(), cast(Any, self.trainer)
-        scale = float(pairing.accumulate * pairing.world_size)
-        if steps_by_count(trainer):
-            # DeepSpeed divides by the micro-batches of a step, and the trainer has done so before.
-            scale *= pairing.accumulate
-        rows = PairedRows(
-            self._streams, scale, self.encoder.pad_id, self.references, self.skipped_tokens
-        )
+        rows = self.paired_rows()
         rank = trainer.global_rank if trainer else 0
 
         # Workers fetch before the trainer tells the epoch; `current_epoch` lags after a resume.

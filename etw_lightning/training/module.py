@@ -6,31 +6,43 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from jsonargparse import lazy_instance
 from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
+from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
-from lightning.pytorch.utilities import GradClipAlgorithmType, rank_zero_warn
+from lightning.pytorch.utilities import (
+    GradClipAlgorithmType,
+    rank_zero_info,
+    rank_zero_warn,
+)
 from torch import Tensor
 
 from etw_lightning.forget import GA, ForgetObjective
 from etw_lightning.kernels.distributions import TopLogps
 from etw_lightning.kernels.head_choice import HeadKernel
 from etw_lightning.kernels.signals import Reduction, Signal, TokenSignals
-from etw_lightning.method import Method, Reference
+from etw_lightning.method import Method, Reference, Share
 from etw_lightning.models.checkpoints import describe_model
 from etw_lightning.models.loading import DType, LabelScorer
 from etw_lightning.models.noise import Dropout
 from etw_lightning.models.step_layout import StepLayout
 from etw_lightning.retain import NLL, RetainObjective
 from etw_lightning.schema import IGNORE_INDEX, InputError
+from etw_lightning.training.forget_scale import (
+    ForgetScale,
+    check_whole_gradients,
+    measure_forget_scale,
+)
 from etw_lightning.training.given import GivenModel
 from etw_lightning.training.prepared_module import PreparedModule
-from etw_lightning.training.step_log import StepLog
+from etw_lightning.training.step_log import StepLog, ends_step
+from etw_lightning.training.surgery_step import SurgeryStep
 from etw_lightning.training.training_batches import Batch
 from etw_lightning.tuning.optimizers import Rounding, Schedule, make_optimizer, scale_of
+from etw_lightning.tuning.two_gradients import Geometry, Rule
 from etw_lightning.value_checks import check_arguments
 from etw_lightning.weighting import ETW, TokenWeighting
 
@@ -54,6 +66,19 @@ class UnlearningModule(PreparedModule):
         forget_weight: The paper's lambda, > 0: weight of the forget term. ``--model.lambda`` is
             the same key.
         retain_weight: Weight of the retain term, > 0.
+        forget_unit: What lambda counts. ``loss``: the forget term itself. ``gradient``: lambda is
+            multiplied by the ratio of the retain term's mean gradient length to the forget term's,
+            measured before training over the rows of the first 8 steps and fixed from then on, so
+            that at 1 both terms pull alike at the start, whatever the model, the objective and how
+            it sums. ``--model.lambda auto`` is 1 of that. Not with DeepSpeed or shards.
+        surgery: What becomes of a forget gradient along the retain gradient. ``conflict`` (GRU)
+            takes it away where it would raise the retain loss, ``orthogonal`` (GU) always; null
+            leaves it. A step has then two backward passes, and keeps two gradients of what trains
+            (three with ``surgery_average``). Not with DeepSpeed or shards.
+        surgery_average: Share of earlier steps in the retain gradient that ``surgery`` compares
+            with, in [0, 1); 0 takes that of the step alone.
+        surgery_geometry: What is at right angles for ``surgery``: ``plain``, or ``adam``, where
+            each weight counts by the size of Adam's step on it.
         reduction: How forget token terms are averaged: ``token`` over the labelled tokens of the
             effective batch, ``sequence`` over its sequences' means. Not published.
         reference: Where the target model's values come from, if a part reads any: ``cache``
@@ -123,6 +148,10 @@ class UnlearningModule(PreparedModule):
         retain: RetainObjective | None = lazy_instance(NLL),
         forget_weight: PositiveFloat = 0.1,
         retain_weight: PositiveFloat = 1.0,
+        forget_unit: Literal["loss", "gradient"] = "loss",
+        surgery: Rule | None = None,
+        surgery_average: NonNegativeFloat = 0.0,
+        surgery_geometry: Geometry = "plain",
         reduction: Reduction = "token",
         reference: Reference | None = "cache",
         reference_top_k: PositiveInt = 128,
@@ -174,6 +203,10 @@ class UnlearningModule(PreparedModule):
             "model.retain": str(retain),
             "model.forget_weight": str(float(forget_weight)),
             "model.retain_weight": str(float(retain_weight)),
+            "model.forget_unit": forget_unit,
+            "model.surgery": str(surgery),
+            "model.surgery_average": str(float(surgery_average)),
+            "model.surgery_geometry": surgery_geometry,
             "model.reduction": reduction,
             "model.entropy_model": str(entropy_model),
             "model.peft": json.dumps(peft, sort_keys=True),
@@ -182,6 +215,18 @@ class UnlearningModule(PreparedModule):
         self.pretrained = pretrained
         # Plain numbers: the parser's own types would make checkpoints that can't be read safely.
         self.forget_weight, self.retain_weight = float(forget_weight), float(retain_weight)
+        self.forget_unit = forget_unit
+        #: How the terms' gradients compared before training, where lambda counts in that.
+        self.forget_scale: ForgetScale | None = None
+        self.surgery = SurgeryStep.asked(
+            surgery, float(surgery_average), surgery_geometry, optimizer
+        )
+        for key in self._takes_terms_apart():
+            if forget is None or retain is None:
+                absent = "model.forget" if forget is None else "model.retain"
+                raise InputError(
+                    f"{key} compares two terms, but {absent} is null; give both, or leave it out."
+                )
         self.reduction, self.reference = reduction, reference
         self.reference_top_k, self.reference_cache = int(reference_top_k), reference_cache
         self.entropy_model = entropy_model
@@ -241,10 +286,31 @@ class UnlearningModule(PreparedModule):
         if scorer is not None:
             self._make_optimizer(scorer)
 
+    def _takes_terms_apart(self) -> list[str]:
+        """Return what asks for the gradient of each term, as it is typed."""
+        asks = {
+            "model.forget_unit gradient": self.forget_unit == "gradient",
+            "model.surgery": self.surgery is not None,
+        }
+        return [key for key, is_asked in asks.items() if is_asked]
+
+    def check_gradients(self, trainer: Trainer) -> None:
+        """Refuse a trainer that does not have the gradients which the run asks for.
+
+        Args:
+            trainer: Of the run.
+
+        Raises:
+            InputError: As ``check_whole_gradients``.
+        """
+        for key in self._takes_terms_apart():
+            check_whole_gradients(trainer, key)
+
     def setup(self, stage: str) -> None:
         """Have the target model's values at hand before the first step."""
         super().setup(stage)
         if stage == "fit":
+            self.check_gradients(self.trainer)
             if self.layout == "whole":
                 # The target model that is asked is this one, before its first step.
                 self.configure_model()
@@ -327,41 +393,86 @@ class UnlearningModule(PreparedModule):
             groups["forget"] = replace(groups["forget"], alternative=groups.pop("alternative"))
         return groups
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return this micro-batch's share of the effective batch's loss."""
-        # Not by a call of this module: ZeRO would let weights go at its end that losses still read.
-        groups = self.forward(batch)
-        loss: Any = 0.0
-        shares: dict[str, Tensor] = {}
+    @property
+    def effective_forget_weight(self) -> float:
+        """What the forget term is multiplied by."""
+        factor = 1.0 if self.forget_scale is None else self.forget_scale.factor
+        return self.forget_weight * factor
+
+    def on_train_start(self) -> None:
+        """Find what lambda counts, unless a checkpoint has said so."""
+        super().on_train_start()
+        if self.forget_unit != "gradient" or self.forget_scale is not None:
+            return
+        self.forget_scale = found = measure_forget_scale(self)
+        rank_zero_info(
+            f"model.forget_unit gradient: over {found.steps} steps before training the forget "
+            f"term's gradient is {found.forget:.3g} long and the retain term's {found.retain:.3g}: "
+            f"lambda {self.forget_weight:g} is a weight of {self.effective_forget_weight:.3g}."
+        )
+
+    def sum_over_processes(self, tensor: Tensor) -> Tensor:
+        """Return a tensor's sum over all processes."""
+        strategy = self.trainer.strategy
+        return cast(Tensor, strategy.reduce(tensor, reduce_op="sum"))
+
+    def shares(self, batch: Batch) -> dict[str, Share]:
+        """Return a micro-batch's share of each term."""
+        return self._shares_of(batch, self.forward(batch))
+
+    def _shares_of(self, batch: Batch, groups: Mapping[str, TokenSignals]) -> dict[str, Share]:
+        shares = {}
         if self.method.retain is not None:
             weights = batch.get("row_weights")
             if weights is not None:
                 first = batch["sizes"].get("forget", 0)
                 weights = weights[first : first + batch["sizes"]["retain"]]
-            share = self.method.retain_share(
+            shares["retain"] = self.method.retain_share(
                 groups["retain"], batch["counts"]["retain"], weights, is_checked=self._is_first
             )
-            shares["retain"] = share.value
-            loss = loss + self.retain_weight * share.value
         if self.method.forget is not None:
-            share = self.method.forget_share(
+            shares["forget"] = self.method.forget_share(
                 groups["forget"], batch["counts"], self.reduction, is_checked=self._is_first
             )
-            shares["forget"] = share.value
-            loss = loss + self.forget_weight * share.value
+        return shares
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return this micro-batch's share of the effective batch's loss."""
+        # Not by a call of this module: ZeRO would let weights go at its end that losses still read.
+        groups = self.forward(batch)
+        shares = self._shares_of(batch, groups)
+        loss: Any = 0.0
+        if "retain" in shares:
+            loss = loss + self.retain_weight * shares["retain"].value
+        if "forget" in shares:
+            share = shares["forget"]
+            loss = loss + self.effective_forget_weight * share.value
             if share.weights is not None:
                 annotated = _of_labels(batch, "annotated", self._layout_of(batch))
                 self._log.note_weights(groups["forget"], share.weights, annotated)
                 signals = groups["forget"]
                 self.last_weights = (signals.labels, signals.rows, share.weights.detach())
                 self._note_any_weight(share.weights)
-        self.losses = {name: value.detach() for name, value in shares.items()}
+        if self.surgery is not None:
+            self.surgery.note(
+                shares["forget"].value,
+                self.retain_weight * shares["retain"].value,
+                is_last=ends_step(self.trainer, batch_idx),
+            )
+        self.losses = {name: share.value.detach() for name, share in shares.items()}
         self.losses["total"] = loss.detach()
         for name, value in self.losses.items():
             self._log.note_loss(name, value)
         self._log.log(self, batch_idx)
         # Lightning divides by the micro-batches of a step, DDP by the processes; shares add up.
         return cast(Tensor, loss * batch["scale"])
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Make the gradients of a micro-batch; with surgery, of each term apart."""
+        if self.surgery is None:
+            super().backward(loss, *args, **kwargs)
+        else:
+            self.surgery.backward(self)
 
     def _note_any_weight(self, weights: Tensor) -> None:
         """Keep what tells whether a token had weight, without waiting for it."""
@@ -379,8 +490,10 @@ class UnlearningModule(PreparedModule):
         return self._weighs_any
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Look at the parts no more, once a whole step has been made."""
+        """Look at the parts no more, once a whole step has been made; log what surgery did."""
         self._is_first = self._is_first and self.global_step == 0
+        if self.surgery is not None:
+            self.surgery.log(self)
 
     def on_train_epoch_end(self) -> None:
         """Log how the epoch's weights lay, and say so if it has pushed nothing down."""
@@ -397,6 +510,10 @@ class UnlearningModule(PreparedModule):
         super().on_save_checkpoint(checkpoint)
         checkpoint["weighs_any"] = self.weighs_any
         checkpoint["epoch_weights"] = self._log.epoch_so_far()
+        if self.forget_scale is not None:
+            checkpoint["forget_scale"] = tuple(self.forget_scale)
+        if self.surgery is not None:
+            checkpoint["surgery"] = self.surgery.state()
         if self.scorer is not None:
             tokenizer = self.datamodule.tokenizer_name or self.pretrained
             checkpoint.update(describe_model(self.scorer.lm, tokenizer, self.peft, self.settings))
@@ -406,6 +523,10 @@ class UnlearningModule(PreparedModule):
         super().on_load_checkpoint(checkpoint)
         self._weighs_any = bool(checkpoint.get("weighs_any", False))
         self._log.go_on(checkpoint.get("epoch_weights") or {})
+        if self.forget_unit == "gradient" and "forget_scale" in checkpoint:
+            self.forget_scale = ForgetScale(*checkpoint["forget_scale"])
+        if self.surgery is not None:
+            self.surgery.go_on(checkpoint.get("surgery", ()))
 
 
 def _check_entropy_model(given: str, method: Method, reference: Reference | None) -> None:

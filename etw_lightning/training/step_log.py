@@ -12,7 +12,7 @@ from torch import Tensor
 from etw_lightning.kernels.signals import TokenSignals
 from etw_lightning.weighting.spread import row_aucs, row_ginis
 
-__all__ = ["StepLog"]
+__all__ = ["StepLog", "ends_step"]
 
 #: What is counted of all processes, and what each statistic of the weights is a mean over.
 _COUNTS = ("weights/batches", "weights/tokens", "weights/rows", "weights/annotated_rows")
@@ -24,6 +24,17 @@ _MEAN_OVER = {
 }
 #: Of these an epoch has a mean of its own.
 _OF_EPOCH = ("weights/gini", "weights/auc")
+
+
+def ends_step(trainer: Any, batch_idx: int) -> bool:
+    """Tell whether the optimiser steps after a micro-batch.
+
+    Args:
+        trainer: Whose run it is.
+        batch_idx: Micro-batch of the epoch, from 0.
+    """
+    is_last = batch_idx + 1 == trainer.num_training_batches
+    return is_last or (batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
 
 class StepLog:
@@ -97,8 +108,7 @@ class StepLog:
         if batch_idx == 0:
             # A run that goes on from the last step of an epoch still holds that one's sums.
             self._epoch = {}
-        is_last = batch_idx + 1 == module.trainer.num_training_batches
-        if (batch_idx + 1) % module.trainer.accumulate_grad_batches and not is_last:
+        if not ends_step(module.trainer, batch_idx):
             return
         counts = self._counted(module)
         # What goes to a bar is read at once; where there is none, nothing waits for it.

@@ -41,6 +41,16 @@ def untrained(command, tofu_args, retain_model_dir, home, configs):
         ("tnpo", ["--model.reference=null"], "model.weighting TNPO compares with the target model"),
         ("dpo", [], "has no second answer"),
         ("npo", ["--model.reference=adapter"], "model.reference adapter needs an adapter"),
+        (
+            "npo",
+            ["--model.surgery=conflict", "--model.retain=null"],
+            "model.surgery compares two terms, but model.retain is null",
+        ),
+        (
+            "npo",
+            ["--model.lambda", "auto", "--trainer.precision=16-true"],
+            "model.forget_unit gradient can't be had with trainer.precision 16-true",
+        ),
         ("rmu", ["--model.reference=cache"], "model.retain EmbedDiff reads what no cache holds"),
         ("rmu", [], "model.forget.layer must be 0 to 1, for the model has 2 layers; got 7."),
         (

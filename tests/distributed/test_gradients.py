@@ -67,7 +67,7 @@ class Recorder(Callback):
 def fit(model_dir, root, folder, split, *, kind=UnlearningModule, reduction="token", **data):
     """Run one epoch with weights that stay put; return what each process recorded."""
     forget_split, rows = data.pop("forget_split", "forget"), data.pop("rows", None)
-    callbacks = data.pop("callbacks", ())
+    callbacks, settings = data.pop("callbacks", ()), data.pop("settings", {})
     folder.mkdir()
     module = kind(
         str(model_dir),
@@ -79,6 +79,7 @@ def fit(model_dir, root, folder, split, *, kind=UnlearningModule, reduction="tok
         schedule="constant",
         # A layout follows from what stands in a micro-batch, and with it the rounding.
         share_beginnings=False,
+        **settings,
     )
     datamodule = UnlearningDataModule(
         "jsonl",
@@ -138,6 +139,28 @@ def test_gradients_do_not_depend_on_the_split(
                 # The share of the top decile is that of each micro-batch by itself.
                 for key in step.keys() - {"weights/top_decile_share"}:
                     assert other[key] == pytest.approx(step[key], rel=1e-5), key
+
+
+def test_terms_apart_do_not_depend_on_the_split(tiny_model_dir, root, tmp_path):
+    """What lambda counts is measured over whole steps, and surgery is done to their gradients."""
+    settings = {
+        "forget_unit": "gradient",
+        "surgery": "orthogonal",
+        "surgery_average": 0.3,
+    }
+    given = {"kind": ExactModule, "rows": 13, "settings": settings}
+    ((expected, logged, _),) = fit(tiny_model_dir, root, tmp_path / "one", ONE, **given)
+    assert all(one["surgery/removed"] > 1e-3 for one in logged[1:])
+    for gradients, values, _ in fit(
+        tiny_model_dir, root, tmp_path / "both", SPLITS["both"], **given
+    ):
+        for step, other in zip(expected, gradients, strict=True):
+            tolerance = 1e-9 * max(part.abs().max() for part in step.values())
+            for key in step:
+                assert (other[key] - step[key]).abs().max() <= tolerance, key
+        for step, other in zip(logged, values, strict=True):
+            for key in step.keys() & {"loss/total", "surgery/cosine", "surgery/removed"}:
+                assert other[key] == pytest.approx(step[key], rel=1e-5), key
 
 
 @pytest.mark.parametrize(

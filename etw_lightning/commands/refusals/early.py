@@ -77,7 +77,10 @@ def check_early(
     }
     options[LAMBDA[0]] = options[LAMBDA[1]]
     found = list(files)
-    given = [*_of_files(found), *_typed(words)]
+    typed = [
+        (key, value) for key, value in _typed(words) if not (key in LAMBDA and value == "auto")
+    ]
+    given = [*_of_files(found), *typed]
     # The parser knows by their short names all classes that a module of the user's brings.
     classes = {} if any(map(_is_own, given)) else held["choices"]
     for key, value in given:
