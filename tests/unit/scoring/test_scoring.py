@@ -298,7 +298,8 @@ def test_a_third_less_is_fed_when_seven_answers_share_their_question(data_dir, t
     )
     fed = sum(pack_rows(batch.trees(shared=True), 0).input_ids.numel() for batch in batches)
     assert shared < 0.65 * alone
-    assert fed < 1.025 * shared
+    # A batch holds up to the tokens of 32 of the longest answers, padded to its first row.
+    assert fed < 1.05 * shared
 
 
 @pytest.mark.parametrize(
