@@ -29,9 +29,6 @@ Format = Literal["upper", "lower", "quoted", "completion", "typos"]
 #: Every format, in the order of reports.
 FORMATS: tuple[Format, ...] = get_args(Format)
 
-#: Words of fewer letters get no typo.
-_LONG = 4
-
 
 def formatted(example: Example, how: Format) -> Example:
     r"""Return a row whose question is written in another way; its answer stays.
@@ -70,9 +67,9 @@ def _with_typos(text: str, key: str) -> str:
     def swapped(match: re.Match[str]) -> str:
         nonlocal seen
         word = match.group()
-        # Two equal letters exchanged are no typo.
+        # Two equal letters exchanged are no typo; a word of three letters has one inner letter.
         places = [n for n in range(1, len(word) - 2) if word[n] != word[n + 1]]
-        if len(word) < _LONG or not places:
+        if not places:
             return word
         seen += 1
         if seen % 3 != 1:
