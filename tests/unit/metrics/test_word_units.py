@@ -66,3 +66,8 @@ def test_a_mark_is_part_of_its_word(words):
     assert [-1 if one == " " else number for one, number in zip(text, wanted, strict=True)] == list(
         word_numbers(text, spans)
     )
+
+
+@pytest.mark.parametrize("mark", ["\u0300", "\U000e0100", "\U000e01ef"])
+def test_the_first_and_last_marks_of_unicode_part_no_word(mark):
+    assert word_numbers(f"a{mark}b c", [(0, 1), (1, 2), (2, 3), (4, 5)]) == (0, 0, 0, 1)
