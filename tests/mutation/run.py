@@ -1,11 +1,11 @@
 """How many single faults the tests of a few rooms find: one JSON line a room, and one of all.
 
 ``python tests/mutation/run.py --mutants 40 --seed 0`` draws that many faults of each room
-(``mutants.py``), runs the rooms' tests once to see which lines each of them reaches, and then gives
-each fault a forked process in which the tests that reach its lines run, the quickest first, until
-one fails. A test that takes ten times the processor time that it took without the fault is ended:
-such a fault is found too, but counted by itself, as ``late``. Faults that change nothing are listed
-in ``equivalent.json`` with the reason, and are not counted.
+(``mutants.py``), runs the rooms' tests once, but for the slow ones, to see which lines each of them
+reaches, and then gives each fault a forked process in which the tests that reach its lines run, the
+quickest first, until one fails. A test that takes ten times the processor time that it took without
+the fault is ended: such a fault is found too, but counted by itself, as ``late``. Faults that
+change nothing are listed in ``equivalent.json`` with the reason, and are not counted.
 """
 
 import argparse
@@ -344,7 +344,9 @@ def main():
     tests = [f"tests/unit/{room}" for room in given.rooms]
     tests += [test for room in given.rooms for test in BESIDE.get(room, ())]
     os.chdir(ROOT)
-    pytest.main(["-q", "-o", "addopts=", "-p", "no:cacheprovider", *tests], [runner])
+    # As pyproject.toml has it, but in one process and without the examples of docstrings.
+    plainly = ["-q", "-o", "addopts=", "-p", "no:cacheprovider", "-m", "not slow"]
+    pytest.main([*plainly, *tests], [runner])
     for room in given.rooms:
         results = [one for one in runner.results if one[1].module.split(".")[1] == room]
         line = {"room": room, "seed": given.seed, "faults_there_are": drawn_of[room][1]}

@@ -33,6 +33,11 @@ FORGETFUL = (
     "{{ m['content'] + eos_token + '\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|user|>assistant\n' }}{% endif %}"
 )
+#: Has a space behind an assistant's turn until another one follows.
+OPEN = CHATML.replace(
+    "{% generation %}{{ m['content'] +",
+    "{% generation %}{{ m['content'] + (' ' if loop.last else '') +",
+)
 #: Puts the number of turns in front, so that no prompt is the beginning of what follows.
 COUNTING = "{{ messages | length }} " + CHATML
 #: Ends no turn with a token of its own.
@@ -114,6 +119,7 @@ def test_system_prompt_stands_before_rows_that_have_none(encoder_of):
     ("template", "which", "said"),
     [
         (FORGETFUL, "all", "shows message 1 of row mine/0, or what comes before it, in another"),
+        (OPEN, "all", "shows message 1 of row mine/0"),
         (COUNTING, "last", "shows message 5 of row mine/0, or what comes before it, in another"),
         (COUNTING, "all", "shows message 1 of row mine/0"),
         (BARE, "all", "puts no special token behind an assistant's turn"),

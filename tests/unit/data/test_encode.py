@@ -184,7 +184,9 @@ def test_a_template_without_an_end_token_gets_one(changed_tokenizer):
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_line_ends_that_a_template_puts_before_answers_end_prompts(changed_tokenizer, answer):
     """They are no part of an answer: every model knows them, whatever it knows of the row."""
-    encoder = Encoder(changed_tokenizer(SHORT_PROMPT))
+    # Whatever the tokenizer itself puts behind a text.
+    tokenizer = with_special_tokens(changed_tokenizer(SHORT_PROMPT), "<|bos|> $A <|eos|>")
+    encoder = Encoder(tokenizer)
     row = encoder.encode(example(answer))
     check_row(encoder, row)
     assert labelled_text(encoder, row) == f"{answer}<|eos|>"
@@ -393,17 +395,21 @@ def test_keys_are_of_what_these_rows_become():
     ]
 
 
+@pytest.mark.parametrize("ends", [False, True])
 @pytest.mark.parametrize("is_merged", [False, True])
-def test_a_space_that_ends_a_prompt_stays_there_unless_it_is_in_the_answer_s_token(is_merged):
+def test_a_space_that_ends_a_prompt_stays_there_unless_it_is_in_the_answer_s_token(is_merged, ends):
     """Each byte is a token; what may be merged is `` S``, as a probe's answer begins."""
     template = (
         "{% for m in messages %}{{ m.role + ': ' + m.content }}{% if m.role == 'assistant' %}"
         "{{ eos_token }}{% else %}{{ '\n' }}{% endif %}{% endfor %}"
         "{% if add_generation_prompt %}assistant: {% endif %}"
     )
-    encoder = Encoder(
-        tokenizer_that_merges("a S", int(is_merged), use_regex=True, chat_template=template)
-    )
+    tokenizer = tokenizer_that_merges("a S", int(is_merged), use_regex=True, chat_template=template)
+    if ends:
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single="$A <|eos|>", special_tokens=[("<|eos|>", tokenizer.eos_token_id)]
+        )
+    encoder = Encoder(tokenizer)
     assert encoder.prompt(example("Sir.")).endswith("assistant:" if is_merged else "assistant: ")
     assert encoder.set_right == (("the space that ends prompts is the answer's",) * is_merged)
     row = encoder.encode(example("Sir."))

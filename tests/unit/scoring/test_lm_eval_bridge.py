@@ -332,6 +332,26 @@ def test_what_the_harness_is_asked_and_what_becomes_of_its_numbers(
         assert (harness.given["num_fewshot"], harness.given["limit"]) == (0, 1)
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (KeyError("c"), "lm_eval.tasks: lm-evaluation-harness has no task 'c'; "),
+        (OSError("no \n rows" * 50), f"task 'c' can't be loaded ({('no rows' * 50)[:200]}). Its"),
+        (ValueError(), "task 'c' can't be loaded (ValueError). Its rows come from"),
+    ],
+)
+def test_a_task_that_the_harness_can_not_load_is_named(
+    lm, tiny_tokenizer, monkeypatch, error, said
+):
+    harness = Harness(monkeypatch, RESULTS)
+
+    def load(names):
+        raise error
+
+    monkeypatch.setattr(harness, "load", load)
+    assert said in message(lm_eval_scores, lm, tiny_tokenizer, ["c"])
+
+
 def test_the_harness_is_silenced_for_the_time_it_runs(lm, tiny_tokenizer, monkeypatch):
     harness = Harness(monkeypatch, RESULTS)
     logger = logging.getLogger("lm_eval")

@@ -9,7 +9,7 @@ from etw_lightning.kernels.signals import TokenSignals
 from etw_lightning.weighting import TNPO, WTNPO, Random, TokenWeighting
 from etw_lightning.weighting import logits as module
 from etw_lightning.weighting.logits import etw_weights
-from etw_lightning.weighting.within_rows import lift_to, order_within_rows
+from etw_lightning.weighting.within_rows import lift_to, order_within_rows, units_of
 
 #: What each class takes where nothing is said.
 DEFAULTS = {
@@ -179,6 +179,12 @@ def test_logits_of_1024_positions_are_widened_at_a_time(monkeypatch):
     monkeypatch.setattr(torch.special, "entr", lambda p: made.append(len(p)) or original(p))
     etw_weights(torch.zeros(1, 1501, 2), torch.zeros(1, 1501, dtype=torch.long))
     assert made == [1024, 476]
+
+
+def test_words_and_lone_tokens_are_numbered_from_0():
+    rows, words = torch.tensor([0, 0, 0, 0, 1, 1]), torch.tensor([4, 4, -1, -1, 4, 4])
+    signals = TokenSignals(rows, rows, 2, torch.zeros(6), words=words)
+    assert units_of(signals).tolist() == [0, 0, 1, 2, 3, 3]
 
 
 def test_a_row_without_a_token_to_count_has_a_mean_of_0():
