@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any, Literal, cast
 
 import torch
-from jsonargparse import lazy_instance
 from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
@@ -31,6 +30,7 @@ from etw_lightning.models.noise import Dropout
 from etw_lightning.models.step_layout import StepLayout
 from etw_lightning.retain import NLL, RetainObjective
 from etw_lightning.schema import IGNORE_INDEX, InputError
+from etw_lightning.training.defaults import default_of
 from etw_lightning.training.forget_scale import (
     ForgetScale,
     check_whole_gradients,
@@ -143,9 +143,9 @@ class UnlearningModule(PreparedModule):
     def __init__(
         self,
         pretrained: str,
-        weighting: TokenWeighting = lazy_instance(ETW),
-        forget: ForgetObjective | None = lazy_instance(GA),
-        retain: RetainObjective | None = lazy_instance(NLL),
+        weighting: TokenWeighting = default_of(ETW),
+        forget: ForgetObjective | None = default_of(GA),
+        retain: RetainObjective | None = default_of(NLL),
         forget_weight: PositiveFloat = 0.1,
         retain_weight: PositiveFloat = 1.0,
         forget_unit: Literal["loss", "gradient"] = "loss",
