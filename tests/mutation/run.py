@@ -5,13 +5,14 @@
 reaches, and then gives each fault a forked process in which the tests that reach its lines run, the
 quickest first, until one fails. A test that takes ten times the processor time that it took without
 the fault is ended: such a fault is found too, but counted by itself, as ``late``. Faults that
-change nothing are listed in ``equivalent.json`` with the reason, and are not counted.
+change nothing are listed in ``equivalent.json`` with the reason, and are not counted. Of a module
+that nothing runs without a package that is absent, none is drawn; it is named as ``left_out``.
 """
 
 import argparse
 import ast
 import gc
-import importlib
+import importlib.util
 import inspect
 import json
 import os
@@ -50,6 +51,8 @@ BESIDE = {
     ),
     "scoring": ("tests/unit/runs/test_row_weights.py", "tests/unit/api/test_weights.py"),
 }
+#: Modules that nothing runs without a package.
+NEEDS = {"etw_lightning.kernels.fused_rows": "triton"}
 #: Text of the modules, as it was when the run began.
 SOURCES: dict[str, str] = {}
 #: Seconds that a test may take: as many times what it took without a fault, and so many more.
@@ -307,9 +310,16 @@ def drawn(room, count, seed):
         if path.name != "__init__.py" or room == "metrics":
             name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
             name = name.removesuffix(".__init__")
+            if is_absent(name):
+                continue
             SOURCES.setdefault(name, path.read_text("utf-8"))
             found += mutants_of(name, SOURCES[name])
     return random.Random(seed).sample(found, min(count, len(found))), len(found)
+
+
+def is_absent(module):
+    """Tell whether a module lacks the package without which nothing runs it."""
+    return module in NEEDS and importlib.util.find_spec(NEEDS[module]) is None
 
 
 def score(results):
@@ -350,6 +360,7 @@ def main():
     for room in given.rooms:
         results = [one for one in runner.results if one[1].module.split(".")[1] == room]
         line = {"room": room, "seed": given.seed, "faults_there_are": drawn_of[room][1]}
+        line["left_out"] = [one for one in NEEDS if room in one.split(".") and is_absent(one)]
         sys.stdout.write(json.dumps({**line, **score(results)}) + "\n")
     whole = score(runner.results)
     del whole["missed"]
