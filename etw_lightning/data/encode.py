@@ -14,7 +14,7 @@ from etw_lightning.data.rendering import Template
 from etw_lightning.data.row_layout import Layout, RowLayouts
 from etw_lightning.schema import IGNORE_INDEX, Conventions, EncodedRow, Example, InputError
 
-__all__ = ["JOINT", "Encoder", "Template", "Truncation", "is_raw"]
+__all__ = ["JOINT", "Encoder", "Template", "Truncation", "is_raw", "shared_pair"]
 
 #: What becomes of a row of a question that is longer than ``max_length``.
 Truncation = Literal["warn", "error"]
@@ -229,10 +229,10 @@ class Encoder(RowLayouts):
 
         def span(left: int, right: int) -> tuple[int, int]:
             if right <= first:
-                return _pair(0, 0)
+                return shared_pair(0, 0)
             if left >= stop:
-                return _pair(len(example.answer), len(example.answer))
-            return _pair(max(left - first, 0) + stripped, min(right, stop) - first + stripped)
+                return shared_pair(len(example.answer), len(example.answer))
+            return shared_pair(max(left - first, 0) + stripped, min(right, stop) - first + stripped)
 
         return [span(*offsets) for offsets in layout.labelled]
 
@@ -328,8 +328,13 @@ def _shared(ids: Sequence[int]) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=1 << 16)
-def _pair(left: int, right: int) -> tuple[int, int]:
-    """Return a pair that is the same object wherever it is needed."""
+def shared_pair(left: int, right: int) -> tuple[int, int]:
+    """Return a pair that is the same object wherever it is needed.
+
+    Args:
+        left: Its first number.
+        right: Its second.
+    """
     return left, right
 
 

@@ -21,7 +21,7 @@ from etw_lightning.data.encode import JOINT, Encoder
 from etw_lightning.data.joined_text import WIDTH, merged, tokenise, windows_of
 from etw_lightning.schema import EncodedRow, Example, InputError
 
-__all__ = ["TOGETHER", "cut_many", "encode_each", "encode_many"]
+__all__ = ["TOGETHER", "cut_many", "do_many", "encode_each", "encode_many"]
 
 #: Rows that are encoded in one call.
 TOGETHER = 512
@@ -37,6 +37,7 @@ _WORK: list[Callable[[Any], Any]] = []
 
 _Part = TypeVar("_Part")
 _Made = TypeVar("_Made")
+_Item = TypeVar("_Item")
 
 
 def encode_each(
@@ -75,13 +76,32 @@ def encode_many(
     Raises:
         InputError: As ``Encoder.encode``; or if a process was ended from outside.
     """
-    count = _num_processes(total)
-    given = iter(examples)
+    for batch in do_many(encoder.encode_all, examples, total, words):
+        yield from batch
+
+
+def do_many(
+    work: Callable[[list[_Item]], _Made], items: Iterable[_Item], total: int, words: str
+) -> Iterator[_Made]:
+    """Do work on some hundreds of rows at a time, in their order, as ``encode_many`` does.
+
+    Args:
+        work: What is done with some of them.
+        items: The rows.
+        total: Their number.
+        words: What is shown with the progress.
+
+    Raises:
+        InputError: As the work; or if a process was ended from outside.
+    """
+    count, done = _num_processes(total), 0
+    given = iter(items)
     parts = iter(lambda: list(islice(given, TOGETHER)), [])
     with _shown(words, f"{total} rows", total, count) as advance:
-        for batch in _worked(encoder.encode_all, parts, count):
-            yield from batch
-            advance(len(batch))
+        for made in _worked(work, parts, count):
+            yield made
+            advance(min(TOGETHER, total - done))
+            done += TOGETHER
 
 
 def cut_many(

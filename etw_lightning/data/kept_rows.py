@@ -17,7 +17,7 @@ from importlib.metadata import version
 from itertools import chain, groupby, islice
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from etw_lightning.data.encode import Encoder, is_raw
 from etw_lightning.data.encode_many import cut_many, encode_each, encode_many
@@ -27,7 +27,9 @@ from etw_lightning.files.places import cache_dir
 from etw_lightning.notices import warn_first
 from etw_lightning.schema import EncodedRow, Example, InputError
 
-__all__ = ["SMALL", "SplitRows", "encode_split"]
+__all__ = ["SMALL", "SplitRows", "encode_split", "is_small", "keep"]
+
+_Kept = TypeVar("_Kept")
 
 #: Rows, and characters of their answers, up to which a split is encoded at each start and held in
 #: memory.
@@ -120,13 +122,49 @@ def encode_split(
             look(example)
         sets.append(_Found(name, count, size, all_raw))
     del head
-    state = [digest.hexdigest(), sets, encoder.content_key, encoder.truncation, encoder.length_key]
-    state += [code_hash(_CODE), version("tokenizers"), version("transformers")]
-    name = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:24]
     said: dict[str, Any] = {"sets": []}
     make = functools.partial(_made, read, encoder, key, sets, digest.hexdigest(), said)
-    rows = _kept(cache_dir() / "rows" / name, make, said)
+
+    def write(draft: Path) -> None:
+        write_rows(draft, make(), said)
+
+    rows = keep([digest.hexdigest(), sets], encoder, write, StoredRows)
     return SplitRows(rows, [(name, count) for name, count in rows.said["sets"]])
+
+
+def keep(
+    content: Any,
+    encoder: Encoder,
+    write: Callable[[Path], None],
+    opens: Callable[[Path], _Kept],
+    code: tuple[str, ...] = (),
+) -> _Kept:
+    """Return what an encoder makes of something, from the cache; made first, if it is not there.
+
+    Args:
+        content: What it is made of, as JSON can have it, or a hash of that.
+        encoder: The encoder.
+        write: Makes it, in an empty folder.
+        opens: Opens such a folder.
+        code: Modules that decide it beside those that encode.
+
+    Raises:
+        InputError: If the cache can't be written.
+    """
+    state = [content, encoder.content_key, encoder.truncation, encoder.length_key]
+    state += [code_hash((*_CODE, *code)), version("tokenizers"), version("transformers")]
+    name = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:24]
+    return _kept(cache_dir() / "rows" / name, write, opens)
+
+
+def is_small(num_rows: int, num_characters: int) -> bool:
+    """Tell whether rows are encoded at each start and held in memory.
+
+    Args:
+        num_rows: Their number.
+        num_characters: Of their answers.
+    """
+    return num_rows <= SMALL and num_characters <= _SMALL_TEXT
 
 
 def _head(examples: Iterator[Example]) -> tuple[list[Example], bool]:
@@ -135,7 +173,7 @@ def _head(examples: Iterator[Example]) -> tuple[list[Example], bool]:
     for example in examples:
         head.append(example)
         size += len(example.answer)
-        if len(head) > SMALL or size > _SMALL_TEXT:
+        if not is_small(len(head), size):
             return head, False
     return head, True
 
@@ -185,34 +223,32 @@ def _check_any(count: int, key: str, split: str) -> None:
         raise InputError(f"{key} is {split!r}, which has no rows to train on.")
 
 
-def _kept(
-    folder: Path, make: Callable[[], Iterable[EncodedRow]], said: dict[str, Any]
-) -> StoredRows:
-    """Return the rows of a folder of the cache; made first, if they are not there or damaged.
+def _kept(folder: Path, write: Callable[[Path], None], opens: Callable[[Path], _Kept]) -> _Kept:
+    """Return what a folder of the cache holds; made first, if it is not there or damaged.
 
     Other processes that want the same wait, and read what the first has made.
     """
-    stored = _opened(folder)
+    stored = _opened(folder, opens)
     if stored is not None:
         return stored
     with _locked(folder):
-        stored = _opened(folder)
+        stored = _opened(folder, opens)
         if stored is not None:
             return stored
         for left in (folder, *folder.parent.glob(f".{folder.name}.*.draft")):
             shutil.rmtree(left, ignore_errors=True)
         draft = Path(mkdtemp(".draft", f".{folder.name}.", folder.parent))
         try:
-            write_rows(draft, make(), said)
+            write(draft)
             draft.rename(folder)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-        return StoredRows(folder)
+        return opens(folder)
 
 
-def _opened(folder: Path) -> StoredRows | None:
+def _opened(folder: Path, opens: Callable[[Path], _Kept]) -> _Kept | None:
     try:
-        return StoredRows(folder)
+        return opens(folder)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
+
+import numpy as np
 
 from etw_lightning.data.stored_rows import sizes
 from etw_lightning.notices import warn_first
@@ -43,24 +45,44 @@ class LostLabels:
             >>> LostLabels.of([EncodedRow("a/0", *row, num_lost=3), EncodedRow("a/1", *row)])
             LostLabels(labels=3, share=0.6, rows=1, of_rows=2, first=('a/0',))
         """
-        found = sizes(rows)
-        cut = found.num_lost.nonzero()[0].tolist()
-        lost = int(found.num_lost.sum())
+        found, numbers = sizes(rows), np.arange(len(rows))
+        return cls.counted(found.num_lost, found.num_labels, numbers, _Ids(rows))
+
+    @classmethod
+    def counted(
+        cls, num_lost: np.ndarray, num_labels: np.ndarray, numbers: np.ndarray, ids: Sequence[str]
+    ) -> LostLabels | None:
+        """Return what examples have lost, of which each may have several rows; None for nothing.
+
+        Args:
+            num_lost: Labels that each row has lost, ``(rows,)``.
+            num_labels: Those it has, ``(rows,)``.
+            numbers: Number of its example, ``(rows,)``.
+            ids: Ids of the examples.
+        """
+        lost = int(num_lost.sum())
         if not lost:
             return None
-        whole = lost + int(found.num_labels.sum())
-        named = tuple(rows[place].id for place in cut[:_NAMED])
-        return cls(lost, lost / whole, len(cut), len(rows), named)
-
-    def by_example(self, rows: Sequence[EncodedRow]) -> LostLabels:
-        """Return the same counted by examples, of which each has several of these rows."""
-        cut = dict.fromkeys(row.id for row in rows if row.is_cut)
-        num = len({row.id for row in rows})
-        return replace(self, rows=len(cut), of_rows=num, first=tuple(cut)[:_NAMED])
+        cut = np.unique(numbers[num_lost > 0]).tolist()
+        named = tuple(ids[number] for number in cut[:_NAMED])
+        return cls(lost, lost / (lost + int(num_labels.sum())), len(cut), len(ids), named)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields, ready for ``json.dumps``."""
         return {**asdict(self), "first": list(self.first)}
+
+
+class _Ids(Sequence[str]):
+    """Ids of rows that are read when they are asked for."""
+
+    def __init__(self, rows: Sequence[EncodedRow]) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._rows[place].id
 
 
 def tell_lost(stream: str, rows: Sequence[EncodedRow], max_length: int) -> LostLabels | None:

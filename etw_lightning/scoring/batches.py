@@ -12,23 +12,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby, islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
+from etw_lightning.data.answer_rows import keep_prompts
 from etw_lightning.data.encode import Encoder
+from etw_lightning.data.stored_rows import sizes
 from etw_lightning.models.generation import continue_in_turn
 from etw_lightning.models.loading import LabelScorer
 from etw_lightning.models.positions import Extent, check_extents
-from etw_lightning.schema import EvalSet, InputError
+from etw_lightning.schema import EncodedRow, EvalSet, Example, InputError
 from etw_lightning.scoring.answers import (
     AnswerBatch,
     GradientBatch,
     answer_batches,
     gradient_batches,
+    hidden_id,
     score_answers,
     score_gradients,
 )
@@ -61,9 +65,10 @@ class GenerationBatch(ScoreBatch):
 
     Args:
         slots: What each row's text is.
-        input_ids: ``(B, T)``, padded on the left.
-        attention_mask: 0 for padding and hidden tokens, ``(B, T)``.
-        ids: Id of each row's example.
+        rows: The prompts of the whole set; those of a large one are read when they are asked for.
+        places: Places of this batch's among them.
+        pad_id: Fills the rows, on the left.
+        hidden_id: Token that no position may look at, by ``Conventions.attention_mask``.
         max_new_tokens: Greedy tokens to generate.
         stop_strings: Where a generation is cut.
         end_ids: Tokens that end a generation, beside the tokenizer's and the model's own.
@@ -71,13 +76,34 @@ class GenerationBatch(ScoreBatch):
     """
 
     slots: list[Slot]
-    input_ids: Tensor
-    attention_mask: Tensor
-    ids: list[str]
+    rows: Sequence[EncodedRow]
+    places: list[int]
+    pad_id: int
+    hidden_id: int | None
     max_new_tokens: int
     stop_strings: tuple[str, ...] = ()
     end_ids: frozenset[int] = frozenset()
     at_once: int | None = None
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids of the examples."""
+        return [self.rows[place].id for place in self.places]
+
+    @property
+    def input_ids(self) -> Tensor:
+        """The prompts, ``(B, T)``."""
+        return self.padded()[0]
+
+    @property
+    def attention_mask(self) -> Tensor:
+        """0 for padding and hidden tokens, ``(B, T)``."""
+        return self.padded()[1]
+
+    def padded(self) -> tuple[Tensor, Tensor]:
+        """Return ``input_ids`` and ``attention_mask``."""
+        prompts = [self.rows[place].input_ids for place in self.places]
+        return prompt_rows(prompts, self.pad_id, self.hidden_id)
 
     def extents(self) -> list[Extent]:
         """Return how many positions each prompt and its continuation take."""
@@ -108,17 +134,21 @@ def pad_rows(
     return ids, mask
 
 
-def prompt_rows(prompts: Sequence[Sequence[int]], encoder: Encoder) -> tuple[Tensor, Tensor]:
+def prompt_rows(
+    prompts: Sequence[Sequence[int]], pad_id: int, hidden_id: int | None
+) -> tuple[Tensor, Tensor]:
     """Stack prompts as ``pad_rows`` does, on the left; tokens that no position sees have mask 0."""
-    ids, mask = pad_rows(prompts, encoder.pad_id, left=True)
-    if encoder.conventions.attention_mask == "token_id":
-        mask = (ids != encoder.pad_id).long()
+    ids, mask = pad_rows(prompts, pad_id, left=True)
+    if hidden_id is not None:
+        mask = (ids != hidden_id).long()
         # There must be something to look at.
         mask[mask.sum(1) == 0, -1] = 1
     return ids, mask
 
 
-def build_batches(eval_set: EvalSet, encoder: Encoder, batch_size: int) -> list[ScoreBatch]:
+def build_batches(
+    eval_set: EvalSet, encoder: Encoder, batch_size: int, rows: Sequence[int] | None = None
+) -> list[ScoreBatch]:
     """Return all that is to be scored of a set, longest rows first.
 
     Longest first, so that a batch that does not fit in memory fails at once.
@@ -127,6 +157,7 @@ def build_batches(eval_set: EvalSet, encoder: Encoder, batch_size: int) -> list[
         eval_set: The set.
         encoder: How text becomes tokens.
         batch_size: Answers or questions at a time; those of one example stay together.
+        rows: Numbers of some of its examples; None for all. Scores have their places among these.
 
     Raises:
         InputError: If a row can't be scored: without a label, an option of a choice cut, or
@@ -134,40 +165,58 @@ def build_batches(eval_set: EvalSet, encoder: Encoder, batch_size: int) -> list[
     """
     batches: list[ScoreBatch] = []
     if eval_set.losses:
-        batches += answer_batches(eval_set, encoder, batch_size)
+        batches += answer_batches(eval_set, encoder, batch_size, rows)
     if eval_set.gradient_norm:
-        batches += gradient_batches(eval_set, encoder, batch_size)
+        batches += gradient_batches(eval_set, encoder, batch_size, rows)
     if eval_set.max_new_tokens:
-        batches += _generation_batches(eval_set, encoder, batch_size)
+        batches += _generation_batches(eval_set, encoder, batch_size, rows)
     return batches
 
 
-def _generation_batches(eval_set: EvalSet, encoder: Encoder, batch_size: int) -> list[ScoreBatch]:
-    prompts = [encoder.encode_prompt(example) for example in eval_set.examples]
-    for example, prompt in zip(eval_set.examples, prompts, strict=True):
-        if not prompt:
-            raise InputError(
-                f"Row {example.id} of {eval_set.name} can't be continued: its prompt is empty and "
-                "the tokenizer puts no begin token before it. Remove the row."
-            )
-    order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))
+def _generation_batches(
+    eval_set: EvalSet, encoder: Encoder, batch_size: int, rows: Sequence[int] | None
+) -> list[ScoreBatch]:
+    examples, encode = eval_set.examples, partial(_prompts, encoder, eval_set.name)
+    words = f"encoding what is asked of {eval_set.name}"
+    kept = keep_prompts(examples, encoder, encode, words, ("scoring.batches",))
+    places = list(range(len(examples)) if rows is None else rows)
+    if kept is None:
+        prompts: Sequence[EncodedRow] = encode([examples[place] for place in places])
+        places = list(range(len(places)))
+    else:
+        prompts = kept
+    order = np.argsort(-sizes(prompts).num_tokens[places], kind="stable").tolist()
     batches: list[ScoreBatch] = []
     for start in range(0, len(order), batch_size):
         part = order[start : start + batch_size]
-        ids, mask = prompt_rows([prompts[number] for number in part], encoder)
         batches.append(
             GenerationBatch(
                 dataset=eval_set.name,
                 slots=[Slot(number, "generation", 0) for number in part],
-                input_ids=ids,
-                attention_mask=mask,
-                ids=[eval_set.examples[number].id for number in part],
+                rows=prompts,
+                places=[places[number] for number in part],
+                pad_id=encoder.pad_id,
+                hidden_id=hidden_id(encoder),
                 max_new_tokens=eval_set.max_new_tokens,
                 stop_strings=eval_set.stop_strings,
                 end_ids=encoder.end_ids,
             )
         )
     return batches
+
+
+def _prompts(encoder: Encoder, name: str, examples: Sequence[Example]) -> list[EncodedRow]:
+    """Return the prompts of some examples, as rows without labels."""
+    found = []
+    for example in examples:
+        prompt = tuple(encoder.encode_prompt(example))
+        if not prompt:
+            raise InputError(
+                f"Row {example.id} of {name} can't be continued: its prompt is empty and "
+                "the tokenizer puts no begin token before it. Remove the row."
+            )
+        found.append(EncodedRow(example.id, prompt, ()))
+    return found
 
 
 def join_generations(batches: Sequence[ScoreBatch]) -> list[ScoreBatch]:
@@ -190,17 +239,11 @@ def join_generations(batches: Sequence[ScoreBatch]) -> list[ScoreBatch]:
 
 def _joined(batches: Sequence[GenerationBatch]) -> GenerationBatch:
     """Put batches of questions together."""
-    first, width = batches[0], max(batch.input_ids.shape[1] for batch in batches)
-    left = [(width - batch.input_ids.shape[1], 0) for batch in batches]
-    pairs = list(zip(batches, left, strict=True))
     return replace(
-        first,
+        batches[0],
         slots=[slot for batch in batches for slot in batch.slots],
-        # What fills up is not looked at; it must be a token of the model.
-        input_ids=torch.cat([pad(batch.input_ids, more) for batch, more in pairs]),
-        attention_mask=torch.cat([pad(batch.attention_mask, more) for batch, more in pairs]),
-        ids=[name for batch in batches for name in batch.ids],
-        at_once=len(first.slots),
+        places=[place for batch in batches for place in batch.places],
+        at_once=len(batches[0].slots),
     )
 
 
@@ -229,10 +272,11 @@ def score_in_turn(scorer: LabelScorer, batch: ScoreBatch, tokenizer: Any) -> Ite
         yield score_gradients(scorer, batch, device)
         return
     assert isinstance(batch, GenerationBatch)
+    ids, mask = batch.padded()
     ending = continue_in_turn(
         scorer.lm,
-        batch.input_ids.to(device),
-        batch.attention_mask.to(device),
+        ids.to(device),
+        mask.to(device),
         tokenizer,
         batch.max_new_tokens,
         batch.stop_strings,

@@ -13,6 +13,7 @@ from etw_lightning.models.loading import LabelScorer
 from etw_lightning.models.positions import Extent, check_extents
 from etw_lightning.models.sampling import Sampling
 from etw_lightning.schema import EvalSet, Example, InputError, Record
+from etw_lightning.scoring.answers import hidden_id
 from etw_lightning.scoring.batches import prompt_rows
 
 __all__ = ["Prompt", "continue_prompts", "prompts_of", "said_records"]
@@ -92,7 +93,9 @@ def continue_prompts(
     lm.eval()
     for start in range(0, len(todo), batch_size):
         part = todo[start : start + batch_size]
-        ids, mask = prompt_rows([prompts[place].ids for place, _ in part], encoder)
+        ids, mask = prompt_rows(
+            [prompts[place].ids for place, _ in part], encoder.pad_id, hidden_id(encoder)
+        )
         given = (
             lm,
             ids.to(device),

@@ -11,7 +11,6 @@ from etw_lightning.data.encode import Encoder
 from etw_lightning.schema import EvalSet, MissingRowsError
 from etw_lightning.scoring.batches import Score, ScoreBatch, build_batches, join_generations
 from etw_lightning.scoring.parts import parts_of, with_parts
-from etw_lightning.scoring.record_cache import pending_set
 
 __all__ = ["IDLE", "EvaluationRows", "ScoreWork", "deal", "join_works"]
 
@@ -167,11 +166,10 @@ class EvaluationRows:
     def _laid_out(self, name: str, part: Part) -> list[ScoreBatch]:
         """Return the batches of a whole set; they are made once."""
         if (name, part) not in self._batches:
-            rows = range(len(self.sets[name].examples))
-            self._batches[name, part] = self._batches_of(name, part, rows)
+            self._batches[name, part] = self._batches_of(name, part, None)
         return self._batches[name, part]
 
-    def _batches_of(self, name: str, part: Part, rows: Sequence[int]) -> list[ScoreBatch]:
+    def _batches_of(self, name: str, part: Part, rows: Sequence[int] | None) -> list[ScoreBatch]:
         assert self._encoder is not None, "load() first"
-        some = pending_set(with_parts(self._offered[name], [part]), rows)
-        return build_batches(some, self._encoder, self._batch_size)
+        only = with_parts(self._offered[name], [part])
+        return build_batches(only, self._encoder, self._batch_size, rows)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
+
+from etw_lightning.data.answer_rows import numbers_of
 from etw_lightning.data.encode import Encoder
 from etw_lightning.data.encode_many import encode_each
 from etw_lightning.data.lost_labels import LostLabels, percent
+from etw_lightning.data.stored_rows import sizes
 from etw_lightning.notices import warn_first
 from etw_lightning.schema import EvalSet, Example
-from etw_lightning.scoring.answers import answers_of
+from etw_lightning.scoring.answers import answers_of, kept_answers
 
 __all__ = ["room_for", "tell_lost_scored"]
 
@@ -69,12 +73,9 @@ def tell_lost_scored(eval_set: EvalSet, encoder: Encoder) -> LostLabels | None:
         for answer in _said(example)
     ):
         return None
-    pairs = [(example, answer) for example in eval_set.examples for answer in _said(example)]
-    rows = encode_each([one for one, _ in pairs], encoder, [answer for _, answer in pairs])
-    found = LostLabels.of(rows)
-    if found is None:
+    lost = _lost(eval_set, encoder)
+    if lost is None:
         return None
-    lost = found.by_example(rows)
     if any(example.question is not None for example in eval_set.examples):
         warn_first(
             f"{eval_set.name}: answers of {lost.rows} of {lost.of_rows} rows are cut by "
@@ -83,6 +84,21 @@ def tell_lost_scored(eval_set: EvalSet, encoder: Encoder) -> LostLabels | None:
             "them whole."
         )
     return lost
+
+
+def _lost(eval_set: EvalSet, encoder: Encoder) -> LostLabels | None:
+    """Return what the answers of a set lose, counted by examples; None for nothing."""
+    examples = eval_set.examples
+    ids = [example.id for example in examples]
+    kept = kept_answers(eval_set, encoder)
+    if kept is not None:
+        num_lost, num_labels = (numbers_of(kept, name) for name in ("num_lost", "num_labels"))
+        return LostLabels.counted(num_lost, num_labels, numbers_of(kept, "number"), ids)
+    pairs = [(number, text) for number, one in enumerate(examples) for text in _said(one)]
+    rows = encode_each([examples[one] for one, _ in pairs], encoder, [text for _, text in pairs])
+    numbers = np.array([number for number, _ in pairs])
+    counted = sizes(rows)
+    return LostLabels.counted(counted.num_lost, counted.num_labels, numbers, ids)
 
 
 def _said(example: Example) -> list[str]:

@@ -23,12 +23,12 @@ from typing import Any, BinaryIO
 
 import etw_lightning
 from etw_lightning.catalogue.entries import Part
-from etw_lightning.data.encode import Encoder
+from etw_lightning.data.encode import Encoder, shared_pair
 from etw_lightning.files.code_hash import code_hash
 from etw_lightning.files.places import cache_dir
 from etw_lightning.files.stored_weights import find_checkpoint, is_checkpoint
 from etw_lightning.models.loading import DType, LabelScorer, load_config, load_model
-from etw_lightning.schema import EvalSet, InputError, Record
+from etw_lightning.schema import EvalSet, InputError, Numbers, Record
 from etw_lightning.scoring.batches import (
     Score,
     build_batches,
@@ -38,7 +38,7 @@ from etw_lightning.scoring.batches import (
     score_in_turn,
 )
 from etw_lightning.scoring.parts import parts_of, with_parts
-from etw_lightning.scoring.scores import is_finite
+from etw_lightning.scoring.scores import TOKEN_FIELDS, is_finite
 
 __all__ = [
     "Journal",
@@ -46,7 +46,6 @@ __all__ = [
     "known_scores",
     "model_identity",
     "note_progress",
-    "pending_set",
     "precision_name",
     "rows_hash",
     "score_keys",
@@ -68,9 +67,12 @@ _CODE = (
     "models.checkpoints",
     "tuning.decoder",
     "kernels.distributions",
+    "data.answer_rows",
     "data.encode",
+    "data.kept_rows",
     "data.row_layout",
     "data.rendering",
+    "data.stored_rows",
     "models.continuation",
     "models.generation",
     "models.stopping",
@@ -127,12 +129,16 @@ def _file_digest(path: str, _state: tuple[int, int]) -> bytes:
 
 def rows_hash(eval_set: EvalSet) -> str:
     """Hash the rows of a set, whatever is scored of them; 24 hexadecimal digits."""
-    rows = [asdict(example) for example in eval_set.examples]
-    for row in rows:
+    # That of their list as JSON, of which one row is made at a time.
+    digest = hashlib.sha256(b"[")
+    for number, example in enumerate(eval_set.examples):
+        row = asdict(example)
         # Rows without them have the hash that older records of them name.
         for key in [key for key in ("turns", "labels_turns") if not row[key]]:
             del row[key]
-    return _hash(rows)
+        digest.update(f"{', ' if number else ''}{json.dumps(row, sort_keys=True)}".encode())
+    digest.update(b"]")
+    return digest.hexdigest()[:24]
 
 
 def _hash(state: Any) -> str:
@@ -207,7 +213,7 @@ class Journal:
         """Add one batch."""
         if not all(is_finite(score.value) for score in scores):
             return
-        text = json.dumps([list(score) for score in scores]).encode()
+        text = json.dumps([list(score) for score in scores], default=list).encode()
         with _writing():
             if self._stream is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -316,13 +322,18 @@ def _read_line(line: bytes) -> list[Score] | None:
     if not text or head != b"%08x" % zlib.crc32(text):
         return None
     return [
-        Score(row, field, place, _plain(value)) for row, field, place, value in json.loads(text)
+        Score(row, field, place, _plain(field, value))
+        for row, field, place, value in json.loads(text)
     ]
 
 
-def _plain(value: Any) -> Any:
-    """Return a value as it was scored: tuples, of which JSON makes lists."""
-    return tuple(map(_plain, value)) if isinstance(value, list) else value
+def _plain(field: str, value: Any) -> Any:
+    """Return a value as it was scored: of all that holds several numbers JSON makes lists."""
+    if field in TOKEN_FIELDS:
+        return Numbers(value)
+    if field == "token_spans":
+        return tuple(shared_pair(*pair) for pair in value)
+    return value
 
 
 @contextmanager
@@ -419,8 +430,7 @@ def score_model(
 
     def score(only: EvalSet, rows: Sequence[int], cached: str, title: str) -> list[Score]:
         journal, scores = Journal(cached, of_rows=True), []
-        pending = pending_set(only, rows)
-        batches = join_generations(build_batches(pending, encoder, batch_size))
+        batches = join_generations(build_batches(only, encoder, batch_size, rows))
         for batch in track(batches, f"Scoring {Path(pretrained).name}: {title}"):
             with context():
                 for some in score_in_turn(loaded(), batch, encoder.tokenizer):
@@ -453,8 +463,3 @@ def score_model(
         except InputError as error:
             raise InputError(f"{key} {pretrained!r}: {error}") from error
     return found
-
-
-def pending_set(eval_set: EvalSet, rows: Sequence[int]) -> EvalSet:
-    """Return a set with some of its rows."""
-    return replace(eval_set, examples=tuple(eval_set.examples[row] for row in rows))

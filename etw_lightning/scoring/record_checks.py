@@ -40,19 +40,20 @@ _RANGES = {
 }
 
 
-def check_records(records: Sequence[Record], where: str) -> None:
+def check_records(records: Sequence[Record], where: str, first: int = 0) -> None:
     """Refuse records that no model can have made.
 
     Args:
         records: As they were read.
         where: Key and file, for messages.
+        first: Number of the first of them, for messages.
 
     Raises:
         InputError: If a text stands for a number or the other way round, a number is not finite, a
             probability is above 1, or another number out of its range; if two fields tell of other
             numbers of tokens; names row and field.
     """
-    for row, record in enumerate(records):
+    for row, record in enumerate(records, first):
         for name in _TEXTS:
             value = getattr(record, name)
             if value is not None and not isinstance(value, str):

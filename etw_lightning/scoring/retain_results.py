@@ -13,7 +13,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -165,15 +165,16 @@ def save_records(folder: str | Path, records_by_set: Mapping[str, Sequence[Recor
     for name, records in records_by_set.items():
         if not _SET_NAME.fullmatch(name):
             raise InputError(f"set name {name!r}: use letters, digits, '_', '-' and '.' only.")
-        lines = [_dump_record(name, record) for record in records]
+        lines = (_dump_record(name, record) for record in records)
         write_lines(Path(folder) / "records" / f"{name}.jsonl.gz", lines)
 
 
-def write_lines(path: Path, lines: Sequence[str]) -> None:
-    """Write lines that end in a newline, gzipped; equal lines give equal bytes."""
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write lines that end in a newline, gzipped as they come; equal lines give equal bytes."""
     packed = io.BytesIO()
     with gzip.GzipFile(filename="", mode="wb", fileobj=packed, mtime=0) as stream:
-        stream.write("".join(lines).encode("utf-8"))
+        for line in lines:
+            stream.write(line.encode("utf-8"))
     write_atomically(path, packed.getvalue())
 
 
@@ -248,14 +249,29 @@ def load_set(path: Path, key: str = _KEY) -> list[Record]:
     Raises:
         InputError: If it was cut, is no file of records, or holds what no model can have said.
     """
-    # Not splitlines: a text may hold one of the other line separators of Unicode.
-    rows = [_parse(line, path, key) for line in _read_text(path, key).split("\n") if line]
-    try:
-        records = [Record.from_json(row) for row in rows]
-    except (TypeError, AttributeError) as error:
-        raise InputError(f"{key}: {path} is not a file of records ({error}).") from error
-    check_records(records, f"{key}: {path}")
-    return records
+    found = []
+    for row, line in enumerate(_lines_of(_read_text(path, key))):
+        try:
+            record = Record.from_json(_parse(line, path, key))
+        except (TypeError, AttributeError) as error:
+            raise InputError(f"{key}: {path} is not a file of records ({error}).") from error
+        check_records([record], f"{key}: {path}", row)
+        found.append(record.packed())
+    return found
+
+
+def _lines_of(text: str) -> Iterator[str]:
+    """Give the lines of a text one by one, without empty ones.
+
+    Not ``splitlines``: a text may hold one of the other line separators of Unicode.
+    """
+    start = 0
+    while start < len(text):
+        end = text.find("\n", start)
+        end = len(text) if end < 0 else end
+        if end > start:
+            yield text[start:end]
+        start = end + 1
 
 
 def load_retain_results(path: str | Path, key: str = _KEY) -> RetainResults:

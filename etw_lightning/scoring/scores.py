@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from etw_lightning.models.positions import Extent
-from etw_lightning.schema import EvalSet, Example, InputError, Record
+from etw_lightning.schema import EvalSet, Example, InputError, Numbers, Record
 
 __all__ = [
     "TOKEN_FIELDS",
@@ -149,7 +149,7 @@ def is_finite(value: Any) -> bool:
     """
     if isinstance(value, float):
         return math.isfinite(value)
-    return not isinstance(value, list | tuple) or all(map(is_finite, value))
+    return not isinstance(value, list | tuple | Numbers) or all(map(is_finite, value))
 
 
 def not_finite(dataset: str, row_id: str) -> InputError:

@@ -1,4 +1,4 @@
-"""What many retain rows of one's own cost before the first step, at a first and at a second start.
+"""What many rows of one's own cost: before the first step, and where they are scored.
 
 A random Llama of a few thousand weights makes one step on 40 forget rows beside many retain rows of
 questions and answers, with one thread; the package chooses how many processes encode. The first
@@ -6,11 +6,14 @@ start finds an empty cache.
 
     python tests/benchmarks/large_data.py
     python tests/benchmarks/large_data.py --texts 10 100   # megabytes of raw text in their place
+    python tests/benchmarks/large_data.py --texts 50 --one-row   # all of it in one row
+    python tests/benchmarks/large_data.py --scored 20000   # rows that are scored, none trained on
 
 prints a line for each number of rows, or size of the text, and start:
 
 * ``cpu_seconds``: of the process and of those it has started;
-* ``wall_seconds``: from the start of the command to its end, which is one step later;
+* ``wall_seconds``: from the start of the command to its end, which is one step later, or once all
+  rows have been scored (at the second start: read from the cache);
 * ``peak_mb``: highest resident set of the largest process.
 
 ``--json`` writes them as JSON instead.
@@ -66,14 +69,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--texts", type=float, nargs="+", default=[], help="megabytes; no rows")
+    parser.add_argument("--scored", type=int, nargs="+", default=[], help="rows; no training")
+    parser.add_argument("--one-row", action="store_true", help="raw text is one row")
     parser.add_argument("--template", choices=("chat", "plain"), default="chat")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     found = []
-    for size in given.texts or given.rows:
-        with tempfile.TemporaryDirectory() as folder:
-            for one in _starts(Path(folder), size, given.template, is_text=bool(given.texts)):
-                found.append(one)
+    for size in given.scored or given.texts or given.rows:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            write_rows(folder, size, is_text=bool(given.texts), is_one=given.one_row)
+            what = "scored" if given.scored else "megabytes" if given.texts else "rows"
+            words = _scoring() if given.scored else _training()
+            words += ["--data.template", given.template]
+            for one in _starts(folder, words):
+                found.append({what: size, **one})
                 if not given.json:
                     line = "  ".join(f"{name} {value}" for name, value in one.items())
                     sys.stdout.write(f"{line}\n")
@@ -82,32 +92,49 @@ def main() -> None:
         sys.stdout.write(f"{json.dumps(found)}\n")
 
 
-def _starts(folder: Path, size: float, template: str, *, is_text: bool) -> Iterator[dict[str, Any]]:
-    """Start a run twice on rows of one's own, the second time with the cache of the first."""
-    _make_model(folder / "model")
-    for name in ("forget", "retain"):
-        rows = made_up(name, 40 if name == "forget" else sys.maxsize if is_text else int(size))
-        left = size * 1e6
-        with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as stream:
-            for row in rows:
-                if name == "retain" and is_text:
-                    row = {"text": row["answer"]}
-                    left -= len(row["text"])
-                    if left < 0:
-                        break
-                stream.write(json.dumps(row) + "\n")
+def write_rows(folder: Path, size: float, *, is_text: bool, is_one: bool) -> None:
+    """Write 40 forget rows, and so many retain rows or megabytes of raw text."""
+    with (folder / "forget.jsonl").open("w", encoding="utf-8") as stream:
+        stream.writelines(f"{json.dumps(row)}\n" for row in made_up("forget", 40))
+    with (folder / "retain.jsonl").open("w", encoding="utf-8") as stream:
+        if not is_text:
+            stream.writelines(f"{json.dumps(row)}\n" for row in made_up("retain", int(size)))
+            return
+        left, texts = size * 1e6, []
+        for row in made_up("retain", sys.maxsize):
+            left -= len(row["answer"])
+            if left < 0:
+                break
+            texts.append(row["answer"])
+        texts = [" ".join(texts)] if is_one else texts
+        stream.writelines(f"{json.dumps({'text': text})}\n" for text in texts)
+
+
+def _training() -> list[str]:
+    """Return a command that makes one step."""
     words = ["fit", "--config", "quickstart", "--config", "method/etw"]
-    words += ["--data.benchmark", "jsonl", "--data.root", folder]
-    words += ["--model.pretrained", folder / "model", "--data.retain_model", "null"]
-    words += ["--data.forget_split", "forget", "--data.retain_split", "retain"]
-    words += ["--data.template", template, "--trainer.max_steps", "1", "--no_save_model"]
+    words += ["--data.benchmark", "jsonl"]
+    words += ["--data.retain_model", "null", "--trainer.max_steps", "1", "--no_save_model"]
     scores = {"class_path": "etw_lightning.callbacks.SetScores", "init_args": {"sets": ["forget"]}}
     words += ["--trainer.callbacks", json.dumps([scores]), "--trainer.num_sanity_val_steps", "0"]
-    words += ["--trainer.limit_val_batches", "0", "--trainer.enable_progress_bar", "false"]
+    return [*words, "--trainer.limit_val_batches", "0"]
+
+
+def _scoring() -> list[str]:
+    """Return a command that scores the answers of the retain rows."""
+    words = ["evaluate", "--config", "own_data"]
+    return [*words, "--metrics", json.dumps(["probability"])]
+
+
+def _starts(folder: Path, words: list[str]) -> Iterator[dict[str, Any]]:
+    """Start a command twice, the second time with the cache of the first."""
+    _make_model(folder / "model")
+    words = [*words, "--data.root", str(folder), "--model.pretrained", str(folder / "model")]
+    words += ["--data.forget_split", "forget", "--data.retain_split", "retain"]
+    words += ["--trainer.enable_progress_bar", "false"]
     others = {"ETW_CACHE": str(folder / "cache")}
     for start in ("first", "second"):
-        out = folder / f"{template}_{start}"
-        command = [sys.executable, "-c", _SAID, *map(str, words), "--output_dir", str(out)]
+        command = [sys.executable, "-c", _SAID, *words, "--output_dir", str(folder / start)]
         began = time.monotonic()
         done = subprocess.run(command, env={**os.environ, **others}, text=True, capture_output=True)
         seconds = time.monotonic() - began
@@ -116,7 +143,6 @@ def _starts(folder: Path, size: float, template: str, *, is_text: bool) -> Itera
         used = next(line for line in done.stdout.splitlines() if line.startswith("used "))
         cpu, peak = map(float, used.split()[1:])
         yield {
-            "megabytes" if is_text else "rows": size,
             "start": start,
             "cpu_seconds": round(cpu, 1),
             "wall_seconds": round(seconds, 1),

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from etw_lightning.data import lost_labels
@@ -13,6 +14,7 @@ from etw_lightning.data.lost_labels import (
     tell_lost,
     tell_repeats,
 )
+from etw_lightning.data.stored_rows import sizes
 from etw_lightning.schema import IGNORE_INDEX, EncodedRow, Example, Turn
 
 
@@ -98,7 +100,9 @@ def test_several_rows_of_an_example_count_as_one():
     found = LostLabels.of(rows)
     assert (found.labels, found.rows, found.of_rows) == (8, 7, 14)
     names = ("a/0", "a/1", "a/2", "a/3", "a/4")
-    assert found.by_example(rows) == replace(found, rows=6, of_rows=7, first=names)
+    counted, ids = sizes(rows), [f"a/{n}" for n in range(7)]
+    by_example = LostLabels.counted(counted.num_lost, counted.num_labels, np.arange(14) // 2, ids)
+    assert by_example == replace(found, rows=6, of_rows=7, first=names)
 
 
 @pytest.mark.parametrize(

@@ -128,23 +128,19 @@ def test_answers_share_a_row_of_2048_tokens_at_most(tiny_tokenizer, monkeypatch)
 
 
 def test_a_batch_takes_answers_or_tokens_of_rows_of_its_own_kind():
-    def row(width, is_chain):
-        return SimpleNamespace(ids=range(width), is_chain=is_chain)
-
-    branching, chain = row(5, False), row(4, True)
-    part = answers._Part(branching, 3, 10)
-    assert [part.takes(branching, [0] * count) for count in (1, 3, 4, 9)] == [True] * 4
-    assert not part.takes(chain, [0])
-    part.add([0] * 4)
-    assert part.takes(branching, [0] * 9), "five tokens are left"
-    part.add([0])
-    assert not part.takes(branching, [0])
-    assert part.groups == [[0] * 4, [0]]
-    part = answers._Part(chain, 3, 100)
-    assert [part.takes(chain, [0] * count) for count in (2, 3, 4)] == [True, True, False]
-    assert not part.takes(branching, [0])
-    part.add([0] * 2)
-    assert [part.takes(chain, [0] * count) for count in (1, 2)] == [True, False]
+    part = answers._Part(5, 3, 10, is_chain=False)
+    assert [part.takes(count, is_chain=False) for count in (1, 3, 4, 9)] == [True] * 4
+    assert not part.takes(1, is_chain=True)
+    part.add(7, 4)
+    assert part.takes(9, is_chain=False), "five tokens are left"
+    part.add(2, 1)
+    assert not part.takes(1, is_chain=False)
+    assert part.groups == [7, 2]
+    part = answers._Part(4, 3, 100, is_chain=True)
+    assert [part.takes(count, is_chain=True) for count in (2, 3, 4)] == [True, True, False]
+    assert not part.takes(1, is_chain=False)
+    part.add(0, 2)
+    assert [part.takes(count, is_chain=True) for count in (1, 2)] == [True, False]
 
 
 def test_a_batch_feeds_as_many_tokens_as_the_longest_answers_alone(tiny_tokenizer):
