@@ -182,3 +182,26 @@ def test_the_other_way_gives_the_numbers_of_the_code_it_stands_for(evaluation, d
             for attack in suite.attacks:
                 expected[name, attack] = stored(log[f"mia_{attack}"][name], "score")
     assert evaluation.largest_difference(found, expected) < 5e-6
+
+
+def test_clocks_count_what_a_generator_does_and_not_what_is_done_between(program, monkeypatch):
+    parts, now, spent = program("scoring_parts"), [0.0], [0.0]
+    monkeypatch.setattr(parts.time, "process_time", lambda: now[0])
+
+    def some():
+        for one in range(3):
+            now[0] += 2.0
+            yield one
+        now[0] += 5.0
+
+    def plain(seconds, *, more):
+        now[0] += seconds + more
+        return "done"
+
+    found = []
+    for one in parts.clocked(some, spent)():
+        found.append(one)
+        now[0] += 100.0
+    assert (found, spent) == ([0, 1, 2], [11.0])
+    assert parts.clocked(plain, spent)(1.0, more=0.5) == "done"
+    assert spent == [12.5]
