@@ -6,12 +6,20 @@ bucket, on both sides.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from etw_lightning.kernels.distributions import TopLogps
 
-__all__ = ["cross_entropy", "kl_divergence", "mean_squares"]
+__all__ = [
+    "cross_entropy",
+    "js_divergence",
+    "kl_divergence",
+    "mean_squares",
+    "reverse_kl_divergence",
+]
 
 
 def cross_entropy(logps: Tensor, target: TopLogps) -> Tensor:
@@ -55,6 +63,57 @@ def kl_divergence(logps: Tensor, target: TopLogps) -> Tensor:
         return found
     share = target.rest
     return found + torch.xlogy(share, share) - share * rest
+
+
+def js_divergence(logps: Tensor, target: TopLogps) -> Tensor:
+    """Return ``KL(p, h) / 2 + KL(q, h) / 2``, ``h = (p + q) / 2``, nats, ``(n,)``.
+
+    From 0 to log 2, up to rounding, and the same whichever of both is given. Of a target that holds
+    K < V entries: the divergence of the distributions over those and one bucket, a lower bound.
+
+    Args:
+        logps: log p of the whole vocabulary, nats, ``(n, V)``.
+        target: q.
+
+    Example:
+        >>> certain = TopLogps(torch.tensor([[1.0, 1e-30]]).log())
+        >>> js_divergence(torch.tensor([[1e-30, 1.0]]).log(), certain)  # log 2
+        tensor([0.6931])
+    """
+    held, rest = _coarsen(logps, target)
+    found = _half_divergences(held, target.logps).sum(-1)
+    if rest is None:
+        return found
+    # A rest that rounds to nothing has no logarithm.
+    return found + _half_divergences(rest, target.log_rest.clamp(min=-1e4))
+
+
+def _half_divergences(one: Tensor, other: Tensor) -> Tensor:
+    half = torch.logaddexp(one, other) - math.log(2)
+    return (one.exp() * (one - half) + other.exp() * (other - half)) / 2
+
+
+def reverse_kl_divergence(logps: Tensor, target: TopLogps) -> Tensor:
+    """Return ``sum_v p(v) (log p(v) - log q(v))`` at each position, nats, ``(n,)``.
+
+    >= 0 up to rounding. Of a target that holds K < V entries: the divergence of the distributions
+    over those and one bucket, a lower bound.
+
+    Args:
+        logps: log p of the whole vocabulary, nats, ``(n, V)``.
+        target: q.
+
+    Example:
+        >>> target = TopLogps(torch.tensor([[0.25, 0.75]]).log())
+        >>> reverse_kl_divergence(torch.tensor([[0.5, 0.5]]).log(), target)
+        tensor([0.1438])
+    """
+    held, rest = _coarsen(logps, target)
+    found = (held.exp() * (held - target.logps)).sum(-1)
+    if rest is None:
+        return found
+    # A rest that rounds to nothing has no logarithm.
+    return found + rest.exp() * (rest - target.log_rest.clamp(min=-1e4))
 
 
 def mean_squares(states: Tensor, wanted: Tensor, rows: Tensor, num_rows: int) -> Tensor:

@@ -1,5 +1,5 @@
 """Retain objectives: what holds the retain set."""
 
-from etw_lightning.retain.objectives import KL, NLL, EmbedDiff, RetainObjective
+from etw_lightning.retain.objectives import JS, KL, NLL, EmbedDiff, RetainObjective
 
-__all__ = ["KL", "NLL", "EmbedDiff", "RetainObjective"]
+__all__ = ["JS", "KL", "NLL", "EmbedDiff", "RetainObjective"]

@@ -9,13 +9,13 @@ from typing import Literal
 from jsonargparse.typing import NonNegativeInt
 from torch import Tensor
 
-from etw_lightning.kernels.divergences import kl_divergence, mean_squares
+from etw_lightning.kernels.divergences import js_divergence, kl_divergence, mean_squares
 from etw_lightning.kernels.shown import Shown
 from etw_lightning.kernels.signals import Level, Signal, TokenSignals
 from etw_lightning.schema import InputError
 from etw_lightning.value_checks import check_whole
 
-__all__ = ["KL", "NLL", "EmbedDiff", "RetainObjective"]
+__all__ = ["JS", "KL", "NLL", "EmbedDiff", "RetainObjective"]
 
 
 class RetainObjective(Shown, ABC):
@@ -120,6 +120,45 @@ class KL(RetainObjective):
         assert reference is not None
         found = padded.distributions.map(kl_divergence, reference.distributions)
         return found.reshape(signals.num_rows, padded.length).mean(1)
+
+
+@dataclass(frozen=True)
+class JS(RetainObjective):
+    """Jensen-Shannon divergence of the model's predictions from the target model's.
+
+    The term of a labelled token is ``KL(model, h) / 2 + KL(reference, h) / 2`` over the vocabulary,
+    h the half of both; at most log 2, and 0 with a gradient of 0 where training starts.
+
+    Source: Singh et al. 2025, arXiv:2509.02820, the retain loss of JensUn; the formula from its
+    authors' code, nmndeep/JensUn-Unlearning at 9d0cfd5, src/trainer/utils.py,
+    ``jensun_retain_loss``.
+    Differs from it: of a target model known by its K < V largest entries
+    (``model.reference_top_k``) the other tokens are one bucket, a lower bound; exact where K >= V.
+
+    Example:
+        >>> import torch
+        >>> from etw_lightning.kernels.distributions import GivenDistributions, TopLogps
+        >>> signals = TokenSignals(
+        ...     labels=torch.tensor([0]),
+        ...     rows=torch.tensor([0]),
+        ...     num_rows=1,
+        ...     logps=torch.tensor([0.5]).log(),
+        ...     distributions=GivenDistributions(torch.tensor([[0.5, 0.5]]).log()),
+        ...     reference_distributions=TopLogps(torch.tensor([[1.0, 1e-30]]).log()),
+        ... )
+        >>> JS()(signals)
+        tensor([0.2158])
+    """
+
+    @property
+    def needs(self) -> frozenset[Signal]:
+        """Both models' predictions."""
+        return frozenset({"distributions", "reference_distributions"})
+
+    def __call__(self, signals: TokenSignals) -> Tensor:
+        """Return divergences, nats, from 0 to log 2, ``(N,)``."""
+        assert signals.distributions is not None
+        return signals.distributions.map(js_divergence, signals.reference_distributions)
 
 
 @dataclass(frozen=True)

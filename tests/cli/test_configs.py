@@ -40,8 +40,12 @@ NUMBERS = {
     "reduction",
     "reference",
 }
+#: What a method says of surgery, if it is one of it: all of it.
+SURGERY = {"surgery", "surgery_average", "surgery_geometry"}
 #: Files that are cases or pairs of classes which have files of their own.
 CASES = {
+    "gru",
+    "gu",
     "etw_altpo",
     "etw_npo",
     "ga_kl",
@@ -285,14 +289,15 @@ def test_a_later_flag_wins(resolved):
 def test_a_method_writes_all_its_numbers(method):
     config = written(f"method/{method}")
     model = config["model"]
-    assert NUMBERS <= set(model) <= NUMBERS | {"train_only"}
+    assert NUMBERS <= set(model) <= NUMBERS | {"train_only"} | SURGERY
+    assert SURGERY & set(model) in (set(), SURGERY)
     parts = classes_of(model)
     for key, part in parts.items():
         given, taken = given_and_taken(part)
         assert given == taken, key
     labels = {part["class_path"].rsplit(".", 1)[-1].lower() for part in parts.values()}
     assert method in labels | CASES, "a method's file and class are one word"
-    needs_answers = labels & {"dpo", "altpo", "idknll"}
+    needs_answers = labels & {"dpo", "altpo", "idknll", "jensun", "flat"}
     assert config.get("data", {}).keys() == ({"alternative"} if needs_answers else set())
 
 
@@ -306,14 +311,19 @@ PUBLISHED = {
     "etw": (0.1, 1, {"temperature": 1, "floor": 0}),
     "etw_altpo": (0.05, 1, {"temperature": 1, "floor": 0, "beta": 0.1}),
     "etw_npo": (1, 1, {"temperature": 1, "floor": 0, "beta": 0.1}),
+    "flat": (1, None, {}),
     "ga": (1, 1, {}),
     "ga_kl": (1, 1, {}),
+    "gru": (1, 1, {}),
+    "gu": (0.125, 1, {"beta": 4.5, "delta": 0}),
     "idk_dpo": (1, 1, {"beta": 0.1}),
     "idk_nll": (1, 1, {}),
     "imp": (0.1, 1, {"beta1": 0, "beta2": 1}),
+    "jensun": (1, 1, {}),
     "me": (0.1, 1, {}),
     "mixture": (0.1, 1, {"temperature": 1, "floor": 0, "share": 0.5}),
     "npo": (1, 1, {"beta": 0.1}),
+    "palu": (1, 1, {"top_k": 1, "preservation": 1}),
     "pdu": (1, 100, {}),
     "product": (0.1, 1, {"temperature": 1, "floor": 0, "beta1": 0, "beta2": 1}),
     "random": (0.1, 1, {"temperature": 1, "floor": 0, "seed": 0}),

