@@ -1,5 +1,6 @@
 """Signals of a group of rows, and the mean over an effective batch."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -47,8 +48,10 @@ def test_row_sums_keep_the_gradient(signals):
     ("start", "stop", "tokens"),
     [(0, 4, [0, 1, 2, 3, 4]), (0, 2, [0, 1]), (1, 2, []), (1, 3, [2, 3]), (3, 4, [4])],
 )
-def test_slice_rows_is_a_group_of_its_own(signals, start, stop, tokens):
-    part = signals.slice_rows(start, stop)
+@pytest.mark.parametrize("offsets", [(), (0, 2, 2, 4, 5)])
+def test_slice_rows_is_a_group_of_its_own(signals, start, stop, tokens, offsets):
+    part = replace(signals, offsets=offsets).slice_rows(start, stop)
+    assert part.offsets == tuple(one - offsets[start] for one in offsets[start : stop + 1])
     assert part.labels.tolist() == tokens
     assert part.rows.tolist() == [int(signals.rows[token]) - start for token in tokens]
     assert part.num_rows == stop - start == len(part.row_counts())

@@ -192,3 +192,7 @@ def test_a_row_without_a_token_to_count_has_a_mean_of_0():
     signals = TokenSignals(rows, rows, 2, torch.zeros(4))
     values, kept = torch.tensor([0.0, 1.0, 3.0, 4.0]), torch.tensor([True, True, False, False])
     assert lift_to(1.0, values, signals, "sequence", kept).tolist() == [0.5, 1.5, 4.0, 5.0]
+    # One token is its own mean.
+    alone = torch.tensor([False, True, True, False])
+    values = torch.tensor([9.0, 0.5, 0.25, 9.0])
+    assert lift_to(1.0, values, signals, "sequence", alone).tolist() == [9.5, 1.0, 1.0, 9.75]
