@@ -106,7 +106,7 @@ def _row_logps(scorer: LabelScorer, ids: Tensor, mask: Tensor, labels: Tensor) -
     rows = signals.rows.cpu()
     sums = torch.zeros(len(ids), dtype=torch.float64)
     sums.index_add_(0, rows, signals.logps.double().cpu())
-    return sums / torch.bincount(rows, minlength=len(ids))
+    return sums / signals.row_counts().cpu()
 
 
 def _with_states(output: Any, states: Tensor, is_label: Tensor) -> Any:

@@ -1,9 +1,13 @@
 """A classifier's opinion of texts: its clean label, its padding, and what can't serve."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from refusals import message
+from transformers import BatchEncoding
 
+from etw_lightning.scoring import gibberish_classifier as module
 from etw_lightning.scoring.gibberish_classifier import clean_probabilities
 
 
@@ -20,6 +24,28 @@ def test_the_classifier_is_asked_for_its_clean_label(classifier_dir, tiny_tokeni
             assert value == pytest.approx(own[1].item(), abs=1e-6)
             assert own[1] != pytest.approx(own[0].item(), abs=1e-3), "or the label would not show"
     assert clean_probabilities([], str(classifier_dir)) == []
+
+
+def test_32_texts_of_512_tokens_go_together_the_longest_first(monkeypatch):
+    asked = []
+
+    class Model(torch.nn.Module):
+        config = SimpleNamespace(id2label={0: "noise", 1: "clean"})
+
+        def forward(self, lengths):
+            logits = torch.stack([torch.zeros(len(lengths)), lengths.log()], 1)
+            return SimpleNamespace(logits=logits)
+
+    def tokenizer(texts, **settings):
+        asked.append((len(texts), settings))
+        return BatchEncoding({"lengths": torch.tensor([float(len(text)) for text in texts])})
+
+    monkeypatch.setattr(module, "_load", lambda _: (Model(), tokenizer))
+    found = clean_probabilities(["a" * n for n in range(1, 41)], "anybody")
+    # p = n / (1 + n).
+    assert found == pytest.approx([n / (1 + n) for n in range(1, 41)], rel=1e-6)
+    cut = {"padding": True, "truncation": True, "max_length": 512, "return_tensors": "pt"}
+    assert asked == [(32, cut), (8, cut)]
 
 
 def test_a_classifier_that_cannot_serve_is_an_error(
