@@ -37,7 +37,7 @@ def take_model(model: Any, tokenizer: Any = None, dtype: DType = "float32") -> G
     """
     name = None
     if isinstance(model, str | PathLike):
-        name = quickstart_models.resolve(str(model))
+        name = quickstart_models.resolve(str(model), key="model")
         model = load_model(name, dtype, key="model")
     elif tokenizer is None:
         raise InputError("tokenizer must be given where model is no name: the model's tokenizer.")

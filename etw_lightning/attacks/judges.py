@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from etw_lightning.files.class_paths import class_at, is_class_path, path_of
+from etw_lightning.files.class_paths import build, class_at, is_class_path, path_of
 from etw_lightning.kernels.shown import Shown
 from etw_lightning.metrics.repeated import THRESHOLD, leaks
 from etw_lightning.metrics.still_said import said_items
@@ -96,13 +96,15 @@ def find_judge(name: str, threshold: float, words: WordRule) -> LeakJudge:
             "attack.judge must be rouge, said, or the path of a subclass of "
             f"etw_lightning.attacks.LeakJudge; got {name!r}."
         )
-    try:
-        found: LeakJudge = class_at(name, LeakJudge, "attack.judge")()
-    except TypeError as error:
-        raise InputError(f"attack.judge {name!r} can't be made without arguments: {error}.") from (
-            error
+    found = class_at(name, LeakJudge, "attack.judge")
+    lacking = sorted(getattr(found, "__abstractmethods__", ()))
+    if lacking:
+        raise InputError(
+            f"attack.judge {name!r} has no method {' and '.join(lacking)}; write one that takes "
+            "records and returns a number from 0 to 1 for each."
         )
-    return found
+    judge: LeakJudge = build(found, name, "attack.judge")
+    return judge
 
 
 def judged(judge: LeakJudge, records: Sequence[Record]) -> Floats:

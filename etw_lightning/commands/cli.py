@@ -50,7 +50,7 @@ from etw_lightning.runs.folder import (
     run_folder,
     run_label,
 )
-from etw_lightning.runs.launched import is_lost_peer, launched_settings
+from etw_lightning.runs.launched import is_first_to_say, is_lost_peer, launched_settings
 from etw_lightning.runs.preemption import Preempted, StopSignals, take_for_termination
 from etw_lightning.runs.resume import (
     check_processes,
@@ -358,6 +358,12 @@ class RunReader(UnlearningCLI):
         return config.as_dict()
 
 
+def _say_refusal(reason: str) -> None:
+    """Write why a run is refused, once where all its processes find the same."""
+    if is_first_to_say(reason):
+        sys.stderr.write(f"error: {printable(reason)}\n")
+
+
 def _root_cause(error: BaseException) -> BaseException:
     """Return the error a chain of errors began with."""
     cause = error.__cause__ or error.__context__
@@ -392,7 +398,7 @@ def main(args: list[str] | None = None) -> int:
             take_for_termination()
         UnlearningCLI(args=args, **_SETTINGS)
     except InputError as error:
-        sys.stderr.write(f"error: {printable(str(error))}\n")
+        _say_refusal(str(error))
         return 2
     except FinishedError as finished:
         if typed[:1] == ["fit"]:
@@ -402,7 +408,7 @@ def main(args: list[str] | None = None) -> int:
         reason = _of_setting(error)
         if reason is None:
             raise
-        sys.stderr.write(f"error: {printable(reason)}\n")
+        _say_refusal(reason)
         return 2
     except TrainingStoppedError as stopped:
         if is_first_process():

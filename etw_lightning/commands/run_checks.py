@@ -144,17 +144,17 @@ class RunChecks(LightningCLI):
 
     def _check_entropy_model(self, given: str) -> None:
         """Find the model whose entropies are asked for, or refuse it before anything is scored."""
-        found = self._resolved(given)
+        found = self._resolved(given, "model.entropy_model")
         check_stored(found, "model.entropy_model")
         check_tokens(found, self.datamodule.train_encoder.tokenizer)
         self.model.entropy_model = found
 
-    def _resolved(self, pretrained: str) -> str:
+    def _resolved(self, pretrained: str, key: str = "model.pretrained") -> str:
         """Return where a model is; ``check`` trains none of the quickstart's."""
         if self.untrained is None:
-            return quickstart_models.resolve(pretrained, self.seed)
+            return quickstart_models.resolve(pretrained, self.seed, key)
         place = Path(self.untrained.name)
-        return quickstart_models.resolve_untrained(pretrained, place, self.seed)
+        return quickstart_models.resolve_untrained(pretrained, place, self.seed, key)
 
     def _score_others(self) -> None:
         """Score the retain and the target model, as far as callbacks read their records."""

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from etw_lightning.commands.options import Options
 from etw_lightning.notices import program
+from etw_lightning.schema import InputError
 from etw_lightning.scoring.retain_results import write_atomically
-from etw_lightning.sweeps.grid import Sweep, has_ranges, load_sweep
+from etw_lightning.sweeps.grid import Sweep, as_typed, has_ranges, load_sweep
 from etw_lightning.sweeps.processes import PROGRAM, held, run_all, say
 from etw_lightning.sweeps.reading import Parse, with_keys
 from etw_lightning.sweeps.report import check_metrics, report
@@ -40,6 +41,19 @@ def sweep(args: Sequence[str], reader: Callable[[], Parse]) -> int:
     changes, over = (
         [text for texts in one for text in texts] for one in (options.set, options.over)
     )
+    try:
+        return _answer(options, args, reader, changes, over)
+    except InputError as error:
+        raise InputError(as_typed(str(error), options.config, [*changes, *over])) from error
+
+
+def _answer(
+    options: argparse.Namespace,
+    args: Sequence[str],
+    reader: Callable[[], Parse],
+    changes: Sequence[str],
+    over: Sequence[str],
+) -> int:
     given = load_sweep(options.config, options.output_dir, changes, over)
     is_search = options.command == "search" or (options.command == "report" and has_ranges(given))
     failed = 0

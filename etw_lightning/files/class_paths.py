@@ -83,8 +83,18 @@ def check_class(path: str, base: type, key: str) -> None:
 
 
 def _other_kind(path: str, found: Any, base: type, key: str) -> str:
-    wanted = _shortest_path(base)
-    return f"{key} {path!r} must be a subclass of {wanted}; got {found!r:.80}."
+    wanted, own = _shortest_path(base), path.rpartition(".")[2]
+    if found is base:
+        what = "that class itself, which does nothing"
+    elif isinstance(found, type):
+        bases = ", ".join(_shortest_path(one) for one in found.__bases__ if one is not object)
+        what = f"a class of {bases or 'no other'}"
+    else:
+        what = "a function" if callable(found) else f"{found!r:.60}"
+    return (
+        f"{key} {path!r} must be a subclass of {wanted}; got {what}. Write class "
+        f"{own if found is not base else 'Mine'}({base.__name__}), with its methods."
+    )
 
 
 def _shortest_path(kind: type) -> str:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from typing import Literal, NamedTuple, get_args
+from unicodedata import normalize
 
 from etw_lightning.metrics.values import Metric, check_rows, present
+from etw_lightning.metrics.word_units import marks
 from etw_lightning.schema import InputError, Record
 
 __all__ = ["Item", "ItemKind", "items_of", "said_items", "still_said", "still_said_of_kind"]
@@ -19,7 +22,7 @@ class Item(NamedTuple):
 
     Args:
         kind: ``name``, ``number`` or ``address``.
-        text: As it stands in the answer.
+        text: As it stands in the answer, accents and their letters composed (NFC).
     """
 
     kind: ItemKind
@@ -28,10 +31,15 @@ class Item(NamedTuple):
 
 _ADDRESS = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+|(?:https?://|www\.)[^\s<>\"']*[\w/]")
 _NUMBER = re.compile(r"(?<!\w)[+-]?\d[\d.,:/-]*(?<![.,:/-])(?!\w)|(?<!\w)\d\w*")
-_WORD = re.compile(r"[^\W\d_][\w'\u2019-]*")
 #: What may stand between the words of one name.
 _JOINS = re.compile(r"[ .]{1,2}|\u00a0")
 _SENTENCE_END = re.compile(r"[.!?:]['\")\u201d\u2019]?\s+$|^\W*$")
+
+
+@cache
+def _word() -> re.Pattern[str]:
+    """Return what finds words that begin with a letter, each letter with its marks."""
+    return re.compile(rf"[^\W\d_][\w{marks()}'\u2019-]*")
 
 
 def still_said(records: Sequence[Record]) -> Metric:
@@ -41,7 +49,7 @@ def still_said(records: Sequence[Record]) -> Metric:
     number, or a name: words in a row that begin with a capital letter, without the first word of a
     sentence (unless no word of the sentence begins with a small letter). What the question holds
     already is no item, and an item counts once a row. It is said if the generation of its own row
-    holds it as whole words, caseless.
+    holds it as whole words, caseless, whichever way accents are written (NFC or NFD).
     Unit: fraction of items.
     Range: 0 to 1.
     Direction: down on forget sets, to the retain model's: what that guesses without having seen the
@@ -115,7 +123,7 @@ def items_of(record: Record) -> list[Item]:
         >>> [one.text for one in items_of(Record("f", "f/0", text, "What did Mara write?"))]
         ['mara.venn@example.org', '1958', 'The Salt Road']
     """
-    text = record.answer
+    text = normalize("NFC", record.answer)
     found: list[Item] = []
     for kind, pattern in (("address", _ADDRESS), ("number", _NUMBER)):
         for one in pattern.finditer(text):
@@ -131,7 +139,7 @@ def items_of(record: Record) -> list[Item]:
 def _names(text: str) -> list[str]:
     names: list[list[re.Match[str]]] = []
     last: re.Match[str] | None = None
-    for word in _WORD.finditer(text):
+    for word in _word().finditer(text):
         if word.group()[0].isupper() and not _is_opening(text, word):
             joins = last is not None and _JOINS.fullmatch(text[last.end() : word.start()])
             if joins and not _SENTENCE_END.search(text[: word.start()]):
@@ -152,10 +160,15 @@ def _is_opening(text: str, word: re.Match[str]) -> bool:
     if not _SENTENCE_END.search(before):
         return False
     sentence = re.split(r"[.!?]\s", text[word.start() :], maxsplit=1)[0]
-    return any(one.group()[0].islower() for one in _WORD.finditer(sentence))
+    return any(one.group()[0].islower() for one in _word().finditer(sentence))
 
 
 def _holds(text: str, item: str) -> bool:
     """Whether a text holds an item as whole words, caseless."""
-    plain = " ".join(text.casefold().split())
-    return re.search(rf"(?<!\w){re.escape(item.casefold())}(?!\w)", plain) is not None
+    plain, wanted = (" ".join(_folded(one).split()) for one in (text, item))
+    return re.search(rf"(?<!\w){re.escape(wanted)}(?![\w{marks()}])", plain) is not None
+
+
+def _folded(text: str) -> str:
+    """Return a text without cases, its accents written in one way."""
+    return normalize("NFC", normalize("NFC", text).casefold())

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import cache
 from itertools import chain
 
-__all__ = ["NO_WORD", "word_numbers"]
+__all__ = ["NO_WORD", "marks", "word_numbers"]
 
 #: The number of a token that belongs to no word.
 NO_WORD = -1
@@ -18,16 +18,20 @@ _MARKED, _UNSEEN = (range(0x300, 0x20000), range(0xE0100, 0xE01F0)), "\u200c\u20
 
 
 @cache
+def marks() -> str:
+    """Return all marks of Unicode: accents and vowels that stand behind their letter."""
+    places = map(chr, chain(*_MARKED))
+    return "".join(one for one in places if unicodedata.category(one).startswith("M"))
+
+
+@cache
 def _words() -> re.Pattern[str]:
     """Return what finds letters, digits and underscores, each with its marks.
 
     They are joined by single apostrophes and hyphens: ``Al-Kuwaiti's``. Python counts no mark as
     part of a word: not the vowels of Hindi, nor an accent that stands behind its letter.
     """
-    marks = "".join(
-        one for one in map(chr, chain(*_MARKED)) if unicodedata.category(one).startswith("M")
-    )
-    run = rf"\w[\w{marks}{_UNSEEN}]*"
+    run = rf"\w[\w{marks()}{_UNSEEN}]*"
     return re.compile(rf"{run}(?:['\u2019\u2010-]{run})*")
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from typing import Any
 
 from etw_lightning.schema import InputError
 
-__all__ = ["agreed_name", "is_lost_peer", "is_torchrun", "launched_settings"]
+__all__ = ["agreed_name", "is_first_to_say", "is_lost_peer", "is_torchrun", "launched_settings"]
 
 #: Key under which the processes of a run find its folder's name in the launcher's store.
 _NAME_KEY = "etw_lightning/run_name"
+#: The same of what a process has been the first to say.
+_SAID_KEY = "etw_lightning/said/"
 #: What gloo and NCCL say of a process that is gone, where the error's class does not tell.
 _LOST_PEER = ("gloo/transport", "Connection closed by peer", "Connection reset by peer")
 
@@ -63,12 +66,29 @@ def agreed_name(name: str) -> str | None:
     Returns:
         None where the processes have no store in common, as under ``srun``.
     """
+    return _first_of(_NAME_KEY, name)
+
+
+def is_first_to_say(line: str) -> bool:
+    """Tell whether no other process of this run has said a line; true where that can't be known.
+
+    What all processes look at before they meet, each refuses with the same line.
+    """
+    mine = str(os.getpid())
+    key = _SAID_KEY + hashlib.sha256(line.encode()).hexdigest()
+    # Processes that are started again after a failure say it again.
+    key += os.environ.get("TORCHELASTIC_RESTART_COUNT", "")
+    return _first_of(key, mine) in (None, mine)
+
+
+def _first_of(key: str, value: str) -> str | None:
+    """Return the value that a process of this run was the first to give; None without a store."""
     if not is_torchrun() or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
     from torch.distributed import TCPStore
 
     store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
-    return store.compare_set(_NAME_KEY, "", name).decode()
+    return store.compare_set(key, "", value).decode()
 
 
 def is_lost_peer(error: BaseException) -> bool:

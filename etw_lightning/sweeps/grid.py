@@ -17,7 +17,17 @@ from etw_lightning.files.yaml_checks import check_once
 from etw_lightning.schema import InputError
 from etw_lightning.sweeps.ranges import Range, read_range
 
-__all__ = ["SEED", "Bound", "Grid", "Select", "Sweep", "has_ranges", "load_sweep", "value_text"]
+__all__ = [
+    "SEED",
+    "Bound",
+    "Grid",
+    "Select",
+    "Sweep",
+    "as_typed",
+    "has_ranges",
+    "load_sweep",
+    "value_text",
+]
 
 #: The setting over whose values a report averages.
 SEED = "seed_everything"
@@ -143,6 +153,26 @@ def load_sweep(
     shown = columns or [select.metric, *(bound.metric for bound in select.bounds)]
     numbers = _search(given.get("search") or {})
     return Sweep(files, folder, methods, settings, select, tuple(dict.fromkeys(shown)), **numbers)
+
+
+def as_typed(message: str, path: str, words: Sequence[str] = ()) -> str:
+    """Return a message with settings under the names that the user gave them.
+
+    Args:
+        message: Of an error, under the names that files of a run take.
+        path: The sweep's file, or its name.
+        words: What was typed beside it; where a setting stands there its name there counts.
+    """
+    for short, plain in _SAME.items():
+        texts = [text for text in words if short in text or plain in text]
+        if not texts:
+            try:
+                texts = [find_config(path).path.read_text(encoding="utf-8")]
+            except (InputError, OSError, UnicodeDecodeError):
+                continue
+        if any(short in text for text in texts) and not any(plain in text for text in texts):
+            message = message.replace(plain, short)
+    return message
 
 
 def has_ranges(sweep: Sweep) -> bool:

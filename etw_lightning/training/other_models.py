@@ -58,7 +58,8 @@ class OtherModels:
         given = data.retain_model if role == "retain" else data.target_model
         if given is None:
             return None
-        key, found = f"data.{role}_model", quickstart_models.resolve(given, self.seed)
+        key = f"data.{role}_model"
+        found = quickstart_models.resolve(given, self.seed, key)
         check_vocabulary(data.encoder.tokenizer, load_config(found, key), found, key)
         return found
 

@@ -61,19 +61,20 @@ class Recipe:
     seed: int = 0
 
 
-def resolve(pretrained: str, seed: int = 0) -> str:
+def resolve(pretrained: str, seed: int = 0, key: str = "model.pretrained") -> str:
     """Return the folder of a quickstart model, training it if it is not there; else the name.
 
     Args:
         pretrained: ``quickstart:target``, ``quickstart:retain``, or any other model.
         seed: Of the models, so that runs of several seeds are runs on several models.
+        key: Configuration key that errors name.
 
     Raises:
         InputError: If there is no quickstart model of this name.
     """
     if not pretrained.startswith(PREFIX):
         return pretrained
-    role, recipe = _role(pretrained), Recipe(seed=seed)
+    role, recipe = _role(pretrained, key), Recipe(seed=seed)
     folder = _folder(recipe)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
@@ -82,20 +83,23 @@ def resolve(pretrained: str, seed: int = 0) -> str:
     return str(folder / role)
 
 
-def resolve_untrained(pretrained: str, folder: Path, seed: int = 0) -> str:
+def resolve_untrained(
+    pretrained: str, folder: Path, seed: int = 0, key: str = "model.pretrained"
+) -> str:
     """Return a folder that has configuration and tokenizer of a model, training nothing.
 
     Args:
         pretrained: As of ``resolve``.
         folder: Where a quickstart model that is not there yet is put, with random weights.
         seed: As of ``resolve``.
+        key: As of ``resolve``.
 
     Raises:
         InputError: As ``resolve``.
     """
     if not pretrained.startswith(PREFIX):
         return pretrained
-    role, recipe = _role(pretrained), Recipe(seed=seed)
+    role, recipe = _role(pretrained, key), Recipe(seed=seed)
     trained = _folder(recipe) / role
     if trained.is_dir():
         return str(trained)
@@ -103,11 +107,11 @@ def resolve_untrained(pretrained: str, folder: Path, seed: int = 0) -> str:
     return str(folder / role)
 
 
-def _role(pretrained: str) -> str:
+def _role(pretrained: str, key: str) -> str:
     role = pretrained.removeprefix(PREFIX)
     if role not in get_args(_Role):
         raise InputError(
-            f"model.pretrained must be quickstart:target or quickstart:retain; got {pretrained!r}."
+            f"{key} must be quickstart:target or quickstart:retain; got {pretrained!r}."
         )
     return role
 

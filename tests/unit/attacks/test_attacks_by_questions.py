@@ -212,6 +212,10 @@ class Broken(LeakJudge):
         return self.found
 
 
+class Silent(LeakJudge):
+    pass
+
+
 def test_a_judge_of_ones_own(monkeypatch, subject):
     monkeypatch.setattr(
         sampling, "continue_prompts", lambda *given: [["A", "b"], ["c"] * 2, ["D"] * 2]
@@ -255,13 +259,19 @@ def test_judges_of_ours():
         ("shouting", "attack.judge must be rouge, said, or the path of a subclass of"),
         ("no_module.Judge", "attack.judge 'no_module.Judge': there is no module 'no_module'"),
         ("etw_lightning.schema.Example", "must be a subclass of etw_lightning.attacks.LeakJudge"),
-        (path_of(Broken), "can't be made without arguments"),
+        (path_of(Broken), "can't be made: TypeError: Broken.__init__() missing 1 required"),
+        (path_of(Silent), "has no method scores; write one that takes records and returns"),
+        (
+            "etw_lightning.attacks.LeakJudge",
+            "got that class itself, which does nothing.",
+        ),
     ],
 )
 def test_a_judge_that_is_none_is_refused_before_anything_is_asked(subject, name, said):
     with pytest.raises(InputError, match=re.escape(said)) as caught:
         Sample(judge=name).check(subject.run)
     assert "\n" not in str(caught.value)
+    assert "<class" not in str(caught.value)
     Sample(judge="said").check(subject.run)
 
 

@@ -94,3 +94,23 @@ def test_shares_are_over_items_not_rows():
     assert still_said_of_kind(rows, "number").value == 0
     with pytest.raises(InputError, match=r"hold none: address"):
         still_said_of_kind(rows, "address")
+
+
+@pytest.mark.parametrize(
+    ("answer", "generation", "items", "share"),
+    [
+        ("She met Jose\u0301 Ram\u00edrez there.", "It was Jos\u00e9 Rami\u0301rez.", 1, 1.0),
+        # As one name of two words, and not as J, Jose and rez.
+        ("She met Jose\u0301 Rami\u0301rez there.", "It was Jose Ramirez.", 1, 0.0),
+        ("She met Jose\u0301 there.", "It was Jose.", 1, 0.0),
+        ("She met Jose there.", "It was Jose\u0301.", 1, 0.0),
+        # A letter with a mark that Unicode has no character of.
+        ("She met X\u0331avier there.", "It was x\u0331avier.", 1, 1.0),
+        ("She met X\u0331avier there.", "It was Xavier.", 1, 0.0),
+        ("She met \u0130pek there.", "It was i\u0307pek.", 1, 1.0),
+    ],
+)
+def test_accents_are_part_of_their_word_however_they_are_written(answer, generation, items, share):
+    row = Record("forget", "f/0", answer, "Who?", generation=generation)
+    assert len(items_of(row)) == items
+    assert still_said([row]).value == share

@@ -10,7 +10,12 @@ from sharded import run_forked
 from torch.distributed import DistNetworkError, TCPStore
 
 from etw_lightning.runs.folder import run_folder
-from etw_lightning.runs.launched import agreed_name, is_lost_peer, launched_settings
+from etw_lightning.runs.launched import (
+    agreed_name,
+    is_first_to_say,
+    is_lost_peer,
+    launched_settings,
+)
 from etw_lightning.schema import InputError
 from etw_lightning.training.strategies import is_first_process
 
@@ -84,3 +89,16 @@ def test_of_forked_processes_one_takes_itself_for_the_first(tmp_path):
     """Lightning was imported before the fork, where each was the first."""
     assert is_first_process()
     assert run_forked(is_first_process, 3, tmp_path) == [True, False, False]
+
+
+def test_what_all_processes_find_is_said_by_one(torchrun, monkeypatch):
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    monkeypatch.setenv("MASTER_PORT", str(store.port))
+    assert is_first_to_say("broken"), "no store of the launcher's"
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    assert is_first_to_say("broken")
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+    assert not is_first_to_say("broken")
+    assert is_first_to_say("of this process alone")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert is_first_to_say("broken")

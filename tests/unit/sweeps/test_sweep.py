@@ -817,3 +817,36 @@ def test_a_p_value_out_of_its_range_is_refused(write, value):
         f"{runs[3].folder}/results.json: forget_quality must be a p-value, from 0 to 1; got "
         f"{value}. Remove the folder to run it again."
     )
+
+
+@pytest.mark.parametrize("name", ["model.lambda", "model.forget_weight"])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("1..0.1", "--over {} must go from low to high; got '1..0.1'."),
+        ("[]", "--over {} must be a list of values, at least one, "),
+        ("[1, 1]", "--over {} must hold each value once; got 1 more often."),
+    ],
+)
+def test_a_setting_is_refused_under_the_name_that_was_typed(
+    tmp_path, monkeypatch, name, text, said
+):
+    """The sweep's file has another name for it."""
+    monkeypatch.chdir(tmp_path)
+    Path("run.yaml").write_text("seed_everything: 0\n")
+    file = BASE | {"methods": {"etw": {"model.lambda": [0.1]}}}
+    for own in ("model.lambda", "model.forget_weight"):
+        Path("sweep.yaml").write_text(yaml.safe_dump(file).replace("model.lambda", own))
+        with pytest.raises(InputError) as caught:
+            sweep(["plan", "--config", "sweep.yaml", "--over", f"{name}={text}"], lambda: None)
+        assert str(caught.value).startswith(said.format(name))
+
+
+def test_a_setting_of_the_file_is_refused_under_the_file_s_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("run.yaml").write_text("seed_everything: 0\n")
+    for name in ("model.lambda", "model.forget_weight"):
+        both = BASE | {"methods": {"etw": {name: [0.1]}}, "settings": {name: 0.3}}
+        Path("sweep.yaml").write_text(yaml.safe_dump(both))
+        with pytest.raises(InputError, match=f"^{name} must stand in settings or in a grid"):
+            sweep(["plan", "--config", "sweep.yaml"], lambda: None)

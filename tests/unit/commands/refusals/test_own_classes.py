@@ -28,7 +28,8 @@ WRONG = {
     "own_parts_here.Mine": "module 'own_parts_here' has no 'Mine'.",
     "own_parts_here.number": "must be a subclass of etw_lightning.weighting.TokenWeighting; got 3.",
     "own_parts_here.Another": (
-        "must be a subclass of etw_lightning.weighting.TokenWeighting; got <class 'own_parts_here."
+        "must be a subclass of etw_lightning.weighting.TokenWeighting; got a class of no "
+        "other. Write class Another(TokenWeighting), with its methods."
     ),
     "own_raises.Mine": (
         "module 'own_raises' can't be imported: KeyError: 'table' (own_raises.py, line 2)."
