@@ -167,6 +167,8 @@ def test_one_split_to_fine_tune_on_is_one_set(root, tiny_tokenizer, monkeypatch)
 
     kept, held = read(), in_memory(read, monkeypatch)
     assert list(kept.rows["retain"]) == held.rows["retain"]
+    # A set of its own, the raw texts would be cut into rows together.
+    assert len(held.rows["retain"]) == NUM + 7
 
 
 def test_rows_in_both_sets_are_told(root, tiny_tokenizer):
