@@ -21,7 +21,7 @@ from etw_lightning.data.encode import JOINT, Encoder
 from etw_lightning.data.joined_text import WIDTH, merged, tokenise, windows_of
 from etw_lightning.schema import EncodedRow, Example, InputError
 
-__all__ = ["TOGETHER", "cut_many", "do_many", "encode_each", "encode_many"]
+__all__ = ["TOGETHER", "cut_each", "cut_many", "do_many", "encode_each", "encode_many"]
 
 #: Rows that are encoded in one call.
 TOGETHER = 512
@@ -129,6 +129,22 @@ def cut_many(
                 advance(WIDTH)
 
         yield from encoder.cut_tokens(chain.from_iterable(tokens()), name)
+
+
+def cut_each(texts: Iterable[str], encoder: Encoder, name: str) -> list[EncodedRow]:
+    """Cut raw texts into the rows that ``Encoder.chunk`` makes of them, window by window, here.
+
+    Args:
+        texts: The texts.
+        encoder: What encodes them.
+        name: As of ``Encoder.chunk``.
+
+    Raises:
+        InputError: As ``Encoder.chunk``.
+    """
+    work = partial(tokenise, encoder.tokenizer)
+    ids = merged(map(work, windows_of(texts, JOINT, WIDTH)), work)
+    return list(encoder.cut_tokens(chain.from_iterable(part.tolist() for part in ids), name))
 
 
 def _worked(work: Callable[[_Part], _Made], parts: Iterator[_Part], count: int) -> Iterator[_Made]:

@@ -20,7 +20,7 @@ from tempfile import mkdtemp
 from typing import Any, NamedTuple, TypeVar
 
 from etw_lightning.data.encode import Encoder, is_raw
-from etw_lightning.data.encode_many import cut_many, encode_each, encode_many
+from etw_lightning.data.encode_many import cut_each, cut_many, encode_each, encode_many
 from etw_lightning.data.stored_rows import StoredRows, write_rows
 from etw_lightning.files.code_hash import code_hash
 from etw_lightning.files.places import cache_dir
@@ -105,7 +105,8 @@ def encode_split(
         split = SplitRows([], [])
         for name, group in groupby(head, set_name):
             some = list(group)
-            made = encoder.chunk(some, name) if is_raw(some) else encode_each(some, encoder)
+            texts = (example.answer for example in some)
+            made = cut_each(texts, encoder, name) if is_raw(some) else encode_each(some, encoder)
             _check_any(len(made), key, name)
             split.sets.append((name, len(made)))
             split.rows.extend(made)  # type: ignore[attr-defined]
