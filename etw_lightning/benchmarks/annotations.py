@@ -53,9 +53,12 @@ def read_annotations(path: str | Path) -> Marking:
             f"data.annotations must be a file of marked answers ({FORMATS}, or .pth); "
             f"{str(path)!r} {lack}."
         )
-    if ".json" in (file.suffix, Path(file.stem).suffix):
-        return _whole(read_json(file), path)
-    return _rows(read_file(file))
+    is_json = ".json" in (file.suffix, Path(file.stem).suffix)
+    try:
+        held = read_json(file) if is_json else read_file(file)
+    except InputError as error:
+        raise InputError(f"data.annotations is {str(path)!r}: {error}") from error
+    return _whole(held, path) if is_json else _rows(held)
 
 
 def _whole(held: Any, path: str | Path) -> Marking:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import functools
 import gzip
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -43,6 +44,8 @@ SUFFIXES = (
 #: What is read, for messages.
 FORMATS = ".jsonl or .jsonl.gz, .json, .csv, .tsv, .parquet, or a folder of save_to_disk"
 
+#: The way out where a file can't be read.
+_ANEW = "copy it anew, or give another file"
 #: Rows of a table that are read together.
 _TOGETHER = 1000
 _DICT, _STATE = "dataset_dict.json", "state.json"
@@ -106,7 +109,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         _text(path)  # says where
         raise
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} can't be read: {error}.") from error
+        raise InputError(f"{path} can't be read: {error}; {_ANEW}.") from error
 
 
 def _is_packed(path: Path) -> bool:
@@ -125,7 +128,7 @@ def _content(path: Path) -> bytes:
         data = path.read_bytes()
         return gzip.decompress(data) if _is_packed(path) else data
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} can't be read: {error}.") from error
+        raise InputError(f"{path} can't be read: {error}; {_ANEW}.") from error
 
 
 def _text(path: Path) -> str:
@@ -134,7 +137,9 @@ def _text(path: Path) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise InputError(f"{path} line {line} is not UTF-8: {error.reason}.") from error
+        raise InputError(
+            f"{path} line {line} is not UTF-8: {error.reason}; save it as UTF-8."
+        ) from error
 
 
 def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -164,9 +169,19 @@ def read_json(path: Path) -> Any:
 
 def _parse(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=functools.partial(_once, where))
     except json.JSONDecodeError as error:
         raise InputError(f"{where} is not JSON: {error.msg} at column {error.colno}.") from error
+
+
+def _once(where: str, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object; refuse a name that stands twice in it, of which one would not be read."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{where} names {twice!r:.60} twice in one object; take one out.")
+    return found
 
 
 def _object(row: Any, where: str) -> dict[str, Any]:
@@ -283,7 +298,7 @@ def _loaded(path: Path, load: Callable[[], Any]) -> Iterator[dict[str, Any]]:
     ) as error:
         cause = error.__cause__ or error
         reason = " ".join(str(cause).split())[:200] or type(cause).__name__
-        raise InputError(f"{path} can't be read: {reason}.") from error
+        raise InputError(f"{path} can't be read: {reason}; {_ANEW}.") from error
     finally:
         logging.set_verbosity(level)
         if shows:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from etw_lightning.benchmarks.chat import WhichTurns, read_chat, turn_by_turn
+from etw_lightning.benchmarks.formats import FORMATS
 from etw_lightning.benchmarks.source import Source, check_limits, check_names
 from etw_lightning.benchmarks.source import field as text_of
 from etw_lightning.benchmarks.tofu import Columns, read_row
@@ -52,7 +53,7 @@ class JSONL:
     def __post_init__(self) -> None:
         for key, split in (("forget", self.forget_split), ("retain", self.retain_split)):
             if not split:
-                raise InputError(f"data.{key}_split must name a .jsonl or .jsonl.gz file; got ''.")
+                raise InputError(f"data.{key}_split must name a file ({FORMATS}); got ''.")
         check_limits(self.source.limits, self.split_names)
 
     @property
@@ -87,7 +88,14 @@ class JSONL:
         Raises:
             InputError: As ``examples``, once it comes to the row.
         """
-        for file in self._files(split):
+        files = self._files(split)
+        twice = next((file for file in files if files.count(file) > 1), None)
+        if twice is not None:
+            raise InputError(
+                f"{key} is {split!r}, which names {twice!r} twice: its rows would count twice "
+                "under the same ids. Name each file once."
+            )
+        for file in files:
             for i, row in enumerate(self.source.stream(file, key=key)):
                 yield self._read(row, f"{file}/{i}")
 

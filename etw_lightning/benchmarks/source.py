@@ -91,7 +91,9 @@ class Source:
             return read_hub(*hub_name(name))
         if self.root is None and self.hub is not None:
             return read_hub(self.hub, name)
-        return iter_file(_find(Path(self.root or "").expanduser(), name, key))
+        root = Path(self.root or "").expanduser()
+        given = f"data.root is {str(root)!r}" if key == "data.root" else f"{key} is {name!r}"
+        return _told(given, iter_file(_find(root, name, key)))
 
     def holds(self, name: str) -> bool:
         """Tell whether there is a file of this name; the hub is not asked."""
@@ -116,6 +118,14 @@ class Source:
                 f"data.rows.{key} is {limit}, but {name} has {count} rows; "
                 f"give at most {count} or leave it out."
             )
+
+
+def _told(given: str, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Give the rows of a file; an error in it begins with the key that named it."""
+    try:
+        yield from rows
+    except InputError as error:
+        raise InputError(f"{given}: {error}") from error
 
 
 def check_limits(limits: Mapping[str, int], known: Collection[str]) -> None:

@@ -8,7 +8,7 @@ from refusals import message
 from etw_lightning.benchmarks.jsonl import JSONL
 from etw_lightning.benchmarks.source import Source
 from etw_lightning.benchmarks.tofu import Columns
-from etw_lightning.schema import Example
+from etw_lightning.schema import Example, InputError
 
 QA = [{"question": f"q{i}", "answer": f"a{i}"} for i in range(3)]
 TEXT = [{"text": "t0"}, {"text": "t1"}]
@@ -112,3 +112,50 @@ def test_holdout_rows_are_scored_and_not_continued(root):
     assert [one.id for one in found.examples] == ["unseen/0", "unseen/1"]
     assert (found.losses, found.max_new_tokens) == (True, 0)
     assert reader.split_names == ("forget", "retain", "unseen")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("mine.csv", "question,answer\n", "mine.csv has no rows; give at least one."),
+        ("mine.jsonl", '{"question": "q", "answer": "a"} b\n', "mine.jsonl line 1 is not JSON: "),
+        ("mine.json", "[1]", "mine.json row 0 must be a JSON object with named columns; got 1."),
+        ("mine.tsv", "question\tanswer\nq\n", "mine.tsv line 2 has 1 cells, the first line "),
+        ("mine.parquet", "no table", "mine.parquet can't be read: "),
+    ],
+)
+@pytest.mark.parametrize("key", ["data.forget_split", "data.retain_split", "data.holdout_split"])
+def test_what_is_wrong_with_a_file_begins_with_the_key_that_names_it(
+    tmp_path, key, name, content, said
+):
+    (tmp_path / name).write_text(content)
+    reader = JSONL(Source(root=tmp_path), name, name, holdout_split=name)
+    with pytest.raises(InputError) as caught:
+        reader.examples(name, key)
+    assert str(caught.value).startswith(f"{key} is {name!r}: {tmp_path}/{said}")
+
+
+def test_a_file_that_is_named_twice_is_refused(tmp_path):
+    """Its rows would have the ids of others, and be pushed twice as often without a word."""
+    (tmp_path / "a.jsonl").write_text('{"question": "q", "answer": "a"}\n')
+    (tmp_path / "b.jsonl").write_text('{"question": "q", "answer": "b"}\n')
+    reader = JSONL(Source(root=tmp_path), "a+b", "a")
+    assert [one.id for one in reader.examples("a+b")] == ["a/0", "b/0"]
+    said = r"^data.retain_split is 'a\+b\+a', which names 'a' twice"
+    with pytest.raises(InputError, match=said):
+        reader.examples("a+b+a", "data.retain_split")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", '{"question": "q", "answer": "b", "answer": "c"}\n'),
+        ("a.json", '[{"question": "q", "answer": "b", "answer": "c"}]'),
+        ("a.jsonl", '{"messages": [{"answer": 1, "answer": 2}]}\n'),
+    ],
+)
+def test_a_name_that_stands_twice_in_an_object_is_refused(tmp_path, name, content):
+    """One of both would be read, and nobody could say which."""
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match="names 'answer' twice in one object; take one out"):
+        JSONL(Source(root=tmp_path), name, name).examples(name)
