@@ -25,7 +25,7 @@ from etw_lightning.schema import EncodedRow, InputError
 from etw_lightning.training.datamodule import Role, UnlearningDataModule
 from etw_lightning.training.module import UnlearningModule
 from etw_lightning.training.other_models import OtherModels
-from etw_lightning.training.quickstart_models import PREFIX
+from etw_lightning.training.quickstart_models import PREFIX, check_role
 from etw_lightning.tuning.optimizers import make_optimizer
 
 __all__ = [
@@ -225,7 +225,10 @@ def describe_other(
     if role in data.results or given is None:
         others.need(role, needs)
         return f"{role} results: {data.results[role].source} has the rows of {', '.join(needs)}"
-    if not given.startswith(PREFIX):
+    key = f"data.{role}_model"
+    if given.startswith(PREFIX):
+        check_role(given, key)
+    else:
         others.pretrained(role)
-        check_stored(given, f"data.{role}_model")
+        check_stored(given, key)
     return f"{role} results: fit scores data.{role}_model {given} on {', '.join(needs)}"

@@ -21,7 +21,7 @@ from etw_lightning.schema import InputError
 from etw_lightning.training.datamodule import UnlearningDataModule
 from etw_lightning.training.module import UnlearningModule
 
-__all__ = ["PREFIX", "Recipe", "resolve", "resolve_untrained"]
+__all__ = ["PREFIX", "Recipe", "check_role", "resolve", "resolve_untrained"]
 
 #: ``quickstart:target`` and ``quickstart:retain`` stand for the two models.
 PREFIX = "quickstart:"
@@ -74,7 +74,7 @@ def resolve(pretrained: str, seed: int = 0, key: str = "model.pretrained") -> st
     """
     if not pretrained.startswith(PREFIX):
         return pretrained
-    role, recipe = _role(pretrained, key), Recipe(seed=seed)
+    role, recipe = check_role(pretrained, key), Recipe(seed=seed)
     folder = _folder(recipe)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
@@ -99,7 +99,7 @@ def resolve_untrained(
     """
     if not pretrained.startswith(PREFIX):
         return pretrained
-    role, recipe = _role(pretrained, key), Recipe(seed=seed)
+    role, recipe = check_role(pretrained, key), Recipe(seed=seed)
     trained = _folder(recipe) / role
     if trained.is_dir():
         return str(trained)
@@ -107,7 +107,16 @@ def resolve_untrained(
     return str(folder / role)
 
 
-def _role(pretrained: str, key: str) -> str:
+def check_role(pretrained: str, key: str) -> str:
+    """Return which of the quickstart's models a name means.
+
+    Args:
+        pretrained: The name.
+        key: Configuration key that errors name.
+
+    Raises:
+        InputError: If there is no quickstart model of this name.
+    """
     role = pretrained.removeprefix(PREFIX)
     if role not in get_args(_Role):
         raise InputError(
