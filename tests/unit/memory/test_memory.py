@@ -49,6 +49,10 @@ def test_gradients_are_gone_when_the_backward_pass_begins():
     assert total(moments=begins, accumulates=True) == 4000 + 4000 + 8000 + 9000
 
 
+def test_surgery_keeps_a_gradient_of_each_term_beside_what_it_makes_of_them():
+    assert total(apart=8000) == 4000 + 3 * 4000 + 8000 + 50
+
+
 def test_on_gpus_all_tensors_are_updated_at_a_time():
     assert total(on_cuda=True) == 4000 + 4000 + 8000 + 4000 + RESERVED
 

@@ -99,6 +99,13 @@ def test_a_live_reference_is_kept_and_saved_once_more():
     assert find_sizes(CONFIG, live).model == 4 * COUNT
 
 
+def test_gradients_apart_are_there_in_a_step_and_remembered_ones_always():
+    plain = run_needs(CONFIG, SHAPE)
+    apart = run_needs(CONFIG, replace(SHAPE, gradients_apart=2, gradients_kept=1))
+    assert (plain.apart, apart.apart) == (0, 2 * 4 * COUNT)
+    assert apart.state == plain.state + 4 * COUNT
+
+
 def test_deepspeed_saves_float32_weights_beside_those_in_16_bits():
     sizes = find_sizes(CONFIG, replace(SHAPE, precision="bf16-mixed"), deepspeed=True)
     assert sizes.checkpoint == (2 + 12) * COUNT
