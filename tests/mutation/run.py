@@ -42,6 +42,8 @@ BESIDE = {
     "forget": (
         "tests/parity/test_oracle_losses_distributions.py",
         "tests/parity/test_oracle_losses_likelihoods.py",
+        "tests/parity/test_bounded_objectives.py",
+        "tests/parity/test_prefix_objectives.py",
     ),
     "kernels": ("tests/parity/test_etw_formula.py", "tests/parity/test_class_axis.py"),
     "metrics": (
