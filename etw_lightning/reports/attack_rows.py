@@ -165,5 +165,5 @@ def _number(value: float | None, key: str) -> str:
     if value is None:
         return "\u2013"
     if key.startswith("recovered"):
-        return f"{100 * value:.0f} %"
+        return f"{round(100 * value)} %"
     return f"{value:.2e}" if 0 < abs(value) < 1e-3 else f"{value:.4g}"

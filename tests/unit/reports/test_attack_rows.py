@@ -24,7 +24,7 @@ def runs(tmp_path):
         "relearn": ("relearning", {"forget_probability": number(0.5, 0.25),
                                    "retain_probability": number(None)}),
         "nf4": ("quantisation", {"forget_probability": number(0.1, 0.8)}),
-        "int8": ("quantisation", {"forget_probability": number(0.0, 0.5)}),
+        "int8": ("quantisation", {"forget_probability": number(-0.001, 0.5)}),
         HOSTILE[:8]: (None, {HOSTILE: number(-0.25, before=0.0001)}),
     }  # fmt: skip
     for name, (kind, numbers) in written.items():
@@ -48,6 +48,8 @@ def test_what_came_back_is_a_row_each(runs):
     )
     assert relearn["number"] == "forget_probability"
     assert relearn["cells"] == ["0.9", "0.1", "0.5", "50 %", "0.2", "0.3", "12 %"]
+    [rounded] = [row for row in rows if row["attack"] == "int8"]
+    assert rounded["cells"][3] == "0 %", "nothing is no less than nothing"
     [other] = [row for row in rows if row["note"]]
     assert other["note"] == "no retain model"
     assert other["cells"][1] == "1.00e-04"
