@@ -32,6 +32,7 @@ __all__ = [
     "row_mean",
     "rows_of_side",
     "side_name",
+    "with_questions",
     "words_of",
 ]
 
@@ -142,6 +143,20 @@ def asked(subject: Subject, eval_set: EvalSet) -> list[Record]:
     batches = build_batches(eval_set, subject.encoder, batch_size_of(subject.run))
     scores = [one for batch in batches for one in score_batch(scorer, batch, subject.tokenizer)]
     return make_records(eval_set, scores)
+
+
+def with_questions(records: Sequence[Record], rows: Sequence[Example]) -> list[Record]:
+    """Return records with the questions that rows have without the attack.
+
+    What is counted as said is not what the question holds: with other facts or the right option in
+    it nothing would be left to count.
+
+    Args:
+        records: Of some of the rows.
+        rows: The rows as the benchmark has them.
+    """
+    questions = {one.id: one.question for one in rows}
+    return [replace(record, question=questions[record.id]) for record in records]
 
 
 def recalls(records: Sequence[Record], run: AttackedRun) -> Floats:

@@ -9,7 +9,13 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from etw_lightning.attacks.asking import asked, question_set, row_mean, rows_of_side
+from etw_lightning.attacks.asking import (
+    asked,
+    question_set,
+    row_mean,
+    rows_of_side,
+    with_questions,
+)
 from etw_lightning.attacks.interface import Attack, Heard, Subject
 from etw_lightning.metrics import choice_accuracy
 from etw_lightning.metrics.sanity import refusal_values
@@ -67,7 +73,8 @@ class SameSubject(Attack):
         kept = {row.id for row in rows}
         if not attacked:
             rows = [one for one in eval_set.examples if one.id in kept]
-        records = asked(subject, replace(eval_set, examples=tuple(rows)))
+        said = asked(subject, replace(eval_set, examples=tuple(rows)))
+        records = with_questions(said, eval_set.examples)
         refused = row_mean(refusal_values(records), "none")
         return Heard({eval_set.name: records}, {"forget_refusals": refused})
 
@@ -169,7 +176,8 @@ class Options(Attack):
         rows = self._offered(eval_set.examples, subject.run.seed)
         if attacked:
             rows = [replace(one, question=_listed(one)) for one in rows]
-        records = asked(subject, replace(eval_set, examples=tuple(rows)))
+        said = asked(subject, replace(eval_set, examples=tuple(rows)))
+        records = with_questions(said, eval_set.examples)
         accuracy = choice_accuracy(records, "tokens", "down")
         return Heard({eval_set.name: records}, {"forget_choice_accuracy": accuracy})
 

@@ -16,6 +16,7 @@ from etw_lightning.attacks.asking import (
     refusal_constancy,
     row_mean,
     rows_of_side,
+    with_questions,
 )
 from etw_lightning.attacks.interface import Attack, Heard, Subject
 from etw_lightning.data.rewording import (
@@ -197,7 +198,7 @@ class BestWording(Attack):
             replace(every[one][row], generation=every[other][row].generation)
             for row, (one, other) in enumerate(zip(likeliest, fullest, strict=True))
         ]
-        return Heard({name: best}, found)
+        return Heard({name: with_questions(best, question_set(subject, "forget").examples)}, found)
 
     def _of_plain(self, subject: Subject, records: Sequence[Record]) -> dict[str, Metric]:
         """Return the same of the questions as they are; those of each wording are compared so."""

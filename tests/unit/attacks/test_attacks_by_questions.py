@@ -117,6 +117,9 @@ def numbers(attack, subject, *, attacked=True):
     [(name, records)] = heard.records.items()
     assert name == "forget"
     assert len(records) == len({one.id for one in records}), "one record a row"
+    # What the question holds is not counted as said: not so what the attack puts into it.
+    plain = {one.id: one.question for one in FORGET}
+    assert all(plain[one.id] == one.question for one in records)
     kept = list(CATALOGUE)
     data = SimpleNamespace(family="tofu", conventions=Conventions(), rouge_tokenizer="published")
     suite = HeardSuite(kept, data, ("forget",), attack.heard_parts).of(heard.records)
