@@ -8,7 +8,6 @@ import re
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, cast
 
 from jsonargparse import ActionYesNo, Namespace
@@ -143,13 +142,6 @@ class UnlearningCLI(FitCommand, EvaluateCommand, CheckCommand, WeightsCommand):
             found = settle_precision(config.trainer, Parser.typed)
         if found is not None:
             self.changed["trainer.precision"] = found
-        files = [Path(str(file)) for file in config.get("config") or ()]
-        methods = [str(file) for file in files if file.absolute().parent.name == "method"]
-        if len(methods) > 1:
-            raise InputError(
-                f"config must hold one method file (method/...); got {' and '.join(methods)}: what "
-                "the later one leaves out would stay from the first."
-            )
         if not 0 <= int(config.seed_everything) < 2**32:
             raise InputError(
                 f"seed_everything must be a whole number from 0 to {2**32 - 1}; "

@@ -16,6 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from etw_lightning import callbacks, forget, retain, weighting
 from etw_lightning.commands.refusals.class_changes import check_order, forget_arguments
+from etw_lightning.commands.refusals.files_together import check_together
 from etw_lightning.commands.refusals.messages import LAMBDA, one_line, with_lambda
 from etw_lightning.commands.refusals.own_classes import Making, check_classes
 from etw_lightning.files.config_files import resolve_words
@@ -71,7 +72,8 @@ class Parser(LightningArgumentParser):
         ``--model.lambda auto`` is a weight of 1 that counts in gradients.
 
         Raises:
-            InputError: If a file is absent, holds a key twice, or names a class as it was called.
+            InputError: If a file is absent, holds a key twice, names a class as it was called, or
+                two files exclude each other.
         """
         given = list(sys.argv[1:] if args is None else args)
         given = [re.sub(rf"^--{LAMBDA[0]}(?==|$)", f"--{LAMBDA[1]}", word) for word in given]
@@ -129,6 +131,7 @@ def _with_files(words: list[str]) -> list[str]:
     check_current(((word, 0) for word in words), "command line")
     check_order(words, CLASSES)
     resolved, found = resolve_words(words)
+    check_together(one.path for one in found)
     check_classes(words, [one.path for one in found], CLASSES)
     for one in found:
         status = one.path.stat()

@@ -104,6 +104,32 @@ def test_one_run_takes_one_method_file(untrained, configs):
     assert "dpo.yaml and " in said
 
 
+@pytest.mark.parametrize("name", ["fit", "evaluate", "check"])
+def test_one_run_takes_one_complete_file(refused, name):
+    files = ("--config", "tofu_forget10", "--config", "model/smollm2_135m", "--config=muse_news")
+    line = refused(name, *files)
+    assert line.startswith("config must hold one complete run; got ")
+    assert "tofu_forget10.yaml and " in line
+    assert "muse_news.yaml: " in line
+    assert "smollm2" not in line
+
+
+def test_own_files_go_alone_and_over_a_complete_run(command, configs, tmp_path, home):
+    """A changed copy is a run; a file of some keys may name a model and data, and all it likes."""
+    copy = tmp_path / "mine.yaml"
+    whole = (configs / "quickstart.yaml").read_text()
+    copy.write_text(whole.replace("max_epochs: 7", "max_epochs: 3"))
+    over = tmp_path / "over.yaml"
+    over.write_text("{model: {pretrained: /models/mine}, data: {benchmark: jsonl, max_length: 9}}")
+    alone = command("fit", "--config", copy, "--print_config")
+    assert (alone.status, alone.err) == (0, "")
+    assert "max_epochs: 3" in alone.out
+    both = command("fit", "--config", "quickstart", "--config", over, "--print_config")
+    assert (both.status, both.err) == (0, "")
+    assert "pretrained: /models/mine" in both.out
+    assert "max_epochs: 7" in both.out
+
+
 @pytest.mark.parametrize("path", ["/dev/null", "/dev/null/inside"])
 def test_an_output_folder_that_is_none(command, tofu_args, path):
     outcome = command(*tofu_args, f"--output_dir={path}")
