@@ -106,7 +106,7 @@ def test_only_the_first_process_holds_a_whole_model(request, tmp_path):
     if _ALONE not in os.environ:
         # By a process of its own: what other tests have left in this one's heap would be counted.
         test = f"{Path(__file__)}::{request.node.name}"
-        command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", test]
+        command = [sys.executable, "-m", "pytest", "-m", "slow", "-n", "0", test]
         environment = {**os.environ, _ALONE: "1"}
         done = subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
