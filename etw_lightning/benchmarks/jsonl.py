@@ -153,6 +153,12 @@ class JSONL:
                     f"{self.columns.messages!r}; its columns are "
                     f"{', '.join(row) or 'none'}. Name the right ones in data.columns."
                 )
+            for key in (question, answer):
+                if key not in row:
+                    raise InputError(
+                        f"{where}: no column {key!r}; its columns are {', '.join(row)}. Name the "
+                        "right ones in data.columns, as by data.columns.question NAME."
+                    )
             return read_row(row, where, columns=self.columns)
         if pair:
             raise self._unclear(where, text, pair[0])

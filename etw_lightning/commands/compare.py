@@ -41,7 +41,7 @@ def compare(args: Sequence[str]) -> int:
     from etw_lightning.reports.finished_runs import read_runs
     from etw_lightning.reports.ranking import comparable, rank
 
-    runs, left_out = read_runs(options.runs)
+    runs, left_out = read_runs(options.runs, "compare")
     kept, others = comparable(runs)
     left_out += others
     for line in left_out:

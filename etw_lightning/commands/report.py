@@ -37,10 +37,13 @@ def report(args: Sequence[str]) -> int:
         raise InputError(f"report: -o {str(output)!r} is in no folder that exists.")
     from etw_lightning.reports import page
     from etw_lightning.reports.finished_runs import read_runs
+    from etw_lightning.reports.ranking import apart
 
     runs, left_out = read_runs(options.runs)
     for line in left_out:
         sys.stderr.write(f"left out: {printable(line)}\n")
+    for line in apart(runs):
+        sys.stderr.write(f"not comparable: {printable(line)}\n")
     made = {
         "html": lambda: page.as_html(runs, left_out, options.title, options.row).encode("utf-8"),
         "md": lambda: page.as_markdown(runs, left_out).encode("utf-8"),

@@ -182,7 +182,8 @@ def _answers(after: Numbers, before: Numbers, retain: Numbers) -> Iterator[Findi
             text = f"broken: {name} answers: {'; '.join(said)}"
             yield Finding("sane", False, f"broken {name} answers ({said[0]})", text)
         elif f"{name}_repetition" in retain or f"{name}_repetition" in before:
-            text = f"sane: {name} answers repeat themselves no more than before"
+            than = "the retain model's" if f"{name}_repetition" in retain else "before"
+            text = f"sane: {name} answers repeat themselves hardly more than {than}"
             yield Finding("sane", True, f"{name} answers sane", text)
 
 

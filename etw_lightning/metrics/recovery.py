@@ -9,6 +9,8 @@ __all__ = ["quantisation_robustness", "recovered_share", "relearning_robustness"
 
 #: What is less than this is rounding.
 _LEAST = 1e-9
+#: Of less than this share of a number no share of its own is told.
+_LEAST_FORGOTTEN = 0.05
 
 
 def recovered_share(
@@ -22,9 +24,10 @@ def recovered_share(
     Range: any number; 0 where nothing comes back, 1 where the number is the target's again, below
         0 where more is forgotten, above 1 past the target.
     Direction: down.
-    Empty input: None, where nothing was forgotten: ``before`` is not better than ``target`` (lower
-        where the number's direction is down, higher where it is up, nearer to 0 where it is zero),
-        or the direction is none of these.
+    Empty input: None, where next to nothing was forgotten: ``before`` is not better than ``target``
+        (lower where the number's direction is down, higher where it is up, nearer to 0 where it is
+        zero) by more than a twentieth of the larger of the two, of which a share says nothing; or
+        the direction is none of these.
     Source: our own; the numerator and the comparison with the retain model are those of
         relearning and quantisation in arXiv:2506.12618.
     Differs from widely used code: nothing is published by this formula that we know of.
@@ -45,7 +48,8 @@ def recovered_share(
         "up": before - target,
         "zero": abs(target) - abs(before),
     }.get(direction, 0.0)
-    return (after - before) / (target - before) if moved > _LEAST else None
+    least = _LEAST_FORGOTTEN * max(abs(before), abs(target))
+    return (after - before) / (target - before) if moved > least else None
 
 
 def relearning_robustness(

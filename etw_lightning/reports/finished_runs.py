@@ -133,11 +133,12 @@ def _config(folder: Path) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def read_runs(paths: Sequence[str]) -> tuple[list[FinishedRun], list[str]]:
+def read_runs(paths: Sequence[str], key: str = "report") -> tuple[list[FinishedRun], list[str]]:
     """Read runs; what can't be read is told, and the others are given all the same.
 
     Args:
         paths: Folders of runs, or folders that hold some.
+        key: What was asked for, for messages.
 
     Returns:
         The runs, named apart, and a line for each that was left out.
@@ -153,13 +154,13 @@ def read_runs(paths: Sequence[str]) -> tuple[list[FinishedRun], list[str]]:
         folders += inner if is_parent else [given]
     folders = list(dict.fromkeys(folders))
     if not folders:
-        raise InputError("report: no run was given; give folders of finished runs.")
+        raise InputError(f"{key}: no run was given; give folders of finished runs.")
     runs: list[FinishedRun] = []
     left_out: list[str] = []
     names = _names(folders)
     for folder in folders:
         try:
-            run = read_run(folder, names[folder])
+            run = read_run(folder, names[folder], key)
             _ = run.after, run.before, run.retain
         except InputError as error:
             left_out.append(str(error))

@@ -20,6 +20,7 @@ from etw_lightning.reports.attack_rows import (
 from etw_lightning.reports.charts import make_charts
 from etw_lightning.reports.contents import cards, columns, medians, table, texts
 from etw_lightning.reports.finished_runs import FinishedRun
+from etw_lightning.reports.ranking import apart
 from etw_lightning.reports.token_rows import token_rows
 from etw_lightning.reports.worlds import World, spread, worlds
 from etw_lightning.schema import InputError
@@ -95,6 +96,7 @@ def as_html(
         version=etw_lightning.__version__,
         runs=cards(runs),
         left_out=[*left_out, *unread_attacks(runs)],
+        apart=apart(runs),
         tabs=[("numbers", "Numbers"), ("charts", "Charts"), ("tokens", "Tokens"),
               ("texts", "Texts"), *[("attacks", "Attacks")] * bool(attacks), ("cards", "Runs")],
         medians=medians(runs, keys),
@@ -152,6 +154,7 @@ def as_json(runs: Sequence[FinishedRun], left_out: Sequence[str] = ()) -> str:
             for run in runs
         },
         "left_out": list(left_out),
+        "not_comparable": apart(runs),
     }
     return json.dumps(found, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
 
@@ -181,7 +184,9 @@ def as_markdown(runs: Sequence[FinishedRun], left_out: Sequence[str] = ()) -> st
     for run in runs:
         verdict = run.judgement.get("verdict") or "no verdict"
         lines += ["", f"**{as_markdown_text(run.name)}**: {verdict}"]
-    lines += ["", *(f"left out: {as_markdown_text(one)}" for one in left_out)] if left_out else []
+    said = [f"left out: {as_markdown_text(one)}" for one in left_out]
+    said += [f"not comparable: {as_markdown_text(one)}" for one in apart(runs)]
+    lines += [part for one in said for part in ("", one)]
     return "\n".join(lines) + "\n"
 
 

@@ -18,7 +18,7 @@ from etw_lightning.reports.methods import Method, by_method
 from etw_lightning.schema import InputError
 from etw_lightning.scoring.retain_results import made_of
 
-__all__ = ["RULES", "Place", "Rule", "comparable", "rank"]
+__all__ = ["RULES", "Place", "Rule", "apart", "comparable", "rank"]
 
 #: Draws of the bootstrap, and its seed.
 _DRAWS = 10_000
@@ -186,6 +186,26 @@ def comparable(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], list[str
         else:
             kept.append(run)
     return kept, lines
+
+
+def apart(runs: Sequence[FinishedRun]) -> list[str]:
+    """Return a line for each run whose numbers are of other rows, texts or terms than the first's.
+
+    A report shows them side by side all the same: it is of runs, and ``compare`` of methods.
+
+    Args:
+        runs: The runs.
+    """
+    lines = []
+    for run in runs[1:]:
+        mine, first = _terms(run), _terms(runs[0])
+        names = [name for name in first if name != "model.pretrained" and name in mine]
+        name = next((name for name in names if mine[name] != first[name]), None)
+        if name is not None:
+            lines.append(
+                f"{run.name!r} with {runs[0].name!r}: its {name} is {mine[name]}, not {first[name]}"
+            )
+    return lines
 
 
 def _terms(run: FinishedRun) -> dict[str, str]:

@@ -90,7 +90,10 @@ def test_errors_name_row_and_columns(root):
         "output. Name the right ones in data.columns."
     )
     assert message(reader.examples, "both", "k").startswith("both/0: both 'text' and 'question'")
-    assert message(reader.examples, "half", "k").startswith("half/0: no column 'question'")
+    assert message(reader.examples, "half", "k") == (
+        "half/0: no column 'question'; its columns are answer. Name the right ones in "
+        "data.columns, as by data.columns.question NAME."
+    )
     assert message(reader.eval_sets).startswith("data.forget_split is 'mixed', which mixes")
     assert len(reader.examples("mixed", "k")) == 5
 

@@ -10,7 +10,8 @@ from etw_lightning.commands import compare as command
 from etw_lightning.reports import leaderboard
 from etw_lightning.reports.finished_runs import read_runs
 from etw_lightning.reports.methods import by_method
-from etw_lightning.reports.ranking import RULES, comparable, rank
+from etw_lightning.reports.page import as_json, as_markdown
+from etw_lightning.reports.ranking import RULES, apart, comparable, rank
 from etw_lightning.schema import InputError
 from etw_lightning.scoring.retain_results import save_records
 
@@ -220,6 +221,15 @@ def test_what_differs_in_rows_split_template_or_model_is_left_out(tmp_path):
     assert len(lines) == len(said)
     for line, part in zip(lines, said, strict=True):
         assert part in line
+    # A report shows other models, and scores alone, beside runs that unlearn.
+    told = apart(runs)
+    assert [line.partition(" with 'base': ")[0] for line in told] == [
+        f"'{name}'" for name in others if name not in ("model", "command")
+    ]
+    assert told[2] == "'rows' with 'base': its n of forget numbers is 400, not 6"
+    assert f"not comparable: {told[2]}" in as_markdown(runs)
+    assert json.loads(as_json(runs))["not_comparable"] == told
+    assert apart(runs[:1]) == []
 
 
 @pytest.fixture
@@ -234,7 +244,7 @@ def test_the_command_keeps_the_rule_with_the_table(folders, tmp_path, capsys):
     broken.mkdir()
     assert command.compare([*folders, str(broken), "--rank", rule]) == 0
     shown = capsys.readouterr()
-    assert shown.err.startswith("left out: report: ")
+    assert shown.err.startswith("left out: compare: ")
     assert shown.out.startswith(f"Ranked by `{rule}`: {RULES[rule].text}.")
     assert command.compare([*folders, "--rank", rule, "-o", str(tmp_path / "board.json")]) == 0
     kept = json.loads((tmp_path / "board.json").read_text())
