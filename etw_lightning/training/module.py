@@ -30,7 +30,6 @@ from etw_lightning.models.noise import Dropout
 from etw_lightning.models.step_layout import StepLayout
 from etw_lightning.retain import NLL, RetainObjective
 from etw_lightning.schema import IGNORE_INDEX, InputError
-from etw_lightning.training.defaults import default_of
 from etw_lightning.training.forget_scale import (
     ForgetScale,
     check_whole_gradients,
@@ -41,6 +40,7 @@ from etw_lightning.training.prepared_module import PreparedModule
 from etw_lightning.training.step_log import StepLog, ends_step
 from etw_lightning.training.surgery_step import SurgeryStep
 from etw_lightning.training.training_batches import Batch
+from etw_lightning.tuning.defaults import default_of
 from etw_lightning.tuning.optimizers import Rounding, Schedule, make_optimizer, scale_of
 from etw_lightning.tuning.two_gradients import Geometry, Rule
 from etw_lightning.value_checks import check_arguments

@@ -22,7 +22,9 @@ from etw_lightning.training import quickstart_models
 WEIGHTINGS = (
     "ETW, TNPO, WGA, WTNPO, Annotated, Mixture, Product, Random, SatImp, Spacy, Surprisal, Uniform"
 )
-OBJECTIVES = "CEU, DPO, GA, ME, NPO, PDU, RMU, TPO, UNDIAL, AltPO, IdkNLL, SimNPO"
+OBJECTIVES = (
+    "CEU, DPO, FLAT, GA, ME, NPO, PALU, PDU, RMU, TPO, UNDIAL, AltPO, IdkNLL, JensUn, SimNPO"
+)
 
 CALLBACK = "etw_lightning.callbacks.{}"
 
@@ -61,7 +63,7 @@ OPTIONS = {
         "Did you mean 'SimNPO'?"
     ),
     "--model.retain etw_lightning.retain.NNL": (
-        "model.retain must be KL, NLL, EmbedDiff, another class by its import path or null; "
+        "model.retain must be JS, KL, NLL, EmbedDiff, another class by its import path or null; "
         "got 'etw_lightning.retain.NNL'. Did you mean 'NLL'?"
     ),
     "--model.lr 0": "model.lr must be a number > 0; got 0.",

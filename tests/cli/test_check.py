@@ -118,7 +118,7 @@ def test_entropies_may_be_those_of_a_quickstart_model(
 ):
     asked = []
 
-    def resolve(name, seed):
+    def resolve(name, seed, *_):
         asked.append(name)
         return str(tiny_model_dir) if name.startswith("quickstart:") else name
 

@@ -158,8 +158,10 @@ def test_retain_sets_are_joined_and_weighed(read):
     weighed = read(retain="first+second", retain_weights={"second": 0.25})
     assert weighed.rows == joined.rows
     assert weighed.retain_weights == [1.0] * 3 + [0.25] * 5
-    twice = read(retain="first+second+first", retain_weights={"first": 2, "second": 0})
-    assert twice.retain_weights == [2.0] * 3 + [0.0] * 5 + [2.0] * 3
+    none = read(retain="first+second", retain_weights={"first": 2, "second": 0})
+    assert none.retain_weights == [2.0] * 3 + [0.0] * 5
+    with pytest.raises(InputError, match="which names 'first' twice"):
+        read(retain="first+second+first")
 
 
 def test_rows_of_raw_text_hold_one_set_s_text(read):

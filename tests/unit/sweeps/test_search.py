@@ -304,22 +304,22 @@ def test_a_report_reads_the_points_and_says_what_makes_them(runs, capsys):
         (
             {},
             ("--over", "model.lambda=1..0.1"),
-            "--over model.forget_weight must go from low to high; got '1..0.1'.",
+            "--over model.lambda must go from low to high; got '1..0.1'.",
         ),
         (
             {},
             ("--over", "model.lambda=log:0..1"),
-            "--over model.forget_weight must begin above 0, as equal factors are drawn; got ",
+            "--over model.lambda must begin above 0, as equal factors are drawn; got ",
         ),
         (
             {},
             ("--over", "model.lambda=0.1"),
-            "--over model.forget_weight must be a list of values, at least one, or for sweep ",
+            "--over model.lambda must be a list of values, at least one, or for sweep ",
         ),
         (
             {},
             ("--over", "model.lambda=a..b"),
-            "--over model.forget_weight must be a range, LOW..HIGH or log:LOW..HIGH, as ",
+            "--over model.lambda must be a range, LOW..HIGH or log:LOW..HIGH, as ",
         ),
         (
             {"grid": {"model.lr": {"low": 1, "hgh": 2}}},

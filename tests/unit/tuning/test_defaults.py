@@ -4,8 +4,8 @@ import inspect
 
 from jsonargparse import lazy_instance
 
-from etw_lightning.training.defaults import default_of
 from etw_lightning.training.module import UnlearningModule
+from etw_lightning.tuning.defaults import default_of
 from etw_lightning.weighting import ETW
 
 
@@ -16,4 +16,4 @@ def test_a_default_is_the_librarys_own():
     assert ours.temperature == 1.0
     default = inspect.signature(UnlearningModule).parameters["weighting"].default
     assert type(default) is type(ours)
-    assert type(ours).__module__ == "etw_lightning.training.defaults"
+    assert type(ours).__module__ == "etw_lightning.tuning.defaults"
