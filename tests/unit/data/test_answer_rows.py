@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from toy import text
 
-from etw_lightning.data import encode_many, kept_rows
+from etw_lightning.data import kept_rows
 from etw_lightning.data.answer_rows import StoredAnswers
 from etw_lightning.data.encode import Encoder
 from etw_lightning.data.stored_rows import StoredRows
@@ -15,16 +15,9 @@ from etw_lightning.scoring import answers
 from etw_lightning.scoring.batches import build_batches, join_generations, make_records, score_batch
 from etw_lightning.scoring.lengths import tell_lost_scored
 
+pytestmark = pytest.mark.usefixtures("small_sets")
+
 NUM = 60
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch, tmp_path):
-    """Have sets of more than a few rows kept, in a cache of the test's own."""
-    monkeypatch.setattr(kept_rows, "SMALL", 20)
-    monkeypatch.setattr(encode_many, "TOGETHER", 16)
-    monkeypatch.setattr("etw_lightning.data.stored_rows._TOGETHER", 8)
-    monkeypatch.setenv("ETW_CACHE", str(tmp_path / "cache"))
 
 
 def example(number):

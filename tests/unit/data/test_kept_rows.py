@@ -15,7 +15,7 @@ from toy import text, write_rows
 from etw_lightning.benchmarks.given_rows import GivenSource
 from etw_lightning.benchmarks.jsonl import JSONL
 from etw_lightning.benchmarks.source import Source
-from etw_lightning.data import encode_many, kept_rows, stored_rows
+from etw_lightning.data import kept_rows, stored_rows
 from etw_lightning.data.encode import Encoder
 from etw_lightning.data.kept_rows import encode_split
 from etw_lightning.data.stored_rows import StoredRows, longest, sizes
@@ -24,16 +24,9 @@ from etw_lightning.models.positions import row_extents
 from etw_lightning.schema import IGNORE_INDEX, EncodedRow, Example, InputError
 from etw_lightning.training.training_batches import PairedRows
 
+pytestmark = pytest.mark.usefixtures("small_sets")
+
 NUM = 90
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch, tmp_path):
-    """Have splits of more than a few rows kept, in a cache of the test's own."""
-    monkeypatch.setattr(kept_rows, "SMALL", 20)
-    monkeypatch.setattr(encode_many, "TOGETHER", 16)
-    monkeypatch.setattr("etw_lightning.data.stored_rows._TOGETHER", 8)
-    monkeypatch.setenv("ETW_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")
