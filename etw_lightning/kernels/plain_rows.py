@@ -79,14 +79,24 @@ def _cached_rows(rows: Tensor, sized: Tensor | None = None) -> tuple[Tensor, ...
     return rows.split(max(1, _CACHED // max(1, sized[:1].nbytes)))
 
 
+def _shift(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Take each row's largest logit off it, in place.
+
+    Returns:
+        What was taken off and where it stands, ``(n, 1)``; the labels' logits, ``(n,)``; the
+        exponentials of all but the largest, ``(n, V)``.
+    """
+    largest, place = logits.max(-1, keepdim=True)
+    logits.sub_(largest)
+    picked = logits.gather(-1, labels[:, None])[:, 0]
+    return largest, place, picked, logits.exp().scatter_(-1, place, 0.0)
+
+
 def _score_cached(
     logits: Tensor, labels: Tensor, temperature: float | None, *, keeps: bool
 ) -> Scored:
     """Score rows that stay in the cache."""
-    largest, place = logits.max(-1, keepdim=True)
-    logits.sub_(largest)
-    picked = logits.gather(-1, labels[:, None])[:, 0]
-    exps = logits.exp().scatter_(-1, place, 0.0)
+    largest, place, picked, exps = _shift(logits, labels)
     rest = exps.sum(-1)
     normalizer = rest.log1p()
     entropies = picked.new_empty(0)
@@ -109,10 +119,7 @@ def describe_in_place(logits: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
     The largest share is kept out of the sums: of a near-certain prediction all there is to say is
     what the others sum to, and rounding ``1 + x`` would cost 5 % of an entropy of 1e-6 nats.
     """
-    largest, place = logits.max(-1, keepdim=True)
-    logits.sub_(largest)
-    picked = logits.gather(-1, labels[:, None])[:, 0]
-    exps = logits.exp().scatter_(-1, place, 0.0)
+    _, place, picked, exps = _shift(logits, labels)
     rest = exps.sum(-1)
     normalizer = rest.log1p()
     expected = torch.linalg.vecdot(exps, logits) / (1 + rest)
