@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from etw_lightning.commands.options import Options
+from etw_lightning.commands.refusals.options import Options
 from etw_lightning.files.class_paths import is_class_path, look_here
 from etw_lightning.files.config_files import find_config, shipped
 from etw_lightning.notices import printable

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from etw_lightning.commands.options import Options
+from etw_lightning.commands.refusals.options import Options
 from etw_lightning.files.config_files import about, find_config, shipped, shipped_folder
 from etw_lightning.schema import InputError
 

@@ -16,8 +16,8 @@ from types import FrameType
 from typing import Any
 
 from etw_lightning import __version__
-from etw_lightning.commands.options import Options
 from etw_lightning.commands.refusals.early import check_early
+from etw_lightning.commands.refusals.options import Options
 from etw_lightning.commands.stored_help import laid_out, load
 from etw_lightning.files.class_paths import look_here
 from etw_lightning.files.config_files import resolve_words

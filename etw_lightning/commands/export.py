@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, cast
 
-from etw_lightning.commands.options import Options
+from etw_lightning.commands.refusals.options import Options
 from etw_lightning.schema import InputError
 
 if TYPE_CHECKING:

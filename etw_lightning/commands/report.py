@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from etw_lightning.commands.options import Options
+from etw_lightning.commands.refusals.options import Options
 from etw_lightning.notices import printable
 from etw_lightning.schema import InputError
 

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from etw_lightning.commands.options import Options
+from etw_lightning.commands.refusals.options import Options
 from etw_lightning.notices import program
 from etw_lightning.schema import InputError
 from etw_lightning.scoring.retain_results import write_atomically
