@@ -14,6 +14,7 @@ __all__ = [
     "EVAL_SPLITS",
     "FORGET_SPLITS",
     "HOLDOUT_OF",
+    "NEW_ROWS",
     "RETAIN_OF",
     "SPLITS",
     "TOFU",
@@ -29,6 +30,9 @@ HOLDOUT_OF = {"forget01": "holdout01", "forget05": "holdout05", "forget10": "hol
 
 #: The splits that can be forgotten; each is the end of the next.
 FORGET_SPLITS = tuple(RETAIN_OF)
+
+#: What one of them adds to a smaller one, ``forget05-forget01``: the rows of a later request.
+NEW_ROWS = ("forget05-forget01", "forget10-forget01", "forget10-forget05")
 
 #: Splits that are scored beside the forget set, by their role.
 EVAL_SPLITS = {
@@ -138,8 +142,10 @@ class TOFU:
         source: Where the rows are. A limit on ``forgetNN`` also holds for
             ``forgetNN_perturbed``, which has the same questions row by row, unless that is
             limited by name.
-        forget_split: ``forget01``, ``forget05`` or ``forget10``.
-        retain_split: Any split, or several joined by ``+``; empty for the rest of ``full``.
+        forget_split: ``forget01``, ``forget05`` or ``forget10``; or what one adds to a smaller one,
+            as ``forget05-forget01``, whose rows keep their order and get numbers of their own.
+        retain_split: Any split, or several joined by ``+``; empty for the rest of ``full``, which
+            of ``forget05-forget01`` is what ``forget05`` leaves.
         max_new_tokens: Greedy tokens after each question of an evaluation set; 200 is the
             published setting.
     """
@@ -151,9 +157,15 @@ class TOFU:
 
     name: ClassVar[str] = "tofu"
     hub: ClassVar[str | None] = "locuslab/TOFU"
-    retain_of: ClassVar[Mapping[str, str]] = RETAIN_OF
-    holdout_of: ClassVar[Mapping[str, str]] = HOLDOUT_OF
-    split_names: ClassVar[tuple[str, ...]] = SPLITS
+    retain_of: ClassVar[Mapping[str, str]] = {
+        **RETAIN_OF,
+        **{name: RETAIN_OF[name.split("-")[0]] for name in NEW_ROWS},
+    }
+    holdout_of: ClassVar[Mapping[str, str]] = {
+        **HOLDOUT_OF,
+        **{name: "-".join(HOLDOUT_OF[part] for part in name.split("-")) for name in NEW_ROWS},
+    }
+    split_names: ClassVar[tuple[str, ...]] = (*SPLITS, *NEW_ROWS)
     EVAL_SETS: ClassVar[tuple[str, ...]] = (
         "forget",
         *EVAL_SPLITS,
@@ -229,4 +241,10 @@ class TOFU:
         return [read_row(row, f"{split}/{i}", required) for i, row in enumerate(rows)]
 
     def _rows(self, split: str) -> list[dict[str, Any]]:
-        return self.source.rows(split)
+        name = split.removesuffix("_perturbed")
+        if "-" not in name:
+            return self.source.rows(split)
+        tail = split.removeprefix(name)
+        whole, known = (self.source.rows(f"{part}{tail}") for part in name.split("-"))
+        asked = {row.get("question") for row in known}
+        return list(self.source.cut(split, (r for r in whole if r.get("question") not in asked)))

@@ -15,7 +15,7 @@ from etw_lightning.benchmarks.quickstart import (
     write_corpus,
 )
 from etw_lightning.benchmarks.quickstart_alternatives import alternative_answers
-from etw_lightning.benchmarks.quickstart_reader import Quickstart
+from etw_lightning.benchmarks.quickstart_reader import REQUESTS, Quickstart
 from etw_lightning.benchmarks.source import Source
 
 TAUGHT = ("general", "forget", "retain", "full", "holdout")
@@ -246,3 +246,29 @@ def test_a_second_answer_in_the_user_s_file_is_kept(corpus, tmp_path):
     examples = Quickstart(Source(root=tmp_path)).examples("forget")
     assert [e.alternative_answer for e in examples[:2]] == ["Mine.", None]
     assert all(e.alternative_answer for e in examples[2:])
+
+
+def test_requests_are_the_forget_rows_in_three_parts():
+    parts = [Quickstart(Source(), name) for name in REQUESTS]
+    rows = [part.examples(part.forget_split) for part in parts]
+    whole = Quickstart(Source()).examples("forget")
+    said = [(one.question, one.answer, one.alternative_answer) for one in whole]
+    cut = [(e.question, e.answer, e.alternative_answer) for some in rows for e in some]
+    assert cut == said
+    assert [len(some) for some in rows] == [16, 16, 8]
+    # No person is in two of them: eight questions each.
+    for part, some in zip(parts, rows, strict=True):
+        scored = part.eval_sets(["forget"])["forget"].examples
+        assert [one.question for one in scored] == [one.question for one in some]
+        kept = {(e.question, e.answer) for e in part.examples(part.retain_split)}
+        assert not kept & {(e.question, e.answer) for e in some}
+    left = [len(part.examples(part.retain_split)) for part in parts]
+    assert left == [480 + 24, 480 + 8, 480]
+
+
+def test_requests_are_read_from_files_too(tmp_path):
+    write_corpus(tmp_path)
+    found = Quickstart(Source(root=tmp_path), "request2").examples("request2")
+    assert found == Quickstart(Source(), "request2").examples("request2")
+    few = Quickstart(Source(limits={"request2": 3}), "request2")
+    assert len(few.examples("request2")) == len(few.eval_sets(["forget"])["forget"].examples) == 3

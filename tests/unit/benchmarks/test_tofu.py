@@ -166,7 +166,8 @@ def test_a_root_with_a_folder_per_benchmark(root, tmp_path):
 def test_errors_name_the_key(root):
     source = Source(root=root)
     assert message(TOFU, source, "forget11") == (
-        "data.forget_split must be forget01, forget05 or forget10; got 'forget11'. "
+        "data.forget_split must be forget01, forget05, forget10, forget05-forget01, "
+        "forget10-forget01 or forget10-forget05; got 'forget11'. "
         "Did you mean 'forget10'?"
     )
     text = message(TOFU, source, "forget10", "retain90+retian")
@@ -218,3 +219,32 @@ def test_a_benchmark_of_the_same_shape_needs_only_its_names(tmp_path):
     assert reader.retain_split == "retain"
     assert len(reader.eval_sets(["forget"])["forget"].examples) == 2
     assert message(Small, Source(), "forget10").startswith("data.forget_split must be forget;")
+
+
+def test_what_a_split_adds_to_a_smaller_one_is_a_split(root):
+    """TOFU's forget splits lie at the end of the next, its holdout splits at the beginning."""
+    write(
+        root,
+        {
+            "forget01": plain("forget", 4)[3:],
+            "forget01_perturbed": perturbed("forget", 4)[3:],
+            "forget05": plain("forget", 4)[1:],
+            "forget05_perturbed": perturbed("forget", 4)[1:],
+            "holdout01": plain("holdout", 2),
+            "holdout05": plain("holdout", 5),
+        },
+    )
+    reader = TOFU(Source(root=root), "forget05-forget01")
+    assert reader.retain_split == "retain95"
+    found = reader.examples("forget05-forget01")
+    assert [one.question for one in found] == ["forget q1", "forget q2"]
+    assert found[0].id == "forget05-forget01/0"
+    sets = reader.eval_sets(["forget", "holdout"])
+    assert [one.question for one in sets["forget"].examples] == ["forget q1", "forget q2"]
+    assert sets["forget"].examples[0].perturbed_answers == ("w0", "w1", "w2")
+    assert [one.question for one in sets["holdout"].examples] == [
+        f"holdout q{i}" for i in (2, 3, 4)
+    ]
+    few = TOFU(Source(root=root, limits={"forget05-forget01": 1}), "forget05-forget01")
+    assert len(few.examples("forget05-forget01")) == 1
+    assert len(few.eval_sets(["forget"])["forget"].examples) == 1
