@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ __all__ = [
     "StreamSettings",
     "Streams",
     "read_streams",
+    "retain_reader",
     "second_answers",
 ]
 
@@ -70,6 +71,7 @@ class StreamSettings:
         uses_marks: The weighting or the forget objective reads marked words.
         uses_words: The weighting reads which word a label belongs to.
         split: Fine-tune on this split; the streams are not read then.
+        leave_out: Split whose rows are no retain rows.
         alternative: Source of the second answers; None is ``column``.
         refusals: File of refusals; None takes our own.
         annotations: File of marked answers.
@@ -84,6 +86,7 @@ class StreamSettings:
     uses_marks: bool = False
     uses_words: bool = False
     split: str | None = None
+    leave_out: str | None = None
     alternative: Alternative | None = None
     refusals: str | None = None
     annotations: str | None = None
@@ -118,6 +121,12 @@ class StreamSettings:
             raise InputError(
                 "data.retain_weights weighs the sets of data.retain_split, which are not read: "
                 f"{why}. Leave data.retain_weights out."
+            )
+        if self.leave_out is not None and (self.split is not None or not self.uses_retain):
+            why = "data.split takes its place" if self.split else "model.retain is null"
+            raise InputError(
+                f"data.leave_out is {self.leave_out!r}, but data.retain_split is not read: {why}. "
+                "Leave data.leave_out out."
             )
 
 
@@ -160,7 +169,7 @@ def _read(benchmark: Benchmark, encoder: Encoder, settings: StreamSettings) -> S
             streams.words = number_words(forget, streams.rows["forget"], encoder)
     if settings.uses_retain:
         key = "data.retain_split"
-        read = _reader(benchmark, benchmark.retain_split, key)
+        read = retain_reader(benchmark, settings.leave_out)
         pushed = {said_by(example) for example in forget}
         held = set[tuple[object, ...]]()
 
@@ -194,6 +203,38 @@ def _reader(benchmark: Benchmark, split: str, key: str) -> Callable[[], Iterable
     if isinstance(benchmark, JSONL | OwnBenchmark):
         return functools.partial(benchmark.stream, split, key)
     return functools.partial(benchmark.examples, split, key)
+
+
+def retain_reader(
+    benchmark: Benchmark, leave_out: str | None = None
+) -> Callable[[], Iterable[Example]]:
+    """Return what gives the retain rows, one by one where the benchmark can.
+
+    Args:
+        benchmark: The reader.
+        leave_out: Split whose rows are none of them, or several joined by ``+``.
+
+    Raises:
+        InputError: If there is no such split; of the reading, if no row is left.
+    """
+    read = _reader(benchmark, benchmark.retain_split, "data.retain_split")
+    if leave_out is None:
+        return read
+    gone = {said_by(one) for one in benchmark.examples(leave_out, "data.leave_out")}
+
+    def rest() -> Iterator[Example]:
+        is_empty = True
+        for example in read():
+            if said_by(example) not in gone:
+                is_empty = False
+                yield example
+        if is_empty:
+            raise InputError(
+                f"data.leave_out {leave_out!r} leaves no row of data.retain_split "
+                f"{benchmark.retain_split!r}; give another retain split."
+            )
+
+    return rest
 
 
 def second_answers(

@@ -68,6 +68,8 @@ class UnlearningDataModule(ComparableRows):
             membership.
         retain_weights: Weight of each retain set, >= 0: ``{retain90: 0.5}``; others weigh 1. The
             terms of its rows are multiplied by it, and not divided by the sum of weights.
+        leave_out: Rows of ``retain_split`` that are no retain rows, as earlier requests had them
+            forgotten: a split, or several joined by ``+``.
         split: Fine-tune on this split alone; several are joined by ``+``. ``forget_split`` then
             only says what is scored as the forget set.
         rows: Keep only the first rows of a split: ``{forget10: 100}``.
@@ -141,6 +143,7 @@ class UnlearningDataModule(ComparableRows):
         refusals: str | None = None,
         tokenizer: str | None = None,
         rouge_tokenizer: WordRule = "published",
+        leave_out: str | None = None,
     ) -> None:
         check_arguments("data", UnlearningDataModule.__init__, locals())
         super().__init__()
@@ -151,7 +154,7 @@ class UnlearningDataModule(ComparableRows):
         self.benchmark_name = path_of(type(self._reader)) if is_own else str(benchmark)
         self.root, self.hub = root, hub
         self.forget_split, self.retain_split, self.split = forget_split, retain_split, split
-        self.holdout_split = holdout_split
+        self.holdout_split, self.leave_out = holdout_split, leave_out
         self.limits, self.columns = dict(rows or {}), columns
         self.choice_prompt, self.which_turns = choice_prompt, which_turns
         self.template, self.system_prompt = template, system_prompt

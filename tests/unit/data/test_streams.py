@@ -279,3 +279,37 @@ def test_what_would_be_read_is_not():
     StreamSettings(alternative="refusal", refusals="no.txt", retain_weights={"first": 0.5}).check()
     # A method without second answers may meet data that could give them.
     StreamSettings(alternative="refusal").check()
+
+
+# Rows of earlier requests.
+
+
+def test_rows_that_are_left_out_are_no_retain_rows_wherever_they_stand(read, root):
+    write_rows(
+        root / "mixed.jsonl",
+        [
+            {"question": f"What of {name} {n}?", "answer": text(n, 2)}
+            for name, n in (("first", 0), ("second", 4), ("first", 1), ("second", 1))
+        ],
+    )
+    found = read(retain="mixed+second", leave_out="first").rows["retain"]
+    assert [row.id for row in found] == [
+        *("mixed/1", "mixed/3"),
+        *(f"second/{n}" for n in range(5)),
+    ]
+    # The same question with another answer is another row.
+    write_rows(root / "other.jsonl", [{"question": "What of second 4?", "answer": "Nothing."}])
+    assert len(read(retain="second", leave_out="other").rows["retain"]) == 5
+    assert len(read(retain="second", leave_out="mixed+first").rows["retain"]) == 3
+
+
+def test_rows_that_are_left_out_must_leave_some_and_be_read(read):
+    assert refused(read, retain="first", leave_out="first") == (
+        "data.leave_out 'first' leaves no row of data.retain_split 'first'; give another retain "
+        "split."
+    )
+    assert refused(read, leave_out="nowhere").startswith("data.leave_out is 'nowhere': no file")
+    with pytest.raises(InputError, match=r"data\.leave_out is 'first', but data\.retain_split"):
+        StreamSettings(uses_retain=False, leave_out="first").check()
+    with pytest.raises(InputError, match=r"not read: data\.split takes its place"):
+        StreamSettings(uses_forget=False, split="first", leave_out="first").check()
