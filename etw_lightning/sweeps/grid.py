@@ -5,16 +5,25 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from etw_lightning.files.config_files import find_config, shipped
-from etw_lightning.files.yaml_checks import check_once
 from etw_lightning.schema import InputError
+from etw_lightning.sweeps.file_checks import (
+    SAME,
+    FileKind,
+    as_pairs,
+    as_texts,
+    change,
+    check_keys,
+    folder_of,
+    needed,
+    read_file,
+    settings_of,
+)
 from etw_lightning.sweeps.ranges import Range, read_range
 
 __all__ = [
@@ -31,11 +40,9 @@ __all__ = [
 
 #: The setting over whose values a report averages.
 SEED = "seed_everything"
-#: The paper calls the weight of the forget term lambda, which the command line takes too.
-_SAME = {"model.lambda": "model.forget_weight"}
 _KEYS = ("config", "output_dir", "methods", "grid", "settings", "select", "columns", "search")
-#: Settings that each run gets from the sweep.
-_OWN = ("config", "output_dir", "overwrite", "ckpt_path")
+#: Its file; what each run gets from the sweep is none of its settings.
+_SWEEP = FileKind("sweep", ("config", "output_dir", "overwrite", "ckpt_path"))
 _BOUNDS = ("at_least", "at_most", "at_least_of_target")
 _METHODS = Path("configs/method")
 _METHODS_HINT = "names of method files, as [etw, ga], or names with grids of their own"
@@ -118,19 +125,19 @@ def load_sweep(
     Raises:
         InputError: If a key is unknown or missing, or a value is none that the key takes.
     """
-    given = _read(path)
-    _check_keys("", given, _KEYS)
-    config = _needed(given, "config", "names or paths of run files, as [quickstart]")
-    files = (config,) if isinstance(config, str) else tuple(_texts("config", config))
+    given = read_file(path, _SWEEP)
+    check_keys("", given, _KEYS)
+    config = needed(given, "config", "names or paths of run files, as [quickstart]", _SWEEP)
+    files = (config,) if isinstance(config, str) else tuple(as_texts("config", config))
     for file in files:
         find_config(file)
-    changed = dict(_change("--set", text) for text in changes)
-    drawn = _grid("--over", dict(_change("--over", text) for text in over))
-    settings = _settings("settings", given.get("settings") or {})
+    changed = dict(change("--set", text, _SWEEP) for text in changes)
+    drawn = _grid("--over", dict(change("--over", text, _SWEEP) for text in over))
+    settings = settings_of("settings", given.get("settings") or {}, _SWEEP)
     settings = {key: value for key, value in settings.items() if key not in drawn}
     common = _grid("grid", given.get("grid") or {})
     methods: dict[str, tuple[str, Grid]] = {}
-    for label, (file, own) in _methods(_needed(given, "methods", _METHODS_HINT)).items():
+    for label, (file, own) in _methods(needed(given, "methods", _METHODS_HINT, _SWEEP)).items():
         grid = {**own, **{key: values for key, values in common.items() if key not in own}, **drawn}
         for key in settings.keys() & grid.keys():
             raise InputError(f"{key} must stand in settings or in a grid; {label} has it in both.")
@@ -140,16 +147,10 @@ def load_sweep(
     # Where one method's grid has the setting, all methods get the value.
     methods = {label: (file, {**grid, **chosen}) for label, (file, grid) in methods.items()}
     settings |= {key: value for key, value in changed.items() if key not in in_grids}
-    folder = output_dir
-    if folder is None:
-        folder = _needed(given, "output_dir", "the folder of the runs' folders")
-    if not isinstance(folder, str) or not folder.strip():
-        raise InputError(f"output_dir must be a folder; got {folder!r}.")
-    folder = str(Path(folder).expanduser())
-    _check_folder(folder)
-    columns = _texts("columns", given["columns"]) if "columns" in given else None
+    folder = folder_of(output_dir, given, _SWEEP)
+    columns = as_texts("columns", given["columns"]) if "columns" in given else None
     # The rule comes last: where it is missing, all else is in order.
-    select = _select(_needed(given, "select", _SELECT_HINT))
+    select = _select(needed(given, "select", _SELECT_HINT, _SWEEP))
     shown = columns or [select.metric, *(bound.metric for bound in select.bounds)]
     numbers = _search(given.get("search") or {})
     return Sweep(files, folder, methods, settings, select, tuple(dict.fromkeys(shown)), **numbers)
@@ -163,7 +164,7 @@ def as_typed(message: str, path: str, words: Sequence[str] = ()) -> str:
         path: The sweep's file, or its name.
         words: What was typed beside it; where a setting stands there its name there counts.
     """
-    for short, plain in _SAME.items():
+    for short, plain in SAME.items():
         texts = [text for text in words if short in text or plain in text]
         if not texts:
             try:
@@ -184,7 +185,7 @@ def has_ranges(sweep: Sweep) -> bool:
 
 def _search(given: Any) -> dict[str, int]:
     """Check how many points a search draws, and its seed."""
-    _check_keys("search.", _pairs("search", given), ("trials", "seed"))
+    check_keys("search.", as_pairs("search", given), ("trials", "seed"))
     for key, value in given.items():
         least = int(key == "trials")
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -192,54 +193,11 @@ def _search(given: Any) -> dict[str, int]:
     return dict(given)
 
 
-def _needed(given: Mapping[str, Any], key: str, hint: str) -> Any:
-    if given.get(key) is None:
-        raise InputError(f"{key} is missing from the sweep's file; it holds {hint}.")
-    return given[key]
-
-
-def _check_folder(folder: str) -> None:
-    for path in (Path(folder), *Path(folder).parents):
-        if path.exists() and not path.is_dir():
-            raise InputError(f"output_dir must be a folder; {str(path)!r} is none.")
-
-
-def _read(path: str) -> dict[str, Any]:
-    file = find_config(path, "--config").path
-    try:
-        text = file.read_text(encoding="utf-8")
-        check_once(yaml.compose(text), "the sweep's file")
-        given = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"--config {path!r} is not YAML: {' '.join(str(error).split())}") from None
-    return _pairs(f"--config {path!r}", given)
-
-
-def _check_keys(place: str, given: Mapping[str, Any], known: Collection[str]) -> None:
-    for key in (name for name in given if name not in known):
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        hint = f" Did you mean {place}{near[0]}?" if near else f" There are {', '.join(known)}."
-        raise InputError(f"{place}{key} is not known.{hint}")
-
-
-def _pairs(key: str, given: Any) -> dict[str, Any]:
-    if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
-        raise InputError(f"{key} must hold pairs `name: value`; got {given!r:.60}.")
-    return given
-
-
-def _texts(key: str, given: Any) -> list[str]:
-    is_list = isinstance(given, list) and given
-    if not is_list or not all(isinstance(one, str) and one for one in given):
-        raise InputError(f"{key} must be a list of names, at least one; got {given!r:.60}.")
-    return given
-
-
 def _methods(given: Any) -> dict[str, tuple[str, dict[str, list[Any] | Range]]]:
     """Return label to file and own grid."""
     if isinstance(given, list):
-        given = dict.fromkeys(_texts("methods", given))
-    if not _pairs("methods", given):
+        given = dict.fromkeys(as_texts("methods", given))
+    if not as_pairs("methods", given):
         raise InputError("methods must hold at least one method; got none.")
     found: dict[str, tuple[str, dict[str, list[Any] | Range]]] = {}
     for name, grid in given.items():
@@ -270,22 +228,8 @@ def _method_names() -> list[str]:
     return sorted({*theirs, *(one.stem for one in _METHODS.glob("*.yaml"))})
 
 
-def _settings(place: str, given: Any) -> dict[str, Any]:
-    """Check the names of settings; return them under the names that files take."""
-    found: dict[str, Any] = {}
-    for name, value in _pairs(place, given).items():
-        key = _SAME.get(name, name)
-        if key in _OWN:
-            raise InputError(f"{place} can't hold {name}: each run of a sweep has its own.")
-        if key in found:
-            both = " and ".join(one for one in given if _SAME.get(one, one) == key)
-            raise InputError(f"{place} must hold {key} once; {both} are the same setting.")
-        found[key] = value
-    return found
-
-
 def _grid(place: str, given: Any) -> dict[str, list[Any] | Range]:
-    grid = _settings(place, given)
+    grid = settings_of(place, given, _SWEEP)
     for name, values in grid.items():
         key = f"{place} {name}" if place.startswith("--") else f"{place}.{name}"
         found = read_range(key, values)
@@ -309,21 +253,9 @@ def _grid(place: str, given: Any) -> dict[str, list[Any] | Range]:
     return grid
 
 
-def _change(option: str, text: str) -> tuple[str, Any]:
-    name, is_pair, value = text.partition("=")
-    if not is_pair or not name:
-        raise InputError(f"{option} must be given as key=value; got {text!r}.")
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise InputError(f"{option} {name} must be YAML; got {value!r}.") from None
-    ((key, one),) = _settings(option, {name.lstrip("-"): parsed}).items()
-    return key, one
-
-
 def _select(given: Any) -> Select:
-    pairs = _pairs("select", given)
-    _check_keys("select.", pairs, ("maximise", "minimise", "subject_to"))
+    pairs = as_pairs("select", given)
+    check_keys("select.", pairs, ("maximise", "minimise", "subject_to"))
     aims = [name for name in ("maximise", "minimise") if name in pairs]
     if len(aims) != 1:
         raise InputError("select must hold either maximise or minimise, with a number's name.")
@@ -331,9 +263,9 @@ def _select(given: Any) -> Select:
     if not isinstance(metric, str):
         raise InputError(f"select.{aims[0]} must be the name of a number; got {metric!r}.")
     bounds = []
-    for name, limits in _pairs("select.subject_to", pairs.get("subject_to") or {}).items():
+    for name, limits in as_pairs("select.subject_to", pairs.get("subject_to") or {}).items():
         place = f"select.subject_to.{name}"
-        _check_keys(f"{place}.", _pairs(place, limits), _BOUNDS)
+        check_keys(f"{place}.", as_pairs(place, limits), _BOUNDS)
         for kind, value in limits.items():
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise InputError(f"{place}.{kind} must be a number; got {value!r}.")
