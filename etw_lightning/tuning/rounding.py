@@ -21,10 +21,15 @@ __all__ = ["SIXTEEN_BITS", "round_stochastically", "rounding_class"]
 
 #: Kinds of weights that are rounded.
 SIXTEEN_BITS = (torch.bfloat16, torch.float16)
-#: Numbers rounded at a time: what stays in a processor's cache.
-_BLOCK = 1 << 18
+#: Numbers stepped and rounded at a time, so that what is kept of them in float32 stays in a
+#: processor's cache; more where starting a kernel costs more than memory does.
+_BLOCKS = {"cpu": 1 << 16}
+_BLOCK = 1 << 22
 #: Bits of a float32 number that bfloat16 keeps.
 _KEPT = -(1 << 16)
+#: Classes that take a number without looking at others, and what they keep of each.
+_FUSED = (torch.optim.Adam, torch.optim.AdamW)
+_MEANS = ("exp_avg", "exp_avg_sq")
 #: Key of a parameter group that counts steps, so that a run that goes on draws as one that ran on.
 _COUNT = "rounded_steps"
 
@@ -47,28 +52,51 @@ def round_stochastically(target: Tensor, value: Tensor, noise: torch.Generator) 
         >>> sorted(set(target.tolist())), round(target.double().mean().item(), 4)
         ([1.0, 1.0078125], 1.001)
     """
-    parts = zip(_blocks(target), _blocks(value), strict=True)
-    rounded = _bfloat16 if target.dtype == torch.bfloat16 else _by_neighbours
-    for part, exact in parts:
-        part.copy_(rounded(exact, part.dtype, noise))
+    for part, exact in zip(_blocks(target), _blocks(value), strict=True):
+        part.copy_(_rounded(exact, part.dtype, noise))
+
+
+def block_of(device: torch.device) -> int:
+    """Return how many numbers of a weight are stepped and rounded at a time on a device."""
+    return _BLOCKS.get(device.type, _BLOCK)
 
 
 def _blocks(tensor: Tensor) -> Iterator[Tensor]:
-    """Yield a tensor's parts along its first dimension, of about ``_BLOCK`` numbers each."""
+    """Yield a tensor's parts along its first dimension, of about a block's numbers each."""
     rows = tensor.shape[0] if tensor.dim() else 0
-    per = max(1, _BLOCK // max(1, tensor[0].numel())) if rows else 0
+    per = max(1, block_of(tensor.device) // max(1, tensor[0].numel())) if rows else 0
     return iter(tensor.split(per) if rows > per else (tensor,))
 
 
+def _rounded(value: Tensor, dtype: torch.dtype, noise: torch.Generator) -> Tensor:
+    """Return float32 values rounded by chance, in whatever dtype keeps the result exactly."""
+    return (_bfloat16 if dtype == torch.bfloat16 else _by_neighbours)(value, dtype, noise)
+
+
 def _bfloat16(value: Tensor, dtype: torch.dtype, noise: torch.Generator) -> Tensor:
-    """Add a number below one unit of the last place kept to the bits, and cut: both in integers."""
-    bits = torch.randint(
-        0, 1 << 16, value.shape, generator=noise, dtype=torch.int32, device=value.device
-    )
+    """Add a number below one unit of the last place kept to the bits, and cut: both in integers.
+
+    Returns:
+        float32, whose last bits are 0: no later rounding changes it.
+    """
+    # One draw of 64 bits is four numbers below 2 ** 16.
+    draws = torch.empty(-(-value.numel() // 4), dtype=torch.int64, device=value.device)
+    draws.random_(-(1 << 63), None, generator=noise)
+    bits = draws.view(torch.uint16)[: value.numel()].view(value.shape).to(torch.int32)
     found = bits.add_(value.view(torch.int32)).bitwise_and_(_KEPT).view(torch.float32)
+    if _is_small(value, dtype):
+        return found
     # Past the largest number, and where the value is none, it is cut.
     cut = value.view(torch.int32).bitwise_and(_KEPT).view(torch.float32)
-    return torch.where(found.isfinite() & value.isfinite(), found, cut).to(dtype)
+    return torch.where(found.isfinite() & value.isfinite(), found, cut)
+
+
+def _is_small(value: Tensor, dtype: torch.dtype) -> bool:
+    """Tell whether nothing is past the largest number; known only where asking is no waiting."""
+    if value.device.type != "cpu" or not value.numel():
+        return False
+    low, high = (one.item() for one in value.aminmax())
+    return -torch.finfo(dtype).max <= low and high <= torch.finfo(dtype).max
 
 
 def _by_neighbours(value: Tensor, dtype: torch.dtype, noise: torch.Generator) -> Tensor:
@@ -86,10 +114,11 @@ def _by_neighbours(value: Tensor, dtype: torch.dtype, noise: torch.Generator) ->
 def rounding_class(cls: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
     """Return an optimiser's class whose 16-bit weights, and their state, are rounded by chance.
 
-    Each such weight is stepped by itself in float32: besides what is kept in 16 bits, the float32
-    copies of one weight, its gradient and its state are held at a time. Weights of other kinds are
-    stepped as ``cls`` does. Draws depend on the run's seed (``PL_GLOBAL_SEED``), the step and the
-    weight's place only: they are equal on all processes, so that copies of a weight stay equal,
+    Each such weight is stepped by itself in float32. Adam and AdamW in their fused form, which take
+    a number without looking at others, go over all of them in one pass: what is held in float32 is
+    a block of some thousand numbers, their gradients and their state. For other classes it is the
+    whole of one weight at a time. Weights of other kinds are stepped as ``cls`` does. Draws depend on the run's seed (``PL_GLOBAL_SEED``), the step and a
+    weight's place among those that are stepped only: they are equal on all processes, so that copies of a weight stay equal,
     and a run that goes on makes those of one that was never stopped.
 
     Args:
@@ -122,9 +151,19 @@ def rounding_class(cls: type[torch.optim.Optimizer]) -> type[torch.optim.Optimiz
                     group["params"] = []
                 for number, (group, weights) in enumerate(zip(groups, kept, strict=True)):
                     count = group[_COUNT] = group.get(_COUNT, 0) + 1
+                    together: dict[tuple[Any, ...], list[nn.Parameter]] = {}
                     for place, weight in enumerate(weights):
-                        if weight.dtype in SIXTEEN_BITS and weight.grad is not None:
-                            self._step_one(group, weight, (number, place, count))
+                        if weight.dtype not in SIXTEEN_BITS or weight.grad is None:
+                            continue
+                        if cls in _FUSED and _goes_in_blocks(group, weight, self.state[weight]):
+                            together.setdefault(_kind(weight), []).append(weight)
+                        else:
+                            noise = _generator(_local(weight).device, (number, place, count))
+                            self._step_one(group, weight, noise)
+                    for place, ones in enumerate(together.values()):
+                        noise = _generator(_local(ones[0]).device, (number, place, count, 1))
+                        states = [self.state[weight] for weight in ones]
+                        _step_in_blocks(cls, group, ones, states, noise)
             finally:
                 for group, weights in zip(groups, kept, strict=True):
                     group["params"] = weights
@@ -132,9 +171,9 @@ def rounding_class(cls: type[torch.optim.Optimizer]) -> type[torch.optim.Optimiz
 
         @torch.no_grad()
         def _step_one(
-            self, group: dict[str, Any], weight: nn.Parameter, key: tuple[int, int, int]
+            self, group: dict[str, Any], weight: nn.Parameter, noise: torch.Generator
         ) -> None:
-            """Step one weight in float32, and round it and its state."""
+            """Step one whole weight in float32, and round it and its state."""
             exact = nn.Parameter(weight.detach().float())
             exact.grad = cast(Tensor, weight.grad).float()
             state = self.state.pop(weight, {})
@@ -145,7 +184,6 @@ def rounding_class(cls: type[torch.optim.Optimizer]) -> type[torch.optim.Optimiz
             group["params"] = [exact]
             super().step()
             group["params"] = []
-            noise = _generator(_local(weight).device, key)
             round_stochastically(_local(weight.data), _local(exact.data), noise)
             self.state[weight] = {}
             for name, one in self.state.pop(exact).items():
@@ -159,6 +197,98 @@ def rounding_class(cls: type[torch.optim.Optimizer]) -> type[torch.optim.Optimiz
     return Rounding
 
 
+def _goes_in_blocks(group: dict[str, Any], weight: nn.Parameter, state: dict[str, Any]) -> bool:
+    """Tell whether a weight can be stepped block by block by Adam's fused kernel."""
+    parts = [weight, cast(Tensor, weight.grad), *(state[name] for name in _MEANS if name in state)]
+    return (
+        bool(group["fused"])
+        and not group["amsgrad"]
+        and all(_local(part).is_contiguous() for part in parts)
+        and all(part.dtype == weight.dtype for part in parts)
+    )
+
+
+def _kind(weight: Tensor) -> tuple[Any, ...]:
+    """Return what must be equal for weights to share a block.
+
+    Of sharded weights a process may hold more than another. Those that are cut alike are by
+    themselves, so that copies stand at the same places, and meet the same draws, everywhere.
+    """
+    return weight.dtype, _local(weight).device, getattr(weight, "placements", None)
+
+
+@torch.no_grad()
+def _step_in_blocks(
+    cls: type[torch.optim.Optimizer],
+    group: dict[str, Any],
+    weights: list[nn.Parameter],
+    states: list[dict[str, Any]],
+    noise: torch.Generator,
+) -> None:
+    """Step weights as ``cls`` does, in one pass in which they and their state are rounded, too."""
+    sources: list[list[Tensor]] = []
+    steps: list[Tensor] = []
+    for weight, state in zip(weights, states, strict=True):
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32, device=_local(weight).device)
+            for name in _MEANS:
+                state[name] = torch.zeros_like(weight, memory_format=torch.preserve_format)
+        parts = [cast(Tensor, weight.grad), weight.detach(), *(state[name] for name in _MEANS)]
+        sources.append([_local(part).view(-1) for part in parts])
+        steps.append(_local(state["step"]))
+    torch._foreach_add_(steps, 1)
+    # The fused kernel has no word for "decoupled": it is another function.
+    stepped = torch._fused_adamw_ if cls is torch.optim.AdamW else torch._fused_adam_
+    sizes = [source[0].numel() for source in sources]
+    block = min(block_of(steps[0].device), sum(sizes))
+    room = torch.empty(4 * block, dtype=torch.float32, device=steps[0].device)
+    for pieces in _filled(sizes, block):
+        lengths = [stop - start for _, start, stop in pieces]
+        exact = room[: 4 * sum(lengths)].view(4, -1)
+        kept = [
+            sources[place][part][start:stop] for part in range(4) for place, start, stop in pieces
+        ]
+        wide = [piece for row in exact.unbind() for piece in row.split(lengths)]
+        torch._foreach_copy_(wide, kept)
+        num = len(pieces)
+        stepped(
+            wide[num : 2 * num],
+            wide[:num],
+            wide[2 * num : 3 * num],
+            wide[3 * num :],
+            [],
+            [steps[place] for place, _, _ in pieces],
+            lr=group["lr"],
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=group["maximize"],
+        )
+        rounded = _rounded(exact[1:], weights[0].dtype, noise)
+        found = [piece for row in rounded.unbind() for piece in row.split(lengths)]
+        torch._foreach_copy_(kept[num:], found)
+
+
+def _filled(sizes: list[int], block: int) -> Iterator[list[tuple[int, int, int]]]:
+    """Yield what fills each block: places of weights, with where a piece starts and stops."""
+    pieces: list[tuple[int, int, int]] = []
+    left = block
+    for place, size in enumerate(sizes):
+        start = 0
+        while start < size:
+            stop = min(size, start + left)
+            pieces.append((place, start, stop))
+            left -= stop - start
+            start = stop
+            if not left:
+                yield pieces
+                pieces, left = [], block
+    if pieces:
+        yield pieces
+
+
 def _is_kept(name: str, value: Any, weight: Tensor) -> bool:
     """Tell whether a value of the state is kept in 16 bits, as the weight is."""
     return name != "step" and isinstance(value, Tensor) and value.dtype == weight.dtype
@@ -169,7 +299,7 @@ def _local(tensor: Tensor) -> Tensor:
     return cast(Tensor, getattr(tensor, "_local_tensor", tensor))
 
 
-def _generator(device: torch.device, key: tuple[int, int, int]) -> torch.Generator:
+def _generator(device: torch.device, key: tuple[int, ...]) -> torch.Generator:
     seed = int(os.environ.get("PL_GLOBAL_SEED") or 0)
     words = np.random.SeedSequence([seed, *key]).generate_state(1, np.uint64)
     return torch.Generator(device).manual_seed(int(words[0] >> np.uint64(1)))
