@@ -47,6 +47,8 @@ RESERVED = GIB
 STATE_BYTES = {"SGD": 0, "RMSprop": 1, "Adagrad": 1, "Lion": 1, "Adam": 2, "AdamW": 2}
 #: Optimisers that step a weight in one pass.
 _FUSED = ("torch.optim.Adam", "torch.optim.AdamW")
+#: What a rounded number takes while it is: 4 float32 numbers, and 3 draws and what is made of them.
+_BLOCK_BYTES = 4 * 4 + 3 * (2 + 4 * 4)
 #: DeepSpeed's own limits as Lightning sets them, in weights.
 _BUCKET, _LIVE_WEIGHTS = 200_000_000, 1_000_000_000
 
@@ -148,25 +150,31 @@ def state_bytes(optimizer: str, trained: int, num_trained: int) -> int:
     return factor * (num_trained if name.endswith("8bit") else trained)
 
 
-def update_bytes(optimizer: str, largest: int, itemsize: int, *, rounds: bool) -> int | None:
-    """Return what the update of the largest weight takes while it lasts, bytes.
+def update_bytes(
+    optimizer: str, largest: int, itemsize: int, *, rounds: bool, block: int
+) -> int | None:
+    """Return what the update of weights takes while it lasts, bytes.
 
     Args:
         optimizer: As of ``state_bytes``.
         largest: Numbers of the largest trained weight.
         itemsize: Bytes of each.
         rounds: 16-bit weights are rounded stochastically.
+        block: Numbers that are rounded at a time where the class has a fused step.
 
     Returns:
-        The float32 copies of a 16-bit weight, its gradient and its state; 0 where the class has a
-        fused step; None where all weights may be updated at a time.
+        What a block takes, or the float32 copies of a 16-bit weight, its gradient and its state;
+        0 where the class has a fused step and nothing is rounded; None where all weights may be
+        updated at a time.
 
     Example:
-        >>> update_bytes("torch.optim.AdamW", 100, 2, rounds=True)
-        1600
+        >>> update_bytes("torch.optim.SGD", 100, 2, rounds=True, block=10)
+        800
     """
     if not optimizer.startswith("torch.optim."):
         return None
+    if rounds and itemsize == 2 and optimizer in _FUSED:
+        return _BLOCK_BYTES * block
     if rounds and itemsize == 2:
         return 4 * largest * (2 + STATE_BYTES.get(optimizer.rpartition(".")[2], 2))
     return 0 if optimizer in _FUSED else None

@@ -14,6 +14,7 @@ from etw_lightning.memory.prediction import STRATEGIES, Needs, Strategy, state_b
 from etw_lightning.memory.step_trace import StepShape, trace_evaluation, trace_step
 from etw_lightning.schema import InputError
 from etw_lightning.tuning.adapters import wrap_model
+from etw_lightning.tuning.rounding import block_of
 from etw_lightning.tuning.trainable import choose_trained, recompute_activations
 
 __all__ = [
@@ -205,7 +206,14 @@ def _update(shape: RunShape, trained: Sequence[Tensor]) -> int | None:
         return None
     rounds = shape.rounding != "nearest"
     largest = max(trained, key=lambda weight: weight.numel())
-    return update_bytes(shape.optimizer, largest.numel(), largest.dtype.itemsize, rounds=rounds)
+    block = block_of(torch.device("cuda" if shape.on_cuda else "cpu"))
+    return update_bytes(
+        shape.optimizer,
+        largest.numel(),
+        largest.dtype.itemsize,
+        rounds=rounds,
+        block=min(block, sum(weight.numel() for weight in trained)),
+    )
 
 
 def needs_by_strategy(config: Any, shape: RunShape) -> dict[Strategy, Needs]:

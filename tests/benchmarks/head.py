@@ -6,10 +6,11 @@ Ways alternate in one process; on a processor on one thread, in process time, wi
 until the device has done what was asked for. ``products`` are the three matrix
 products of a loss that depends on logits (the logits, and the gradients of hidden states and of
 the head), ``full`` keeps all logits as autograd does, with entropies, ``torch`` is PyTorch's
-``linear_cross_entropy``, without entropies, ``ours`` is ``linear_scores`` with entropies, and ``ours,
-triton`` the same by the kernels of ``model.head_kernel: triton``, where the device has them; where
-it has not, ``skipped`` says why. Prints one line of JSON: median seconds, ratios to ``products``,
-the largest difference of a gradient from that of ``full`` over its largest number, and versions.
+``linear_cross_entropy``, without entropies, ``ours`` is ``linear_scores`` with entropies, and
+``ours, triton`` the same by the kernels of ``model.head_kernel: triton``, where the device has
+them; where it has not, ``skipped`` says why. Prints one line of JSON: median seconds, ratios to
+``products``, the largest difference of a gradient from that of ``full`` over its largest number,
+and versions.
 """
 
 from __future__ import annotations

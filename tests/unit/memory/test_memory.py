@@ -61,8 +61,8 @@ def test_on_gpus_all_tensors_are_updated_at_a_time():
     ("optimizer", "itemsize", "rounds", "expected"),
     [
         ("torch.optim.AdamW", 4, True, 0),
-        # Float32 copies of a weight, its gradient and two means.
-        ("torch.optim.AdamW", 2, True, 16 * 100),
+        # Of a block float32 copies of a weight, its gradient and two means, and draws.
+        ("torch.optim.AdamW", 2, True, 70 * 10),
         ("torch.optim.AdamW", 2, False, 0),
         ("torch.optim.SGD", 2, True, 8 * 100),
         ("torch.optim.SGD", 4, True, None),
@@ -70,7 +70,7 @@ def test_on_gpus_all_tensors_are_updated_at_a_time():
     ],
 )
 def test_weights_are_updated_one_by_one(optimizer, itemsize, rounds, expected):
-    assert update_bytes(optimizer, 100, itemsize, rounds=rounds) == expected
+    assert update_bytes(optimizer, 100, itemsize, rounds=rounds, block=10) == expected
     if expected is not None:
         # 100 are alive in the forward pass, beside the gradients of the step before.
         held = 4000 + 4000 + 8000 + max(expected, 100)
