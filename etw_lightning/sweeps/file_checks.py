@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ __all__ = [
     "needed",
     "read_file",
     "settings_of",
+    "value_text",
 ]
 
 #: The paper calls the weight of the forget term lambda, which the command line takes too.
@@ -133,3 +136,12 @@ def folder_of(output_dir: str | None, given: Mapping[str, Any], kind: FileKind) 
         if path.exists() and not path.is_dir():
             raise InputError(f"output_dir must be a folder; {str(path)!r} is none.")
     return folder
+
+
+def value_text(value: Any) -> str:
+    """Return a value as it is read; equal numbers give equal texts, however they are written."""
+    # YAML takes 1e-4, which lacks a point, for a text.
+    is_number = isinstance(value, str) and re.fullmatch(r"[+-]?[\d.]+[eE][+-]?\d+", value)
+    if is_number or (isinstance(value, int | float) and not isinstance(value, bool)):
+        return repr(float(value)).removesuffix(".0")
+    return value if isinstance(value, str) else json.dumps(value)

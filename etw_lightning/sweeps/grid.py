@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +21,10 @@ from etw_lightning.sweeps.file_checks import (
     needed,
     read_file,
     settings_of,
+    value_text,
 )
 from etw_lightning.sweeps.ranges import Range, read_range
+from etw_lightning.sweeps.rules import Bound, Select, read_select
 
 __all__ = [
     "SEED",
@@ -43,42 +43,11 @@ SEED = "seed_everything"
 _KEYS = ("config", "output_dir", "methods", "grid", "settings", "select", "columns", "search")
 #: Its file; what each run gets from the sweep is none of its settings.
 _SWEEP = FileKind("sweep", ("config", "output_dir", "overwrite", "ckpt_path"))
-_BOUNDS = ("at_least", "at_most", "at_least_of_target")
 _METHODS = Path("configs/method")
 _METHODS_HINT = "names of method files, as [etw, ga], or names with grids of their own"
 _SELECT_HINT = "the rule by which a grid point is chosen, as {maximise: forget_quality}"
 #: Settings with the values of each, or for a search the range that they are drawn from.
 Grid = Mapping[str, Sequence[Any] | Range]
-
-
-@dataclass(frozen=True)
-class Bound:
-    """What a number must keep to.
-
-    Args:
-        metric: Its name in ``results.json``.
-        kind: ``at_least``, ``at_most``, or ``at_least_of_target``: a share of the target model's.
-        value: The bound, or the share.
-    """
-
-    metric: str
-    kind: str
-    value: float
-
-
-@dataclass(frozen=True)
-class Select:
-    """The rule by which one grid point of each method is chosen.
-
-    Args:
-        metric: Number whose mean over the seeds decides.
-        maximise: Whether the highest is best; else the lowest.
-        bounds: What the means of a point must keep to.
-    """
-
-    metric: str
-    maximise: bool
-    bounds: tuple[Bound, ...]
 
 
 @dataclass(frozen=True)
@@ -150,7 +119,7 @@ def load_sweep(
     folder = folder_of(output_dir, given, _SWEEP)
     columns = as_texts("columns", given["columns"]) if "columns" in given else None
     # The rule comes last: where it is missing, all else is in order.
-    select = _select(needed(given, "select", _SELECT_HINT, _SWEEP))
+    select = read_select(needed(given, "select", _SELECT_HINT, _SWEEP))
     shown = columns or [select.metric, *(bound.metric for bound in select.bounds)]
     numbers = _search(given.get("search") or {})
     return Sweep(files, folder, methods, settings, select, tuple(dict.fromkeys(shown)), **numbers)
@@ -251,32 +220,3 @@ def _grid(place: str, given: Any) -> dict[str, list[Any] | Range]:
         if twice is not None:
             raise InputError(f"{key} must hold each value once; got {twice} more often.")
     return grid
-
-
-def _select(given: Any) -> Select:
-    pairs = as_pairs("select", given)
-    check_keys("select.", pairs, ("maximise", "minimise", "subject_to"))
-    aims = [name for name in ("maximise", "minimise") if name in pairs]
-    if len(aims) != 1:
-        raise InputError("select must hold either maximise or minimise, with a number's name.")
-    metric = pairs[aims[0]]
-    if not isinstance(metric, str):
-        raise InputError(f"select.{aims[0]} must be the name of a number; got {metric!r}.")
-    bounds = []
-    for name, limits in as_pairs("select.subject_to", pairs.get("subject_to") or {}).items():
-        place = f"select.subject_to.{name}"
-        check_keys(f"{place}.", as_pairs(place, limits), _BOUNDS)
-        for kind, value in limits.items():
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise InputError(f"{place}.{kind} must be a number; got {value!r}.")
-            bounds.append(Bound(name, kind, float(value)))
-    return Select(metric, aims[0] == "maximise", tuple(bounds))
-
-
-def value_text(value: Any) -> str:
-    """Return a value as it is read; equal numbers give equal texts, however they are written."""
-    # YAML takes 1e-4, which lacks a point, for a text.
-    is_number = isinstance(value, str) and re.fullmatch(r"[+-]?[\d.]+[eE][+-]?\d+", value)
-    if is_number or (isinstance(value, int | float) and not isinstance(value, bool)):
-        return repr(float(value)).removesuffix(".0")
-    return value if isinstance(value, str) else json.dumps(value)
