@@ -6,22 +6,26 @@ import math
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from etw_lightning.schema import InputError
 from etw_lightning.sweeps.grid import Bound, Select
+from etw_lightning.sweeps.parts import RunRecords, in_part
 from etw_lightning.sweeps.runs import Finished, Run, find_finished
 
 __all__ = [
     "Point",
     "average",
     "choose",
+    "choose_all",
     "excess",
     "gather",
     "is_p_value",
     "log10",
     "needed",
+    "of_seeds",
     "rule",
+    "validation_words",
 ]
 
 
@@ -126,6 +130,49 @@ def choose(points: Sequence[Point], select: Select) -> tuple[Point | None, bool]
     ), True
 
 
+def choose_all(
+    points: Sequence[Point], select: Select, records: RunRecords | None = None
+) -> dict[str, tuple[Point | None, bool]]:
+    """Return what ``choose`` gives of each method, by its validation rows and seeds.
+
+    Args:
+        points: Of all methods, with all seeds and the numbers of all rows.
+        select: The rule.
+        records: Reads what runs hold, where there is a validation part.
+
+    Returns:
+        By method one of the points given, None if none is whole; and whether it keeps to every
+        bound.
+
+    Raises:
+        InputError: If a finished run lacks what the rule needs.
+    """
+    parts = in_part(points, select, "validation", select.metrics, records)
+    held: dict[str, list[tuple[Point, Point]]] = {}
+    for point, part in zip(points, parts, strict=True):
+        held.setdefault(point.method, []).append((point, of_seeds(part, select.seeds)))
+    found: dict[str, tuple[Point | None, bool]] = {}
+    for method, pairs in held.items():
+        taken, keeps = choose([part for _, part in pairs], select)
+        found[method] = next((point for point, part in pairs if part is taken), None), keeps
+    return found
+
+
+def of_seeds(point: Point, seeds: Sequence[str]) -> Point:
+    """Return a point with the runs of some seeds.
+
+    Args:
+        point: With all its runs.
+        seeds: Those of the runs that are kept; none for all.
+    """
+    pairs = [
+        (run, one)
+        for run, one in zip(point.runs, point.results, strict=True)
+        if not seeds or run.seed in seeds
+    ]
+    return replace(point, runs=[run for run, _ in pairs], results=[one for _, one in pairs])
+
+
 def rule(select: Select) -> str:
     """Return the rule in words.
 
@@ -140,7 +187,24 @@ def rule(select: Select) -> str:
     words = {"at_least": "at least {:g}", "at_most": "at most {:g}"}
     words["at_least_of_target"] = "at least {:g} of the target model's"
     said = [f"{one.metric} is {words[one.kind].format(one.value)}" for one in select.bounds]
-    return f"{text} among the grid points whose {' and '.join(said)}" if said else text
+    text = f"{text} among the grid points whose {' and '.join(said)}" if said else text
+    if select.seeds:
+        text += f", by seed {', '.join(select.seeds)}"
+    return text if select.validation is None else f"{text}, on {validation_words(select)}"
+
+
+def validation_words(select: Select) -> str:
+    """Return in words which rows are the validation part.
+
+    Example:
+        >>> from etw_lightning.sweeps.grid import Validation
+        >>> validation_words(Select("privleak", False, (), Validation(20, 4)))
+        'the validation part of the forget rows (every 4th block of 20)'
+    """
+    assert select.validation is not None
+    block, every = select.validation.block, select.validation.every
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(every % 10 if every // 10 % 10 != 1 else 0, "th")
+    return f"the validation part of the forget rows (every {every}{ending} block of {block})"
 
 
 def excess(point: Point, bounds: Sequence[Bound]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,23 @@ from etw_lightning.sweeps.file_checks import (
     value_text,
 )
 from etw_lightning.sweeps.ranges import Range, read_range
-from etw_lightning.sweeps.rules import Bound, Select, read_select
+from etw_lightning.sweeps.rules import (
+    Bound,
+    Frontier,
+    Select,
+    Validation,
+    read_frontier,
+    read_select,
+)
 
 __all__ = [
     "SEED",
     "Bound",
+    "Frontier",
     "Grid",
     "Select",
     "Sweep",
+    "Validation",
     "as_typed",
     "has_ranges",
     "load_sweep",
@@ -40,7 +49,10 @@ __all__ = [
 
 #: The setting over whose values a report averages.
 SEED = "seed_everything"
-_KEYS = ("config", "output_dir", "methods", "grid", "settings", "select", "columns", "search")
+_KEYS = (
+    *("config", "output_dir", "methods", "grid", "settings", "select", "columns", "search"),
+    "frontier",
+)
 #: Its file; what each run gets from the sweep is none of its settings.
 _SWEEP = FileKind("sweep", ("config", "output_dir", "overwrite", "ckpt_path"))
 _METHODS = Path("configs/method")
@@ -63,6 +75,7 @@ class Sweep:
         columns: Numbers the report shows.
         trials: Points that a search draws for each method.
         seed: Seed of what a search draws.
+        frontier: How frontiers are compared.
     """
 
     config: tuple[str, ...]
@@ -73,6 +86,7 @@ class Sweep:
     columns: tuple[str, ...]
     trials: int = 20
     seed: int = 0
+    frontier: Frontier = field(default_factory=Frontier)
 
 
 def load_sweep(
@@ -120,9 +134,18 @@ def load_sweep(
     columns = as_texts("columns", given["columns"]) if "columns" in given else None
     # The rule comes last: where it is missing, all else is in order.
     select = read_select(needed(given, "select", _SELECT_HINT, _SWEEP))
+    _check_seeds(select, methods)
     shown = columns or [select.metric, *(bound.metric for bound in select.bounds)]
-    numbers = _search(given.get("search") or {})
-    return Sweep(files, folder, methods, settings, select, tuple(dict.fromkeys(shown)), **numbers)
+    return Sweep(
+        files,
+        folder,
+        methods,
+        settings,
+        select,
+        tuple(dict.fromkeys(shown)),
+        frontier=read_frontier(given.get("frontier") or {}, methods),
+        **_search(given.get("search") or {}),
+    )
 
 
 def as_typed(message: str, path: str, words: Sequence[str] = ()) -> str:
@@ -160,6 +183,19 @@ def _search(given: Any) -> dict[str, int]:
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise InputError(f"search.{key} must be a whole number >= {least}; got {value!r}.")
     return dict(given)
+
+
+def _check_seeds(select: Select, methods: Mapping[str, tuple[str, Grid]]) -> None:
+    """Refuse seeds by which no point could be chosen, as a method is not run with them."""
+    for method, (_, grid) in methods.items():
+        values = grid.get(SEED, ())
+        there = [] if isinstance(values, Range) else list(map(value_text, values))
+        for seed in select.seeds:
+            if seed not in there:
+                raise InputError(
+                    f"select.seeds must be among {SEED} of every method; {method} has "
+                    f"{', '.join(there) or 'none'}, not {seed}."
+                )
 
 
 def _methods(given: Any) -> dict[str, tuple[str, dict[str, list[Any] | Range]]]:

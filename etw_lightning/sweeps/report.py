@@ -10,11 +10,21 @@ from typing import Any
 
 from etw_lightning.notices import printable
 from etw_lightning.schema import InputError
-from etw_lightning.sweeps.choice import Point, average, choose, gather, is_p_value, log10, rule
+from etw_lightning.sweeps.choice import (
+    Point,
+    average,
+    choose_all,
+    gather,
+    is_p_value,
+    log10,
+    of_seeds,
+    rule,
+)
 from etw_lightning.sweeps.grid import Sweep
+from etw_lightning.sweeps.parts import RunRecords, in_part
 from etw_lightning.sweeps.runs import Finished, Run, strangers
 
-__all__ = ["check_metrics", "report"]
+__all__ = ["check_metrics", "report", "table", "written"]
 
 _MISSING = "\u2013"
 
@@ -25,17 +35,21 @@ def report(sweep: Sweep, runs: Sequence[Run]) -> str:
     Raises:
         InputError: If no run has a number of the columns, or one lacks what the rule needs.
     """
-    points = gather(runs)
+    all_rows, reader = gather(runs), RunRecords()
+    picked = choose_all(all_rows, sweep.select, reader)
+    points = in_part(all_rows, sweep.select, "test", sweep.columns, reader)
     _check_columns(points, sweep.columns)
     by_method: dict[str, list[Point]] = {}
-    for point in points:
+    chosen: dict[str, tuple[Point | None, bool]] = dict.fromkeys(picked, (None, False))
+    for whole, point in zip(all_rows, points, strict=True):
         by_method.setdefault(point.method, []).append(point)
-    chosen = {method: choose(some, sweep.select) for method, some in by_method.items()}
+        if whole is picked[point.method][0]:
+            chosen[point.method] = point, picked[point.method][1]
     shares = [one.metric for one in sweep.select.bounds if one.kind == "at_least_of_target"]
     heads = [*sweep.columns, *(f"{name} / target's" for name in shares)]
     best = [
-        _best_row(method, by_method[method], *chosen[method], sweep.columns, shares)
-        for method in by_method
+        _best_row(method, some, *chosen[method], sweep, shares)
+        for method, some in by_method.items()
     ]
     # What no method has several values for needs no column of its own.
     names = list(dict.fromkeys(name for point in points for name, _ in point.values))
@@ -58,17 +72,18 @@ def report(sweep: Sweep, runs: Sequence[Run]) -> str:
     fallback = " Where none does, it is the point nearest to doing so, marked *." * bool(
         sweep.select.bounds
     )
+    parted = " Numbers of forget rows below are of the other rows." * bool(sweep.select.validation)
     return "\n".join(
         [
-            f"Chosen for each method: {rule(sweep.select)}.{fallback}",
+            f"Chosen for each method: {rule(sweep.select)}.{fallback}{parted}",
             legend,
             "",
-            *_table(["method", "chosen", "runs", *heads], best),
+            *table(["method", "chosen", "runs", *heads], best),
             "",
             f"The whole grid, {sum(len(point.found) for point in points)} of {len(runs)} runs "
             "finished; bold is what was chosen. A point that lacks runs can't be chosen.",
             "",
-            *_table(["method", *names, *rest, "runs", *heads], grid),
+            *table(["method", *names, *rest, "runs", *heads], grid),
             *_notes(points, runs),
         ]
     )
@@ -79,10 +94,11 @@ def _best_row(
     points: Sequence[Point],
     point: Point | None,
     keeps: bool,
-    columns: Sequence[str],
+    sweep: Sweep,
     shares: Sequence[str],
 ) -> list[str]:
-    whole = sum(one.is_whole for one in points)
+    columns = sweep.columns
+    whole = sum(of_seeds(one, sweep.select.seeds).is_whole for one in points)
     among = f" (of {whole} of {len(points)} points)" if whole < len(points) else ""
     if point is None:
         return [method, "missing", *[_MISSING] * (1 + len(columns) + len(shares))]
@@ -178,14 +194,24 @@ def _scored_otherwise(found: Iterable[Finished]) -> list[str]:
     return notes
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return the lines of a table in Markdown; cells show names and values as they are.
+
+    Args:
+        heads: Of the columns.
+        rows: The cells, as many in each row.
+    """
     lines = [heads, ["---"] * len(heads), *rows]
-    cells = [[_written(cell) for cell in line] for line in lines]
+    cells = [[written(cell) for cell in line] for line in lines]
     return [f"| {' | '.join(line)} |" for line in cells]
 
 
-def _written(cell: str) -> str:
-    """Return a cell that shows names and values as they are: no tag, link or image of them."""
+def written(cell: str) -> str:
+    """Return a cell that shows names and values as they are: no tag, link or image of them.
+
+    Args:
+        cell: The text.
+    """
     text = printable(cell).replace("|", "\\|").replace("<", "&lt;").replace("](", "]\\(")
     return text.replace("\n", " ")
 

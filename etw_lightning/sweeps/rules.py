@@ -1,14 +1,15 @@
-"""The rule of a sweep's file: by what a grid point of each method is chosen, read and checked."""
+"""The rules of a sweep's file: how a point is chosen and frontiers compared, read and checked."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from typing import Any
 
 from etw_lightning.schema import InputError
-from etw_lightning.sweeps.file_checks import as_pairs, check_keys
+from etw_lightning.sweeps.file_checks import as_pairs, check_keys, value_text
 
-__all__ = ["Bound", "Select", "read_select"]
+__all__ = ["Bound", "Frontier", "Select", "Validation", "read_frontier", "read_select"]
 
 _BOUNDS = ("at_least", "at_most", "at_least_of_target")
 
@@ -29,6 +30,19 @@ class Bound:
 
 
 @dataclass(frozen=True)
+class Validation:
+    """The forget rows by which a point is chosen; numbers are reported of the others.
+
+    Args:
+        block: Rows, in order, that belong together: all of one person, say.
+        every: Which of the blocks are the validation part: each so-manyth.
+    """
+
+    block: int
+    every: int
+
+
+@dataclass(frozen=True)
 class Select:
     """The rule by which one grid point of each method is chosen.
 
@@ -36,11 +50,36 @@ class Select:
         metric: Number whose mean over the seeds decides.
         maximise: Whether the highest is best; else the lowest.
         bounds: What the means of a point must keep to.
+        validation: The forget rows by which it is chosen; None takes all, for choice and report.
+        seeds: Seeds by which it is chosen, the others are run at the chosen points alone; none
+            for all.
     """
 
     metric: str
     maximise: bool
     bounds: tuple[Bound, ...]
+    validation: Validation | None = field(default=None, repr=False)
+    seeds: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The numbers that the rule reads."""
+        return (self.metric, *(bound.metric for bound in self.bounds))
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """How the frontiers of forgetting against utility are compared.
+
+    Args:
+        baseline: Method that the others are compared with; None for the first.
+        floor: Least utility that counts, as a share of the target model's.
+        draws: Draws of the bootstrap.
+    """
+
+    baseline: str | None = None
+    floor: float = 0.8
+    draws: int = 2000
 
 
 def read_select(given: Any) -> Select:
@@ -53,7 +92,7 @@ def read_select(given: Any) -> Select:
         InputError: If it is no rule.
     """
     pairs = as_pairs("select", given)
-    check_keys("select.", pairs, ("maximise", "minimise", "subject_to"))
+    check_keys("select.", pairs, ("maximise", "minimise", "subject_to", "validation", "seeds"))
     aims = [name for name in ("maximise", "minimise") if name in pairs]
     if len(aims) != 1:
         raise InputError("select must hold either maximise or minimise, with a number's name.")
@@ -68,4 +107,56 @@ def read_select(given: Any) -> Select:
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise InputError(f"{place}.{kind} must be a number; got {value!r}.")
             bounds.append(Bound(name, kind, float(value)))
-    return Select(metric, aims[0] == "maximise", tuple(bounds))
+    validation, seeds = pairs.get("validation"), pairs.get("seeds")
+    return Select(
+        metric,
+        aims[0] == "maximise",
+        tuple(bounds),
+        None if validation is None else _validation(validation),
+        () if seeds is None else _seeds(seeds),
+    )
+
+
+def _validation(given: Any) -> Validation:
+    """Check how the forget rows are parted."""
+    pairs = as_pairs("select.validation", given)
+    check_keys("select.validation.", pairs, ("block", "every"))
+    for key, least in (("block", 1), ("every", 2)):
+        value = pairs.get(key)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InputError(
+                f"select.validation.{key} must be a whole number >= {least}; got {value!r}. "
+                "{block: 20, every: 4} takes each fourth author of TOFU, who has 20 rows."
+            )
+    return Validation(pairs["block"], pairs["every"])
+
+
+def _seeds(given: Any) -> tuple[str, ...]:
+    if not isinstance(given, list) or not given:
+        raise InputError(f"select.seeds must be a list of seeds, as [0]; got {given!r:.60}.")
+    return tuple(map(value_text, given))
+
+
+def read_frontier(given: Any, methods: Collection[str]) -> Frontier:
+    """Read how frontiers are compared.
+
+    Args:
+        given: What the file holds under ``frontier``.
+        methods: Labels of the methods.
+
+    Raises:
+        InputError: If a key is unknown, or a value is none that it takes.
+    """
+    pairs = as_pairs("frontier", given)
+    check_keys("frontier.", pairs, ("baseline", "floor", "draws"))
+    baseline, floor = pairs.get("baseline"), pairs.get("floor", Frontier.floor)
+    draws = pairs.get("draws", Frontier.draws)
+    if baseline is not None and baseline not in methods:
+        raise InputError(
+            f"frontier.baseline must be one of the methods, {', '.join(methods)}; got {baseline!r}."
+        )
+    if isinstance(floor, bool) or not isinstance(floor, int | float) or not 0 <= floor < 1:
+        raise InputError(f"frontier.floor must be a number from 0 to below 1; got {floor!r}.")
+    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 100:
+        raise InputError(f"frontier.draws must be a whole number >= 100; got {draws!r}.")
+    return Frontier(baseline, float(floor), draws)

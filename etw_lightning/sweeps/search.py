@@ -15,6 +15,7 @@ from etw_lightning.runs.key import run_key
 from etw_lightning.schema import InputError
 from etw_lightning.sweeps.choice import Point, excess, gather, is_p_value, log10, needed
 from etw_lightning.sweeps.grid import SEED, Sweep, value_text
+from etw_lightning.sweeps.parts import in_part
 from etw_lightning.sweeps.processes import run_all, say
 from etw_lightning.sweeps.ranges import Range
 from etw_lightning.sweeps.reading import Parse, SettingsReader, with_keys
@@ -57,6 +58,11 @@ class Searches:
         self.folder = Path(sweep.output_dir)
         self.spaces = {method: _space(method, grid) for method, (_, grid) in sweep.methods.items()}
         _check_floor(sweep)
+        if sweep.select.seeds:
+            raise InputError(
+                "select.seeds must be left out of a search, which runs each point with all seeds; "
+                f"got {', '.join(sweep.select.seeds)}."
+            )
         ends = [run for method in self.spaces for run in self._ends(method)]
         self.reader = SettingsReader(parse, ends)
         keyed = with_keys(ends, self.reader)
@@ -85,7 +91,8 @@ class Searches:
 
     def _name(self, method: str, parse: Parse) -> str:
         """Return a method with a hash of all that what is drawn depends on."""
-        space = self.spaces[method]
+        space, select = self.spaces[method], self.sweep.select
+        held = select.validation
         decides = {
             "base": run_key(parse(base_words(self.sweep, method))),
             "space": {
@@ -94,7 +101,7 @@ class Searches:
             },
             "fixed": {key: value_text(value) for key, value in space.fixed.items()},
             "seeds": [value_text(seed) for seed in space.seeds],
-            "select": repr(self.sweep.select),
+            "select": repr(select) if held is None else f"{select!r}, {held}",
             "seed": self.seed,
         }
         text = json.dumps(decides, sort_keys=True).encode()
@@ -151,7 +158,8 @@ class Searches:
                 say(f"skipped {run.name}: finished, {found[run.key].folder}")
         failed = run_all([run for run in whole if run.key not in found], jobs)
         for (study, _, drawn), mine in zip(asked, points, strict=True):
-            self._tell(study, drawn, gather(mine)[0])
+            select = self.sweep.select
+            self._tell(study, drawn, in_part(gather(mine), select, "validation", select.metrics)[0])
         return failed
 
     def _tell(self, study: Study, drawn: Drawn, point: Point) -> None:
