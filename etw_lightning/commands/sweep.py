@@ -11,6 +11,7 @@ from etw_lightning.commands.refusals.options import Options
 from etw_lightning.notices import program
 from etw_lightning.schema import InputError
 from etw_lightning.scoring.retain_results import write_atomically
+from etw_lightning.sweeps.choice import choose_all, gather
 from etw_lightning.sweeps.grid import Sweep, as_typed, has_ranges, load_sweep
 from etw_lightning.sweeps.processes import PROGRAM, held, run_all, say
 from etw_lightning.sweeps.reading import Parse, with_keys
@@ -73,17 +74,35 @@ def _answer(
         plan(given, runs, found)
         return 0
     if options.command == "run":
-        failed = _run(given, runs, found, options.jobs)
+        failed = _run(given, runs, options.jobs)
     elif not found:
         way = "search" if is_search else "run"
         words = ["sweep", *(way if word == "report" else word for word in args)]
         line = f"{program()} {shlex.join(words)}"
         say(f"nothing is finished in {given.output_dir!r}; {line} runs what there is")
         return 1
-    text = report(given, runs)
-    write_atomically(Path(given.output_dir) / "report.md", text.encode("utf-8"))
-    say(text)
+    if options.frontier:
+        _compare(given, runs)
+    else:
+        text = report(given, runs)
+        write_atomically(Path(given.output_dir) / "report.md", text.encode("utf-8"))
+        say(text)
     return 1 if failed else 0
+
+
+def _compare(given: Sweep, runs: Sequence[Run]) -> None:
+    """Print the methods' frontiers beside one another; write the table and the figure."""
+    from etw_lightning.reports.comparison import compare_methods
+    from etw_lightning.reports.comparison_table import as_markdown
+    from etw_lightning.reports.frontier_figure import as_svg
+    from etw_lightning.reports.page import check_installed
+
+    check_installed("altair", "vl_convert")
+    found = compare_methods(given, runs)
+    text, folder = as_markdown(found), Path(given.output_dir)
+    write_atomically(folder / "frontier.md", text.encode("utf-8"))
+    write_atomically(folder / "frontier.svg", as_svg(found).encode("utf-8"))
+    say(text)
 
 
 def plan(given: Sweep, runs: Sequence[Run], found: Mapping[str, Finished]) -> None:
@@ -96,6 +115,9 @@ def plan(given: Sweep, runs: Sequence[Run], found: Mapping[str, Finished]) -> No
     said: list[str] = []
     lines: list[str] = []
     todo: list[int] = []
+    seeds = given.select.seeds
+    wanted = {run.key for run in runs if not seeds or run.seed in seeds}
+    wanted |= {run.key for run in chosen_runs(given, runs)} if seeds else set()
     for run in runs:
         line = shlex.join([*PROGRAM, *run.words])
         if run.equal_to is not None:
@@ -103,6 +125,8 @@ def plan(given: Sweep, runs: Sequence[Run], found: Mapping[str, Finished]) -> No
             continue
         if run.key in found:
             said.append(f"# finished, {found[run.key].folder}: {line}")
+        elif run.key not in wanted:
+            said.append(f"# if its point is chosen: {line}")
         else:
             said.append(line)
             todo.append(len(lines))
@@ -132,15 +156,44 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ",".join(str(one[0]) if len(one) == 1 else f"{one[0]}-{one[-1]}" for one in parts)
 
 
-def _run(given: Sweep, runs: Sequence[Run], found: Mapping[str, Finished], jobs: int) -> int:
-    """Run what is not finished; return how many runs failed."""
+def _run(given: Sweep, runs: Sequence[Run], jobs: int) -> int:
+    """Run what is not finished; return how many runs failed.
+
+    Where points are chosen by some seeds, these come first, and the others of what was chosen.
+    """
     with held(Path(given.output_dir)):
-        for run in runs:
-            if run.equal_to is not None:
-                say(f"skipped {run.name}: equals {run.equal_to}")
-            elif run.key in found:
-                say(f"skipped {run.name}: finished, {found[run.key].folder}")
-        return run_all([r for r in runs if r.equal_to is None and r.key not in found], jobs)
+        first = [run for run in runs if run.seed in given.select.seeds]
+        if not first:
+            return _run_some(runs, runs, jobs)
+        failed = _run_some(first, runs, jobs)
+        return failed + _run_some(chosen_runs(given, runs), runs, jobs)
+
+
+def chosen_runs(given: Sweep, runs: Sequence[Run]) -> list[Run]:
+    """Return the runs of the points that are chosen, as far as what is finished tells.
+
+    Args:
+        given: The sweep.
+        runs: All its runs, with their keys.
+    """
+    taken = choose_all(gather(runs), given.select)
+    return [run for point, _ in taken.values() if point is not None for run in point.runs]
+
+
+def _run_some(some: Sequence[Run], runs: Sequence[Run], jobs: int) -> int:
+    """Run some of the runs, as far as they are not finished; return how many failed."""
+    found = find_finished(runs)
+    first = {run.key: run for run in reversed(runs)}
+    todo: dict[str, Run] = {}
+    for run in some:
+        if run.equal_to is not None:
+            say(f"skipped {run.name}: equals {run.equal_to}")
+        elif run.key in found:
+            say(f"skipped {run.name}: finished, {found[run.key].folder}")
+        if run.key not in found:
+            # What stands for it may be a run of no point that was chosen.
+            todo[run.key] = first[run.key]
+    return run_all(list(todo.values()), jobs)
 
 
 def parser() -> Options:
@@ -158,6 +211,12 @@ def parser() -> Options:
         help="a sweep's file, or the name of a shipped one, as sweep/quickstart_lambda",
     )
     parser.add_argument("--output_dir", help="folder of the runs; takes the file's place")
+    parser.add_argument(
+        "--frontier",
+        action="store_true",
+        help="compare the methods' frontiers of forgetting against utility in a table and a "
+        "figure, which are written beside the runs (report)",
+    )
     parser.add_argument("--jobs", type=_positive, default=1, help="runs at a time (run)")
     parser.add_argument(
         "--set",
