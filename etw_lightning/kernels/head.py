@@ -255,11 +255,13 @@ class _LinearScores(torch.autograd.Function):
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         dtype, low = ctx.dtype, ctx.product_dtype
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
-        grad_weight = torch.zeros_like(weight, dtype=dtype) if needs_weight else None
+        grad_weight: Tensor | None = None
+        if needs_weight and low == dtype:
+            grad_weight = torch.zeros_like(weight, dtype=dtype)
         grad_bias = torch.zeros_like(bias, dtype=dtype) if needs_bias else None
         device = hidden.device.type
         with torch.autocast(device, enabled=False):
-            wide = _widened(weight, hidden, dtype)
+            wide: Tensor | None = None
             narrow = weight.to(low)
             for start in range(0, len(labels), ctx.chunk_size):
                 part = slice(start, start + ctx.chunk_size)
@@ -268,6 +270,8 @@ class _LinearScores(torch.autograd.Function):
                 logits = ctx.kept.pop(start, None)
                 is_kept = logits is not None
                 if not is_kept:
+                    # A copy of the head where it is of 16 bits: made only if it is wanted.
+                    wide = _widened(weight, hidden, dtype) if wide is None else wide
                     logits = _float_logits(hidden[part], wide, bias, dtype)
                 if ctx.fused:
                     scored = (labels[part], incoming, largest[part], shares)
@@ -289,14 +293,17 @@ class _LinearScores(torch.autograd.Function):
                     grad_hidden[part] = (product @ narrow).to(hidden.dtype)
                 if grad_weight is not None and low == dtype:
                     grad_weight.addmm_(product.T, hidden[part])
-                elif grad_weight is not None:
-                    grad_weight += (product.T @ hidden[part].to(low)).to(dtype)
+                elif needs_weight:
+                    own = product.T @ hidden[part].to(low)
+                    # Sums are wide; a single chunk's needs no copy of the head's size.
+                    grad_weight = own if grad_weight is None else grad_weight.to(dtype).add_(own)
+                    del own
                 if grad_bias is not None:
                     grad_bias += slope.sum(0)
                 del logits, slope, product
         return (
             grad_hidden,
-            None if grad_weight is None else grad_weight.to(weight.dtype),
+            _or_zeros(grad_weight, weight) if needs_weight else None,
             None if grad_bias is None else grad_bias.to(bias.dtype),
             None,
             None,
@@ -305,6 +312,11 @@ class _LinearScores(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _or_zeros(grad: Tensor | None, weight: Tensor) -> Tensor:
+    """Return a gradient in its weight's dtype; of no label it is 0."""
+    return torch.zeros_like(weight) if grad is None else grad.to(weight.dtype)
 
 
 def _fused_rows() -> Any:

@@ -25,6 +25,8 @@ SIXTEEN_BITS = (torch.bfloat16, torch.float16)
 #: processor's cache; more where starting a kernel costs more than memory does.
 _BLOCKS = {"cpu": 1 << 17}
 _BLOCK = 1 << 21
+#: Draws made at a time on a processor.
+_DRAWN = 1 << 15
 #: Bits of a float32 number that bfloat16 keeps.
 _KEPT = -(1 << 16)
 #: Classes that take a number without looking at others, and what they keep of each.
@@ -53,17 +55,20 @@ class Draws:
         word = int(seed.generate_state(1, np.uint64)[0] >> np.uint64(1))
         self._generator = torch.Generator(device).manual_seed(word)
 
-    def below_65536(self, shape: torch.Size) -> Tensor:
-        """Draw whole numbers in [0, 2 ** 16), int32."""
-        # One draw of 64 bits is four of them.
-        num, drawn = shape.numel(), -(-shape.numel() // 4)
+    def fill(self, out: Tensor) -> Tensor:
+        """Draw whole numbers in [0, 2 ** 16) into an int32 tensor."""
+        flat = out.view(-1)
+        # Small enough that a processor's memory is not given back, and cleared, after each.
+        for part in flat.split(_DRAWN if self._device.type == "cpu" else max(1, len(flat))):
+            # One draw of 64 bits is four of them.
+            part.copy_(self._words(-(-len(part) // 4)).view(torch.uint16)[: len(part)])
+        return out
+
+    def _words(self, num: int) -> Tensor:
         if self._device.type == "cpu":
-            draws = torch.from_numpy(self._bits.random_raw(drawn).view(np.uint16))
-        else:
-            wide = torch.empty(drawn, dtype=torch.int64, device=self._device)
-            wide.random_(-(1 << 63), None, generator=self._generator)
-            draws = wide.view(torch.uint16)
-        return draws[:num].to(torch.int32).view(shape)
+            return torch.from_numpy(self._bits.random_raw(num).view(np.int64))
+        wide = torch.empty(num, dtype=torch.int64, device=self._device)
+        return wide.random_(-(1 << 63), None, generator=self._generator)
 
     def below_one(self, shape: torch.Size) -> Tensor:
         """Draw numbers in [0, 1), float32."""
@@ -107,32 +112,43 @@ def _blocks(tensor: Tensor) -> Iterator[Tensor]:
     return iter(tensor.split(per) if rows > per else (tensor,))
 
 
-def _rounded(value: Tensor, dtype: torch.dtype, noise: Draws) -> Tensor:
-    """Return float32 values rounded by chance, in whatever dtype keeps the result exactly."""
-    return (_bfloat16 if dtype == torch.bfloat16 else _by_neighbours)(value, dtype, noise)
+def _rounded(value: Tensor, dtype: torch.dtype, noise: Draws, room: Tensor | None = None) -> Tensor:
+    """Return float32 values rounded by chance, in whatever dtype keeps the result exactly.
+
+    Args:
+        value: float32.
+        dtype: The kind to round to.
+        noise: Draws.
+        room: int32, of the values' shape, for the result; None to make some.
+    """
+    if dtype != torch.bfloat16:
+        return _by_neighbours(value, dtype, noise)
+    return _bfloat16(
+        value, noise, torch.empty_like(value, dtype=torch.int32) if room is None else room
+    )
 
 
-def _bfloat16(value: Tensor, dtype: torch.dtype, noise: Draws) -> Tensor:
+def _bfloat16(value: Tensor, noise: Draws, room: Tensor) -> Tensor:
     """Add a number below one unit of the last place kept to the bits, and cut: both in integers.
 
     Returns:
         float32, whose last bits are 0: no later rounding changes it.
     """
-    bits = noise.below_65536(value.shape).add_(value.view(torch.int32))
-    found = bits.bitwise_and_(_KEPT).view(torch.float32)
-    if _is_small(value, dtype):
+    found = noise.fill(room).add_(value.view(torch.int32)).bitwise_and_(_KEPT).view(torch.float32)
+    if _is_small(value):
         return found
     # Past the largest number, and where the value is none, it is cut.
     cut = value.view(torch.int32).bitwise_and(_KEPT).view(torch.float32)
     return torch.where(found.isfinite() & value.isfinite(), found, cut)
 
 
-def _is_small(value: Tensor, dtype: torch.dtype) -> bool:
-    """Tell whether nothing is past the largest number; known only where asking is no waiting."""
+def _is_small(value: Tensor) -> bool:
+    """Tell whether none is past bfloat16's largest number; known where asking is no waiting."""
     if value.device.type != "cpu" or not value.numel():
         return False
     low, high = (one.item() for one in value.aminmax())
-    return -torch.finfo(dtype).max <= low and high <= torch.finfo(dtype).max
+    largest = torch.finfo(torch.bfloat16).max
+    return -largest <= low and high <= largest
 
 
 def _by_neighbours(value: Tensor, dtype: torch.dtype, noise: Draws) -> Tensor:
@@ -277,9 +293,11 @@ def _step_in_blocks(
     sizes = [source[0].numel() for source in sources]
     block = min(block_of(steps[0].device), sum(sizes))
     room = torch.empty(4 * block, dtype=torch.float32, device=steps[0].device)
+    bits = torch.empty(3 * block, dtype=torch.int32, device=steps[0].device)
     for pieces in _filled(sizes, block):
         lengths = [stop - start for _, start, stop in pieces]
         exact = room[: 4 * sum(lengths)].view(4, -1)
+        drawn = bits[: 3 * sum(lengths)].view(3, -1)
         kept = [
             sources[place][part][start:stop] for part in range(4) for place, start, stop in pieces
         ]
@@ -301,7 +319,7 @@ def _step_in_blocks(
             amsgrad=False,
             maximize=group["maximize"],
         )
-        rounded = _rounded(exact[1:], weights[0].dtype, noise)
+        rounded = _rounded(exact[1:], weights[0].dtype, noise, drawn)
         found = [piece for row in rounded.unbind() for piece in row.split(lengths)]
         torch._foreach_copy_(kept[num:], found)
 
