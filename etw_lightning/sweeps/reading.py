@@ -1,9 +1,9 @@
 """What the runs of a sweep are, read part by part: a value that many runs have is parsed once.
 
-The parser takes a tenth of a second a run. Of a method its base is parsed, and the base with each
-value of its grid alone; a run is put together of these where no value changes more than its own
-setting. The last run of each method is parsed whole too: where it differs from what was put
-together, all runs of the method are.
+The parser takes a tenth of a second a run. Of a method the last run is parsed, and that run with
+each other value of its grid alone; a run is put together of these where no value changes more than
+its own setting. The first run of each method is parsed whole too: where it differs from what was
+put together, all runs of the method are.
 """
 
 from __future__ import annotations
@@ -91,9 +91,10 @@ class SettingsReader:
 
     def __init__(self, parse: Parse, runs: Sequence[Run]) -> None:
         self.parse = parse
+        self.first = {run.base: run for run in reversed(runs)}
         self.last = {run.base: run for run in runs}
-        #: Settings of bases; None for one that can't be parsed alone, or of which parts depend on
-        #: one another.
+        #: Settings of the last run of each base; None where it can't be parsed, or where parts
+        #: depend on one another.
         self.bases: dict[_Words, Mapping[str, Any] | None] = {}
         #: What stands at a key once words have set it, by base, key and words; of settings that
         #: mean the same for all methods without a base. None if they change something else too.
@@ -111,12 +112,14 @@ class SettingsReader:
         return self.parse(run.words) if found is None else found
 
     def _base(self, base: _Words) -> Mapping[str, Any] | None:
-        """Parse what the runs of a method have in common, and see that they can be put together."""
-        last = self.last[base]
+        """Parse a method's last run, and see that others can be put together from it."""
+        first, last = self.first[base], self.last[base]
         try:
-            self.bases[base] = self.parse(base)
-            found = self._together(last)
-            whole = self.parse(last.words)
+            self.bases[base] = self.parse(_words(base, last.options))
+            if first is last:
+                return self.bases[base]
+            found = self._together(first)
+            whole = self.parse(_words(base, first.options))
         except InputError:
             return None  # told of the run that has it
         is_same = found is not None and run_key(found) == run_key(whole)
@@ -124,11 +127,14 @@ class SettingsReader:
 
     def _together(self, run: Run) -> dict[str, Any] | None:
         """Return a run's settings from those of its parts; None if they can't be had so."""
-        base = self.bases[run.base]
-        if base is None or not _are_apart([key for key, _ in run.options]):
+        base, own = self.bases[run.base], dict(self.last[run.base].options)
+        keys = [key for key, _ in run.options]
+        if base is None or own.keys() != set(keys) or not _are_apart(keys):
             return None
         whole: dict[str, Any] = copy.deepcopy(dict(base))
         for key, words in run.options:
+            if words == own[key]:
+                continue  # of the last run, too
             value = self._value(run.base, key, words)
             if value is None or not _set(whole, key.split("."), copy.deepcopy(value[0])):
                 return None
@@ -141,13 +147,19 @@ class SettingsReader:
         if place not in self.values:
             before = self.bases[base]
             assert before is not None
+            others = [(k, words if k == key else said) for k, said in self.last[base].options]
             try:
-                after = dict(self.parse([*base, *words]))
+                after = dict(self.parse(_words(base, others)))
             except InputError:
                 return None  # told of the run that has it
             self.values[place] = _changed(before, after, key)
         found: tuple[Any] | None = self.values[place]
         return found
+
+
+def _words(base: _Words, options: Iterable[tuple[str, _Words]]) -> list[str]:
+    """Return a run's words without its folder."""
+    return [*base, *(word for _, words in options for word in words)]
 
 
 def _are_apart(keys: Sequence[str]) -> bool:

@@ -58,8 +58,10 @@ class Draws:
     def fill(self, out: Tensor) -> Tensor:
         """Draw whole numbers in [0, 2 ** 16) into an int32 tensor."""
         flat = out.view(-1)
+        if not len(flat):
+            return out
         # Small enough that a processor's memory is not given back, and cleared, after each.
-        for part in flat.split(_DRAWN if self._device.type == "cpu" else max(1, len(flat))):
+        for part in flat.split(_DRAWN if self._device.type == "cpu" else len(flat)):
             # One draw of 64 bits is four of them.
             part.copy_(self._words(-(-len(part) // 4)).view(torch.uint16)[: len(part)])
         return out

@@ -77,8 +77,21 @@ def test_many_runs_are_read_with_few_parses():
     ]
     found, count = keys_of(runs)
     assert found == [run_key(parse(run.words)) for run in runs]
-    # Each value once for all methods; each method's base and its last run.
-    assert count == len(rates) + len(seeds) + 2 * len(NUMBERS)
+    # Each method's last run and its first, and each value but the last's once for all methods.
+    assert count == len(rates) - 1 + len(seeds) - 1 + 2 * len(NUMBERS)
+    whole = grid("GA", model__lr=[1e-4], seed_everything=[3])
+    assert keys_of(whole) == ([run_key(parse(whole[0].words))], 1)
+
+
+def test_a_run_that_leaves_out_what_others_set_is_parsed_whole():
+    runs = [
+        *grid("GA", model__lr=[1e-4], seed_everything=[1, 2]),
+        *grid("GA", model__lr=[1e-4]),
+        *grid("GA", model__lr=[1e-4], seed_everything=[3]),
+    ]
+    found, _ = keys_of(runs)
+    assert found == [run_key(parse(run.words)) for run in runs]
+    assert len(set(found)) == 4
 
 
 def test_arguments_of_a_class_are_read_for_each_method():
@@ -96,8 +109,10 @@ def test_arguments_of_a_class_are_read_for_each_method():
     [
         {"both": [1e-3, 1e-2], "model__lr": [1e-5, 1e-4]},
         {"seed_everything": [2, 3], "trainer__max_epochs": [1, 2]},
+        {"trainer__max_epochs": [1, 2], "seed_everything": [2, 3]},
+        {"seed_everything": [3, 2], "trainer__max_epochs": [2, 1]},
     ],
-    ids=["one changes two settings", "one follows from two"],
+    ids=["one changes two settings", "one follows from two", "the other way", "backwards"],
 )
 def test_settings_that_depend_on_one_another_are_parsed_whole(axes):
     runs = grid("GA", **axes)
