@@ -297,3 +297,29 @@ def test_gradient_checkpointing_changes_nothing(tiny_model_dir):
     handle.remove()
     assert len(calls) == 2, "activations were not computed again"
     assert_same_gradient(found, gradient)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_on_processors_16_bits_are_attended_to_in_32(autocast):
+    """Values and gradients are those of float32, rounded once."""
+    packed, _ = pack([row.input_ids for row in [*ROWS, *ANSWERS]], 0)
+    laid_out = packed_attention.LaidOut(packed.parts, None)
+    assert len(packed.parts) > 1
+    generator = torch.Generator().manual_seed(0)
+    shape = (1, 2, packed.input_ids.shape[1], 8)
+    made = [torch.randn(shape, generator=generator).bfloat16() for _ in range(4)]
+    outs, gradients = {}, {}
+    for dtype in (torch.bfloat16, torch.float32):
+        query, key, value = (one.detach().clone().to(dtype).requires_grad_() for one in made[:3])
+        with torch.autocast(
+            "cpu", dtype=torch.bfloat16, enabled=autocast and dtype != torch.float32
+        ):
+            out, _ = packed_attention._attend(
+                nn.Identity(), query, key, value, None, laid_out=laid_out
+            )
+        assert out.dtype == dtype
+        out.backward(made[3].to(dtype).transpose(1, 2))
+        outs[dtype] = out.to(torch.bfloat16)
+        gradients[dtype] = [one.grad.to(torch.bfloat16) for one in (query, key, value)]
+    assert torch.equal(*outs.values())
+    assert all(torch.equal(*pair) for pair in zip(*gradients.values(), strict=True))
