@@ -79,6 +79,8 @@ class Example:
         right_choice: Place of the right one among them, from 0.
         turns: What was said before the question, in a chat of several turns.
         labels_turns: The assistant's turns among them are labelled too.
+        lead: What the answer is given to begin with, such as what is thought before it: shown
+            between prompt and answer, as part of both's turn, and not labelled.
     """
 
     id: str
@@ -93,6 +95,7 @@ class Example:
     right_choice: int | None = None
     turns: tuple[Turn, ...] = ()
     labels_turns: bool = False
+    lead: str = ""
 
 
 @dataclass(frozen=True)

@@ -177,7 +177,7 @@ def _digest(examples: Sequence[Example]) -> str:
     """Hash examples as far as they decide what is scored."""
     digest = hashlib.sha256()
     for one in examples:
-        asked = (one.id, one.question, one.verbatim, one.turns, one.labels_turns)
+        asked = (one.id, one.question, one.verbatim, one.turns, one.labels_turns, one.lead)
         answers = (one.answer, one.paraphrased_answer, one.perturbed_answers, one.choices)
         digest.update(repr((asked, answers)).encode())
     return digest.hexdigest()

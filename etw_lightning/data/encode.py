@@ -64,6 +64,8 @@ class Encoder(RowLayouts):
         conventions: ``second_end_token`` is heeded here; ``attention_mask`` where rows are scored.
         truncation: Take rows of questions that lose labels to ``max_length``, or refuse them.
         length_key: Configuration key of ``max_length``, for messages.
+        thinks: Rows say what is thought before the answer, and begin it themselves: a sign that
+            thinking begins, which a chat template's prompt ends in, is left out.
 
     Raises:
         InputError: If the chat template is asked for and the tokenizer has none, or the
@@ -80,6 +82,7 @@ class Encoder(RowLayouts):
         conventions: Conventions = Conventions(),  # noqa: B008 (frozen)
         truncation: Truncation = "warn",
         length_key: str = "data.max_length",
+        thinks: bool = False,
     ) -> None:
         if not tokenizer.is_fast:
             raise InputError(
@@ -91,7 +94,7 @@ class Encoder(RowLayouts):
                 f"The tokenizer of {tokenizer.name_or_path!r} has no end token; an answer could "
                 "never be taught to stop. Set eos_token in its tokenizer_config.json."
             )
-        super().__init__(tokenizer, template, system_prompt, template_kwargs, conventions)
+        super().__init__(tokenizer, template, system_prompt, template_kwargs, conventions, thinks)
         self.max_length = max_length
         self.system_prompt = system_prompt
         self.template_kwargs = dict(template_kwargs or {})
@@ -128,6 +131,7 @@ class Encoder(RowLayouts):
             "template_kwargs": self.template_kwargs,
             "conventions": self._scoring_conventions(),
             "ends": sorted(self.end_ids),
+            **({"thinks": True} if self._renderer.thinks else {}),
         }
         return _short_hash(state)
 

@@ -183,7 +183,7 @@ def _hashed(examples: Iterable[Example], digest: Any) -> Iterator[Example]:
     """Pass examples on, each hashed as far as it decides an encoded row."""
     for one in examples:
         said = (one.id, one.question, one.answer, one.verbatim, one.turns, one.labels_turns)
-        digest.update(repr(said).encode())
+        digest.update(repr((*said, one.lead)).encode())
         yield one
 
 

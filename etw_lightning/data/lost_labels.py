@@ -117,7 +117,7 @@ def percent(share: float) -> str:
 
 def said_by(example: Example) -> tuple[object, ...]:
     """Return all that a row says."""
-    return example.turns, example.question, example.answer
+    return example.turns, example.question, example.lead, example.answer
 
 
 @dataclass(frozen=True)

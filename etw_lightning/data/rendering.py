@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 from jinja2 import TemplateError
@@ -18,6 +20,8 @@ Template = Literal["chat", "plain"]
 # prompt that ends in it would be continued from a place never seen in training.
 _PLAIN_PROMPT = "Question: {question}\nAnswer:"
 
+#: What templates put before an answer of a model that thinks: a thought's beginning, or none.
+_THOUGHT = re.compile(r"<think>\s*(?:</think>\s*)?\Z")
 #: Variables by which templates are told to leave out what a model thinks before it answers.
 _THINKING = ("enable_thinking", "thinking")
 #: Questions and answers that tell where a template begins an answer.
@@ -68,6 +72,7 @@ class Renderer:
         system_prompt: Text of the system turn of the chat template; None sends none.
         template_kwargs: Further variables of the chat template.
         second_end_token: Label what a chat template puts behind its end of turn too.
+        thinks: Rows begin what is thought themselves; a template's own beginning is left out.
 
     Raises:
         InputError: If the chat template is asked for and the tokenizer has none, or the text of an
@@ -81,6 +86,7 @@ class Renderer:
         system_prompt: str | None,
         template_kwargs: Mapping[str, Any] | None,
         second_end_token: bool,
+        thinks: bool = False,
     ) -> None:
         if template == "chat" and not tokenizer.chat_template:
             raise InputError(
@@ -92,6 +98,7 @@ class Renderer:
         self.system_prompt = system_prompt
         self.template_kwargs = dict(template_kwargs or {})
         self.second_end_token = second_end_token
+        self.thinks = thinks
         # Also those that no attribute of the tokenizer holds, such as Gemma 3's end of turn.
         added = tokenizer.added_tokens_decoder.values()
         names = [*tokenizer.all_special_tokens, *(str(one) for one in added if one.special)]
@@ -202,24 +209,31 @@ class Renderer:
         if example.question is None:
             return ""
         if example.verbatim:
-            return example.question
+            return example.question + example.lead
         if self.template == "plain":
             if example.turns:
                 raise InputError(
                     "data.template is 'plain', which has no form for the turns before the "
                     f"question of row {example.id}; set it to 'chat', or take them out."
                 )
-            return _PLAIN_PROMPT.format(question=example.question)
+            # A lead is the first of what is said, and has the space before it.
+            lead = " " * bool(example.lead) + example.lead
+            return _PLAIN_PROMPT.format(question=example.question) + lead
+        if example.lead:
+            shown = self._stand_in(example)
+            return shown.text[: shown.place] + example.lead
         return self._ask(self._said(example))
 
     def render(self, example: Example, answer: str) -> Rendered:
         """Return the whole text, and which of it is to be labelled."""
         prompt = self.prompt(example)
         if example.question is None or example.verbatim or self.template == "plain":
-            is_joined = example.question is None or example.verbatim
+            is_joined = example.question is None or example.verbatim or bool(example.lead)
             text = prompt + " " * (not is_joined) + answer
             # The space is the answer's, also where it is a token by itself.
             return Rendered(text, len(prompt), len(text), len(text) - len(answer), answer)
+        if example.lead:
+            return self._led(example, answer)
         said = [*self._said(example), Turn("assistant", answer)]
         text = self._fill(said)
         # Templates may strip the answer; they never change what is inside it.
@@ -253,6 +267,21 @@ class Renderer:
         # A template without an end token: ours follows the answer, not the template's tail.
         text = text if self.ends_a_turn(text[:stop]) else text[:stop]
         return Rendered(text, start, stop, place, shown, earlier)
+
+    def _led(self, example: Example, answer: str) -> Rendered:
+        """Return the whole text of a row with a lead, which no template gets to see.
+
+        Those of models that think take out what they take for a thought.
+        """
+        shown = self._stand_in(example)
+        head = shown.text[: shown.place] + example.lead
+        text = head + answer + shown.text[shown.place + len(shown.answer) :]
+        stop, place = shown.stop + len(text) - len(shown.text), len(head)
+        return Rendered(text, place, stop, place, answer, shown.earlier)
+
+    def _stand_in(self, example: Example) -> Rendered:
+        """Return a row with a lead as it would be without, and with another answer."""
+        return self.render(replace(example, lead=""), _PROBES[0][1])
 
     def _earlier(
         self, example: Example, said: Sequence[Turn], text: str
@@ -343,7 +372,7 @@ class Renderer:
         """Fill the chat template; ``prompts`` goes on to where an answer begins."""
         messages = [{"role": turn.role, "content": turn.text} for turn in turns]
         try:
-            return str(
+            text = str(
                 self.tokenizer.apply_chat_template(
                     messages,
                     tokenize=False,
@@ -358,3 +387,8 @@ class Renderer:
                 f"{self.template_kwargs}: set what it does not take to null, or data.template to "
                 "'plain'."
             ) from error
+        if not self.thinks:
+            return text
+        answer = "" if prompts or turns[-1].role != "assistant" else turns[-1].text.strip()
+        place = text.rfind(answer) if answer else len(text)
+        return text if place < 0 else _THOUGHT.sub("", text[:place]) + text[place:]

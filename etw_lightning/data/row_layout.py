@@ -56,6 +56,7 @@ class RowLayouts:
         system_prompt: As of ``Encoder``.
         template_kwargs: As of ``Encoder``.
         conventions: As of ``Encoder``.
+        thinks: As of ``Encoder``.
     """
 
     def __init__(
@@ -65,12 +66,14 @@ class RowLayouts:
         system_prompt: str | None,
         template_kwargs: Mapping[str, Any] | None,
         conventions: Conventions,
+        thinks: bool = False,
     ) -> None:
         self.tokenizer = tokenizer
         self.template = template
         self.conventions = conventions
+        ends_twice = conventions.second_end_token
         self._renderer = Renderer(
-            tokenizer, template, system_prompt, template_kwargs, conventions.second_end_token
+            tokenizer, template, system_prompt, template_kwargs, ends_twice, thinks
         )
         self._last_prompt: tuple[str, bool, list[int]] = ("", False, [])
         #: What texts of the rows at hand are shown as and become, by text and whether special

@@ -88,7 +88,10 @@ def texts_hashes(eval_set: EvalSet) -> dict[str, str]:
     """
     rows = eval_set.examples
     kinds: dict[str, list[Any]] = {
-        "questions": [[row.question, row.verbatim, row.labels_turns, *row.turns] for row in rows],
+        "questions": [
+            [row.question, row.verbatim, row.labels_turns, *row.turns, *filter(None, [row.lead])]
+            for row in rows
+        ],
         "answers": [row.answer for row in rows],
         "paraphrased answers": [row.paraphrased_answer for row in rows],
         "wrong answers": [row.perturbed_answers for row in rows],

@@ -134,7 +134,7 @@ def rows_hash(eval_set: EvalSet) -> str:
     for number, example in enumerate(eval_set.examples):
         row = asdict(example)
         # Rows without them have the hash that older records of them name.
-        for key in [key for key in ("turns", "labels_turns") if not row[key]]:
+        for key in [key for key in ("turns", "labels_turns", "lead") if not row[key]]:
             del row[key]
         digest.update(f"{', ' if number else ''}{json.dumps(row, sort_keys=True)}".encode())
     digest.update(b"]")
