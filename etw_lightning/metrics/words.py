@@ -8,8 +8,8 @@ from typing import Literal
 
 __all__ = ["LARGEST_DROPPED", "WordRule", "dropped_share", "running_words", "unicode_words"]
 
-#: Whose words ROUGE compares: the published code's, or Unicode's.
-WordRule = Literal["published", "unicode"]
+#: Whose words ROUGE compares: the published code's, the same without stems, or Unicode's.
+WordRule = Literal["published", "unstemmed", "unicode"]
 #: Most of a gold text's letters and digits that the published rule may drop.
 LARGEST_DROPPED = 0.5
 
@@ -53,7 +53,7 @@ def running_words(text: str, words: WordRule = "published") -> list[str]:
         (['北京。'], ['北', '京'])
     """
     runs = text.split()
-    if words == "published" or text.isascii():
+    if words != "unicode" or text.isascii():
         return runs
     found: list[str] = []
     for run in runs:
