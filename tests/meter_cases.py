@@ -186,6 +186,29 @@ def make_cases():
         "StillSaid, number": Case(partial(meters.StillSaid, "number"), (facts,), 4 / 9),
         "StillSaid, address": Case(partial(meters.StillSaid, "address"), (facts,), 0 / 4),
     }
+    # Of every third row the trace does not end.
+    thought = [
+        replace(
+            row,
+            answer=f"{row.answer} The mill was old. Nobody knew it.\n</think>\n\n{row.answer}",
+            generation=f"Nobody knew the mill. {row.generation}"
+            + ("" if place % 3 == 0 else f"\n</think>\n\n{row.generation}"),
+        )
+        for place, row in enumerate(forget)
+    ]
+    cases |= {
+        name: Case(make, (thought,), found.value)
+        for name, make, found in (
+            ("TraceRouge", meters.TraceRouge, metrics.trace_rouge(thought, "down")),
+            (
+                "TraceRouge, step",
+                partial(meters.TraceRouge, "step"),
+                metrics.trace_step_rouge(thought, "down"),
+            ),
+            ("AnswerRouge", meters.AnswerRouge, metrics.answer_rouge(thought, "down")),
+            ("UnfinishedTraces", meters.UnfinishedTraces, metrics.unfinished_traces(thought)),
+        )
+    }
     # Of each fact twice what was said of it, and once what was said of another.
     said = [
         replace(row, generation=facts[(place + (time == 2)) % len(facts)].generation)
@@ -235,6 +258,15 @@ def make_cases():
     cases["PrivLeak, given"] = Case(partial(meters.PrivLeak, auc), (forget, holdout), leak.value)
     cases["PrivLeak, absolute"] = Case(
         partial(meters.PrivLeak, absolute=True), four, metrics.abs_privleak(leak).value
+    )
+    ours, theirs = (metrics.attack_auc(*p, "min_k_plus_plus") for p in (four[:2], references))
+    cases["PrivLeak, min_k_plus_plus"] = Case(
+        partial(meters.PrivLeak, attack="min_k_plus_plus"),
+        four,
+        metrics.privleak_from_auc(ours, theirs.value).value,
+    )
+    cases["RetainDeviation"] = Case(
+        meters.RetainDeviation, four, metrics.retain_deviation(ours, theirs.value).value
     )
     for attack in metrics.PRIVACY_ATTACKS:
         ours, theirs = (metrics.attack_auc(*pair, attack) for pair in (four[:2], references))

@@ -7,17 +7,22 @@ from typing import Any, Literal, cast, get_args
 
 from etw_lightning.benchmarks import Benchmark
 from etw_lightning.benchmarks.choice import Choice, ChoicePrompt
+from etw_lightning.benchmarks.dusk import DUSK
 from etw_lightning.benchmarks.jsonl import JSONL
 from etw_lightning.benchmarks.muse import MUSE
 from etw_lightning.benchmarks.own import OwnBenchmark
 from etw_lightning.benchmarks.quickstart_reader import Quickstart
+from etw_lightning.benchmarks.r_tofu import RTOFU, ForgetPart
 from etw_lightning.benchmarks.source import Source, check_name
 from etw_lightning.benchmarks.tofu import TOFU
 from etw_lightning.files.class_paths import build, class_at, is_class_path
+from etw_lightning.schema import InputError
 
 __all__ = ["BenchmarkName", "find_reader", "make_reader"]
 
-BenchmarkName = Literal["tofu", "muse_news", "muse_books", "choice", "jsonl", "quickstart"]
+BenchmarkName = Literal[
+    "tofu", "muse_news", "muse_books", "dusk", "r_tofu", "choice", "jsonl", "quickstart"
+]
 
 
 def find_reader(benchmark: str | OwnBenchmark) -> BenchmarkName | OwnBenchmark:
@@ -45,6 +50,7 @@ def make_reader(
     own: Mapping[str, Any],
     choice_prompt: ChoicePrompt,
     max_new_tokens: int,
+    forget_part: ForgetPart = "both",
 ) -> Benchmark:
     """Return a benchmark's reader.
 
@@ -55,17 +61,29 @@ def make_reader(
             ``jsonl``.
         own: Further arguments of ``JSONL``: ``columns`` and ``which_turns``.
         choice_prompt: Prompts of ``choice``.
-        max_new_tokens: Greedy tokens after a question of ``tofu``, ``quickstart`` and ``jsonl``.
+        max_new_tokens: Greedy tokens after a question of ``tofu``, ``r_tofu``, ``quickstart`` and
+            ``jsonl``.
+        forget_part: What of the forget rows of ``r_tofu`` is labelled.
 
     Raises:
-        InputError: If there is no such split.
+        InputError: If there is no such split, or another benchmark is given a ``forget_part``.
     """
+    if forget_part != "both" and name != "r_tofu":
+        raise InputError(
+            f"data.forget_part is {forget_part!r}, but only the rows of data.benchmark r_tofu have "
+            f"parts; got {name if isinstance(name, str) else name.name!r}. Leave it out."
+        )
     if isinstance(name, OwnBenchmark):
         return name.begin(source, splits, {**own, "max_new_tokens": max_new_tokens})
     if name == "tofu":
         return TOFU(source, max_new_tokens=max_new_tokens, **splits)
     if name == "quickstart":
         return Quickstart(source, max_new_tokens=max_new_tokens, **splits)
+    if name == "dusk":
+        return DUSK(source, **splits)
+    if name == "r_tofu":
+        part, tokens = forget_part, max_new_tokens
+        return RTOFU(source, forget_part=part, max_new_tokens=tokens, **splits)
     if name == "choice":
         return Choice(source, prompt=choice_prompt, **splits)
     if name == "jsonl":

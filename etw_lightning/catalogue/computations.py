@@ -124,7 +124,7 @@ def verbmem(given: Given, sets: tuple[str, ...]) -> Found:
 
 
 def knowmem(given: Given, sets: tuple[str, ...]) -> Found:
-    """MUSE's knowmem of forget and retain questions."""
+    """MUSE's knowmem of forget and retain questions; DUSK's of shared ones too."""
     return {
         name: metrics.knowmem(given.records[name], _direction(name), given.words) for name in sets
     }
@@ -186,6 +186,44 @@ def privleak(given: Given, sets: tuple[str, ...]) -> Found:
     auc = _auc(given, given.records, sets, "min_k")
     leak = metrics.privleak_from_auc(auc, retain_auc)
     return {"privleak": leak, "abs_privleak": metrics.abs_privleak(leak)}
+
+
+def privleak_min_k_plus_plus(given: Given, sets: tuple[str, ...]) -> Found:
+    """PrivLeak with Min-K++."""
+    assert given.retain is not None
+    auc = _auc(given, given.records, sets, "min_k_plus_plus")
+    retain = _auc(given, given.retain, sets, "min_k_plus_plus")
+    return {"privleak_min_k_plus_plus": metrics.privleak_from_auc(auc, retain.value)}
+
+
+def retain_deviation(given: Given, sets: tuple[str, ...]) -> Found:
+    """DUSK's deviation of texts that stay."""
+    assert given.retain is not None
+    auc = _auc(given, given.records, sets, "min_k_plus_plus")
+    retain = _auc(given, given.retain, sets, "min_k_plus_plus")
+    return {"retain_deviation": metrics.retain_deviation(auc, retain.value)}
+
+
+def traces(given: Given, sets: tuple[str, ...]) -> Found:
+    """What is still thought of each set."""
+    found: Found = {}
+    for name in sets:
+        rows, direction = given.records[name], _direction(name)
+        found[f"{name}_trace_rougeL_recall"] = metrics.trace_rouge(rows, direction, given.words)
+        step = metrics.trace_step_rouge(rows, direction, given.words)
+        found[f"{name}_trace_step_rougeL_recall"] = step
+    return found
+
+
+def answers_after_traces(given: Given, sets: tuple[str, ...]) -> Found:
+    """What is answered of each set once the trace has ended, and how often it does not end."""
+    found: Found = {}
+    for name in sets:
+        rows = given.records[name]
+        score = metrics.answer_rouge(rows, _direction(name), given.words)
+        found[f"{name}_answer_rougeL_recall"] = score
+        found[f"{name}_unfinished_traces"] = metrics.unfinished_traces(rows)
+    return found
 
 
 def relative_difference(given: Given, sets: tuple[str, ...]) -> Found:

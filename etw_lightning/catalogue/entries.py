@@ -28,7 +28,7 @@ Part = Literal["answers", "generation", "gradient_norm"]
 #: What the rows of a set of own rows may allow besides being scored.
 Ability = Literal["generation", "truth_ratio"]
 #: Shape of a benchmark: its evaluation sets and what they are for.
-Family = Literal["tofu", "muse", "choice", "own"]
+Family = Literal["tofu", "muse", "dusk", "reasoning", "choice", "own"]
 #: What a metric may need besides the model's own records, and the key that gives it.
 Extra = Literal[
     "retain",
@@ -47,6 +47,8 @@ FAMILIES: Mapping[str, Family] = {
     "quickstart": "tofu",
     "muse_news": "muse",
     "muse_books": "muse",
+    "dusk": "dusk",
+    "r_tofu": "reasoning",
     "choice": "choice",
     "jsonl": "own",
 }

@@ -36,20 +36,31 @@ _SCORED: Mapping[Family, tuple[str, ...]] = {
     "tofu": ("forget", *_UTILITY),
     "own": ("forget", "retain"),
 }
+_QUESTIONS = ("knowmem_forget", "knowmem_shared", "knowmem_retain")
+_PROBABLE: Mapping[Family, tuple[str, ...]] = {
+    **_SCORED,
+    "reasoning": ("forget", "forget_trace", "forget_answer", "retain", "retain_answer"),
+}
+_TOLD: Mapping[Family, tuple[str, ...]] = {**_SCORED, "reasoning": ("forget", "retain")}
 _ANSWERED: Mapping[Family, tuple[str, ...]] = {"tofu": _PARAPHRASED}
 _MEMORISED: Mapping[Family, tuple[str, ...]] = {
     "tofu": ("forget",),
     "muse": ("verbmem",),
+    "dusk": ("verbmem",),
+    "reasoning": ("forget",),
     "own": ("forget",),
 }
 _GENERATED: Mapping[Family, tuple[str, ...]] = {
     "tofu": ("forget", "retain"),
     "muse": ("verbmem", "knowmem_forget", "knowmem_retain"),
+    "dusk": ("verbmem", *_QUESTIONS),
+    "reasoning": ("forget", "retain"),
     "own": ("forget", "retain"),
 }
 _MEMBERS: Mapping[Family, tuple[str, ...]] = {
     "tofu": ("forget", "holdout"),
     "muse": ("privleak_forget", "privleak_holdout"),
+    "dusk": ("privleak_forget", "privleak_holdout"),
     "own": ("forget", "holdout"),
 }
 _MARKED: Mapping[Family, tuple[str, ...]] = {"tofu": ("forget",), "own": ("forget",)}
@@ -133,7 +144,7 @@ CATALOGUE: Mapping[str, Entry] = {
     ),
     "probability": Entry(
         _PROBABILITY_PAGES,
-        _SCORED,
+        _PROBABLE,
         of.probability,
         _of_sets("probability", "probability_of_paraphrase", "probability_normalised"),
     ),
@@ -143,7 +154,7 @@ CATALOGUE: Mapping[str, Entry] = {
         of.probability,
         _of_sets("probability", "probability_of_paraphrase"),
     ),
-    "rouge": Entry(_ROUGE_PAGES, _SCORED, of.rouge, _of_sets(*_ROUGE), _TEXT),
+    "rouge": Entry(_ROUGE_PAGES, _TOLD, of.rouge, _of_sets(*_ROUGE), _TEXT),
     "rouge_paraphrased": Entry(_ROUGE_PAGES, _ANSWERED, of.rouge, _of_sets(*_ROUGE), _TEXT),
     "truth_ratio": Entry(
         (metrics.truth_ratio,), _SCORED, of.truth_ratio, _of_sets(*_RATIOS), is_rated=True
@@ -153,16 +164,30 @@ CATALOGUE: Mapping[str, Entry] = {
     ),
     "verbmem": Entry(
         (metrics.verbmem, metrics.rouge_scores),
-        {"muse": ("verbmem",)},
+        {"muse": ("verbmem",), "dusk": ("verbmem",)},
         of.verbmem,
         ("verbmem",),
         _TEXT,
     ),
     "knowmem": Entry(
         (metrics.knowmem, metrics.rouge_scores),
-        {"muse": ("knowmem_forget", "knowmem_retain")},
+        {"muse": ("knowmem_forget", "knowmem_retain"), "dusk": _QUESTIONS},
         of.knowmem,
-        ("knowmem_forget", "knowmem_retain"),
+        _QUESTIONS,
+        _TEXT,
+    ),
+    "traces": Entry(
+        (metrics.trace_rouge, metrics.trace_step_rouge),
+        {"reasoning": ("forget", "retain")},
+        of.traces,
+        _of_sets("trace_rougeL_recall", "trace_step_rougeL_recall"),
+        _TEXT,
+    ),
+    "answers_after_traces": Entry(
+        (metrics.answer_rouge, metrics.unfinished_traces),
+        {"reasoning": ("forget", *_UTILITY)},
+        of.answers_after_traces,
+        _of_sets("answer_rougeL_recall", "unfinished_traces"),
         _TEXT,
     ),
     "choice_accuracy": Entry(
@@ -192,6 +217,20 @@ CATALOGUE: Mapping[str, Entry] = {
         of.privleak,
         ("privleak", "abs_privleak"),
         needs=_needs("retain"),
+    ),
+    "privleak_min_k_plus_plus": Entry(
+        (metrics.privleak_from_auc, metrics.min_k_plus_plus_score),
+        {"dusk": _MEMBERS["dusk"]},
+        of.privleak_min_k_plus_plus,
+        ("privleak_min_k_plus_plus",),
+        needs=_needs("retain_tokens"),
+    ),
+    "retain_deviation": Entry(
+        (metrics.retain_deviation, metrics.min_k_plus_plus_score),
+        {"dusk": ("privleak_retain", "privleak_holdout")},
+        of.retain_deviation,
+        ("retain_deviation",),
+        needs=_needs("retain_tokens"),
     ),
     "mia_relative_difference": Entry(
         (metrics.relative_difference, *_ATTACK_PAGES),

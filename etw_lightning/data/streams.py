@@ -11,6 +11,7 @@ from typing import Any, Literal
 from etw_lightning.benchmarks import Benchmark
 from etw_lightning.benchmarks.jsonl import JSONL
 from etw_lightning.benchmarks.own import OwnBenchmark
+from etw_lightning.benchmarks.r_tofu import without_knowing
 from etw_lightning.data.encode import Encoder, is_raw
 from etw_lightning.data.encode_many import encode_each
 from etw_lightning.data.kept_rows import encode_split
@@ -264,7 +265,11 @@ def second_answers(
         )
     if settings.alternative == "refusal":
         given = REFUSALS if settings.refusals is None else read_refusals(settings.refusals)
-        answers = [pick_refusal(given, settings.seed or 0, place) for place in range(len(examples))]
+        seed = settings.seed or 0
+        answers = [
+            without_knowing(example, pick_refusal(given, seed, place))
+            for place, example in enumerate(examples)
+        ]
     else:
         answers = [_column(example) for example in examples]
     return encode_each(examples, encoder, answers)

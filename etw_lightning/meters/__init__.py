@@ -15,8 +15,15 @@ from etw_lightning.meters.aggregate import (
 )
 from etw_lightning.meters.columns import MeanMeter, Meter, RecordMeter, as_records
 from etw_lightning.meters.likelihoods import ChoiceAccuracy, Probability, TruthRatio
-from etw_lightning.meters.membership import MembershipAUC, MinK, PrivLeak, RelativeDifference
+from etw_lightning.meters.membership import (
+    MembershipAUC,
+    MinK,
+    PrivLeak,
+    RelativeDifference,
+    RetainDeviation,
+)
 from etw_lightning.meters.memorisation import ExactMemorisation, ExtractionStrength
+from etw_lightning.meters.reasoning import AnswerRouge, TraceRouge, UnfinishedTraces
 from etw_lightning.meters.repeated import LeakAtK, RefusalAgreement, RefusalStability
 from etw_lightning.meters.sanity import Looped, Refusals, StillSaid, Stutter
 from etw_lightning.meters.text import (
@@ -33,6 +40,7 @@ from etw_lightning.meters.tofu import ForgetQuality, ModelUtility
 from etw_lightning.meters.tokens import TokenAUC, TokenGap, TokenMean, UnlearningDepth
 
 __all__ = [
+    "AnswerRouge",
     "ChoiceAccuracy",
     "DistinctN",
     "EmptyGenerations",
@@ -60,13 +68,16 @@ __all__ = [
     "Refusals",
     "RelativeDifference",
     "Repetition",
+    "RetainDeviation",
     "Rouge",
     "StillSaid",
     "Stutter",
     "TokenAUC",
     "TokenGap",
     "TokenMean",
+    "TraceRouge",
     "TruthRatio",
+    "UnfinishedTraces",
     "UnlearningDepth",
     "UnlearningScore",
     "UtilityDrop",

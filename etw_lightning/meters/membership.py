@@ -13,12 +13,13 @@ from etw_lightning.metrics.membership import (
     auc_of_scores,
     privleak_from_auc,
     relative_difference,
+    retain_deviation,
 )
 from etw_lightning.metrics.values import Floats, Metric
 from etw_lightning.schema import Conventions, InputError, Record
 from etw_lightning.value_checks import check_name
 
-__all__ = ["MembershipAUC", "MinK", "PrivLeak", "RelativeDifference"]
+__all__ = ["MembershipAUC", "MinK", "PrivLeak", "RelativeDifference", "RetainDeviation"]
 
 _DEFINITIONS = Conventions()
 _SIDES = ("forget", "holdout")
@@ -202,6 +203,7 @@ class PrivLeak(_AgainstRetain):
     Args:
         retain_auc: ``metrics.min_k_auc`` of the retain model; None gathers its rows too.
         absolute: Leave out the sign.
+        attack: ``min_k``, as published; DUSK takes ``min_k_plus_plus``.
         conventions: ``last_label`` matters here.
         options: Of ``torchmetrics.Metric``.
 
@@ -218,9 +220,10 @@ class PrivLeak(_AgainstRetain):
         retain_auc: float | None = None,
         absolute: bool = False,
         conventions: Conventions = _DEFINITIONS,
+        attack: Attack = "min_k",
         **options: Any,
     ) -> None:
-        super().__init__("min_k", retain_auc, conventions, absolute, **options)
+        super().__init__(attack, retain_auc, conventions, absolute, **options)
         self.absolute = absolute
 
     def number(self) -> float:
@@ -263,3 +266,43 @@ class RelativeDifference(_AgainstRetain):
     def number(self) -> float:
         """Return the difference."""
         return relative_difference(*self.aucs()).value
+
+
+class RetainDeviation(_AgainstRetain):
+    """How far texts that stay are told from unseen ones, beside the retain model, percent.
+
+    ``update`` takes texts that stay in the place of forget rows.
+
+    Range: >= 0.
+    Direction: down.
+    Empty input: InputError from ``compute``.
+    Source: DUSK, arXiv:2505.15209; see ``metrics.retain_deviation``.
+
+    Args:
+        attack: ``min_k_plus_plus``, as published, or ``loss``, ``zlib``, ``min_k``.
+        retain_auc: The retain model's AUC under the attack; None gathers its rows too.
+        conventions: ``last_label`` matters here.
+        options: Of ``torchmetrics.Metric``.
+
+    Example:
+        >>> import torch
+        >>> meter = RetainDeviation("loss", retain_auc=0.8)
+        >>> meter.update(torch.tensor([1.0]), torch.tensor([2.0]))
+        >>> round(meter.compute().item(), 6)
+        25.0
+    """
+
+    higher_is_better = False
+
+    def __init__(
+        self,
+        attack: Attack = "min_k_plus_plus",
+        retain_auc: float | None = None,
+        conventions: Conventions = _DEFINITIONS,
+        **options: Any,
+    ) -> None:
+        super().__init__(attack, retain_auc, conventions, **options)
+
+    def number(self) -> float:
+        """Return the deviation."""
+        return retain_deviation(*self.aucs()).value

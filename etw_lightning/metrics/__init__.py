@@ -59,12 +59,19 @@ from etw_lightning.metrics.membership import (
     privleak,
     privleak_from_auc,
     relative_difference,
+    retain_deviation,
 )
 from etw_lightning.metrics.memorisation import (
     exact_memorisation,
     exact_memorisation_values,
     extraction_strength,
     extraction_strength_values,
+)
+from etw_lightning.metrics.reasoning import (
+    answer_rouge,
+    trace_rouge,
+    trace_step_rouge,
+    unfinished_traces,
 )
 from etw_lightning.metrics.repeated import (
     expected_highest,
@@ -120,6 +127,7 @@ __all__ = [
     "TruthRatioName",
     "UnlearningDepthResult",
     "abs_privleak",
+    "answer_rouge",
     "attack_auc",
     "attack_scores",
     "auc_of_scores",
@@ -168,6 +176,7 @@ __all__ = [
     "relative_difference",
     "repetition",
     "repetition_values",
+    "retain_deviation",
     "rouge",
     "rouge_scores",
     "rouge_values",
@@ -176,10 +185,13 @@ __all__ = [
     "token_auc",
     "token_histograms",
     "token_rows",
+    "trace_rouge",
+    "trace_step_rouge",
     "true_better",
     "truth_probabilities",
     "truth_ratio",
     "truth_ratios",
+    "unfinished_traces",
     "unlearning_depth",
     "unlearning_score",
     "utility_drop",

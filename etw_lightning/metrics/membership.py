@@ -22,6 +22,7 @@ __all__ = [
     "privleak",
     "privleak_from_auc",
     "relative_difference",
+    "retain_deviation",
 ]
 
 #: Bootstrap resamples of an interval, and the seed of their generator.
@@ -226,6 +227,46 @@ def relative_difference(auc: Metric, retain_auc: float) -> Metric:
         for value in (auc.value, *(auc.interval or ()))
     )
     return Metric(low, "zero", auc.n, (ends[0], ends[1]) if ends else None)
+
+
+def retain_deviation(auc: Metric, retain_auc: float) -> Metric:
+    """RetainDeviation: how far texts that stay are told from unseen ones, beside the retain model.
+
+    Formula: |AUC - AUC_r| / AUC_r * 100, AUC of Min-K++ with k = 0.4 of texts that stay against the
+        holdout. The ends of the interval are the smallest and the largest this takes over the
+        AUC's, with AUC_r held fixed.
+    Unit: percent.
+    Range: >= 0.
+    Direction: down: 0 where what stays is known as well as by the retain model.
+    Empty input: InputError, from the AUC.
+    Source: DUSK, arXiv:2505.15209, retain deviation; its ``eval.py``.
+    Differs from widely used code: an AUC_r of 0, which that divides by, is an error here. AUC .8
+        against .5 gives 60 in both.
+
+    Args:
+        auc: AUC of the run, 0 to 1.
+        retain_auc: AUC of the retain model under the same attack, above 0, at most 1.
+
+    Raises:
+        InputError: If the retain model's AUC is 0 or out of range.
+
+    Example:
+        >>> round(retain_deviation(Metric(0.8, "retain", 600), 0.5).value, 10)
+        60.0
+    """
+    if not 0 < retain_auc <= 1:
+        raise InputError(
+            "retain deviation: the AUC of data.retain_results must be above 0 and at most 1, got "
+            f"{retain_auc}; leave retain_deviation out of --metrics."
+        )
+    value, *ends = (
+        abs(one - retain_auc) / retain_auc * 100 for one in (auc.value, *(auc.interval or ()))
+    )
+    if auc.interval is None:
+        return Metric(value, "down", auc.n)
+    low, high = auc.interval
+    least = 0.0 if low <= retain_auc <= high else min(ends)
+    return Metric(value, "down", auc.n, (least, max(ends)))
 
 
 def privleak(

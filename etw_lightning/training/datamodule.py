@@ -15,6 +15,7 @@ from etw_lightning.benchmarks.choice import ChoicePrompt
 from etw_lightning.benchmarks.formats import FORMATS
 from etw_lightning.benchmarks.given_rows import GivenSource, Rows, as_rows, is_path
 from etw_lightning.benchmarks.own import OwnBenchmark
+from etw_lightning.benchmarks.r_tofu import ForgetPart
 from etw_lightning.benchmarks.readers import find_reader, make_reader
 from etw_lightning.benchmarks.source import check_name
 from etw_lightning.benchmarks.tofu import Columns
@@ -55,15 +56,17 @@ class UnlearningDataModule(ComparableRows):
     """Forget and retain rows for training, evaluation sets for scoring.
 
     Args:
-        benchmark: Reader of the rows: ``tofu``, ``muse_news``, ``muse_books``, ``choice``,
-            ``jsonl`` (the user's own files), ``quickstart``, or the class path of an
-            ``OwnBenchmark``.
+        benchmark: Reader of the rows: ``tofu``, ``muse_news``, ``muse_books``, ``dusk``,
+            ``r_tofu``, ``choice``, ``jsonl`` (the user's own files), ``quickstart``, or the class
+            path of an ``OwnBenchmark``.
         root: Folder with ``.jsonl`` or ``.jsonl.gz`` files, itself or one folder for each
             benchmark; null reads from the hub.
         hub: Data set on the hub, if not the benchmark's own.
         forget_split: What is to be forgotten; for ``jsonl`` a file.
         retain_split: What is to stay, sets joined by ``+``; null for TOFU means all but the
             forget split.
+        forget_part: Of the forget rows of ``r_tofu``: push down ``both`` what is thought and what
+            is answered, the ``trace`` alone, or the ``answer`` alone, given the trace.
         holdout_split: Of own rows: rows like the forget set's that no model was trained on, for
             membership.
         retain_weights: Weight of each retain set, >= 0: ``{retain90: 0.5}``; others weigh 1. The
@@ -105,7 +108,8 @@ class UnlearningDataModule(ComparableRows):
         refusals: File of refusals, one a line; null takes about 20 of our own.
         tokenizer: Where the tokenizer comes from; null takes ``model.pretrained``.
         rouge_tokenizer: What words ROUGE, VerbMem, KnowMem and repetition count: those of the
-            ``published`` code, which reads a-z and 0-9 only, or ``unicode`` for other scripts.
+            ``published`` code, which reads a-z and 0-9 only; the same ``unstemmed``, as the authors
+            of MUSE and DUSK do; or ``unicode`` for other scripts.
     """
 
     def __init__(
@@ -115,6 +119,7 @@ class UnlearningDataModule(ComparableRows):
         hub: str | None = None,
         forget_split: str | None = None,
         retain_split: str | None = None,
+        forget_part: ForgetPart = "both",
         holdout_split: str | None = None,
         retain_weights: dict[str, NonNegativeFloat] | None = None,
         split: str | None = None,
@@ -155,6 +160,7 @@ class UnlearningDataModule(ComparableRows):
         self.root, self.hub = root, hub
         self.forget_split, self.retain_split, self.split = forget_split, retain_split, split
         self.holdout_split, self.leave_out = holdout_split, leave_out
+        self.forget_part = forget_part
         self.limits, self.columns = dict(rows or {}), columns
         self.choice_prompt, self.which_turns = choice_prompt, which_turns
         self.template, self.system_prompt = template, system_prompt
@@ -320,7 +326,7 @@ class UnlearningDataModule(ComparableRows):
             self._streams = read_streams(benchmark, self.train_encoder, StreamSettings.of(self))
             self._check_something_is_left()
         self._load_scored(benchmark)
-        if self.rouge_tokenizer == "published":
+        if self.rouge_tokenizer != "unicode":
             check_words(self.eval_sets)
         self._load_results()
 
@@ -365,6 +371,7 @@ class UnlearningDataModule(ComparableRows):
             conventions=self.conventions,
             truncation=self.truncation,
             length_key="data.max_length" if own is None else f"data.{key}",
+            thinks=self.benchmark_name == "r_tofu",
         )
 
     def _check_something_is_left(self) -> None:
@@ -407,7 +414,7 @@ class UnlearningDataModule(ComparableRows):
                 f"data.holdout_split is {self.holdout_split!r}, but only own rows (data.benchmark "
                 f"jsonl) are read by it; {self.benchmark_name} has its own. Leave it out."
             )
-        how = (own, self.choice_prompt, self.max_new_tokens)
+        how = (own, self.choice_prompt, self.max_new_tokens, self.forget_part)
         return make_reader(self._reader, source, given, *how)
 
     def setup(self, stage: str) -> None:

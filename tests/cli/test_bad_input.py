@@ -81,9 +81,8 @@ OPTIONS = {
     "--data.batch_size two": "data.batch_size must be a whole number > 0; got 'two'.",
     "--data.eval_batch_size -4": "data.eval_batch_size must be a whole number > 0; got -4.",
     "--data.benchmark toffu": (
-        "data.benchmark must be tofu, muse_news, muse_books, choice, jsonl or quickstart; "
-        "got 'toffu'. "
-        "Did you mean 'tofu'?"
+        "data.benchmark must be tofu, muse_news, muse_books, dusk, r_tofu, choice, jsonl or "
+        "quickstart; got 'toffu'. Did you mean 'tofu'?"
     ),
     "--data.template chatt": (
         "data.template must be chat or plain; got 'chatt'. Did you mean 'chat'?"

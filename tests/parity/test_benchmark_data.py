@@ -2,12 +2,17 @@
 
 import gzip
 import json
+from itertools import chain
 
 import pytest
 
+from etw_lightning.benchmarks.dusk import DUSK
 from etw_lightning.benchmarks.muse import MUSE
+from etw_lightning.benchmarks.r_tofu import RTOFU
 from etw_lightning.benchmarks.source import Source
 from etw_lightning.benchmarks.tofu import RETAIN_OF, SPLITS, TOFU
+from etw_lightning.data.encode import JOINT
+from etw_lightning.metrics.reasoning import parted
 
 NUM_ROWS = {
     "forget01": 40,
@@ -199,3 +204,67 @@ def test_muse_books_has_knowmem_only(data_dir):
     assert [len(s.examples) for s in sets.values()] == [100, 100]
     with pytest.raises(ValueError, match=r"data\.root: no file .*muse_books/raw/forget\.jsonl"):
         reader.examples("raw/forget", "data.forget_split")
+
+
+@pytest.fixture(scope="module")
+def dusk(data_dir):
+    if not (data_dir / "dusk").is_dir():
+        pytest.skip("no DUSK: put data/Prof of github.com/AI-ISL/DUSK there as dusk")
+    return DUSK(Source(root=data_dir))
+
+
+@pytest.fixture(scope="module")
+def r_tofu(data_dir):
+    if not (data_dir / "r_tofu").is_dir():
+        pytest.skip("no R-TOFU: put data/tofu of github.com/ssangyeon/R-TOFU there as r_tofu")
+    return RTOFU(Source(root=data_dir))
+
+
+def test_dusk_has_as_many_rows_as_published(dusk):
+    sizes = {name: len(one.examples) for name, one in dusk.eval_sets().items()}
+    assert sizes == {
+        "verbmem": 47,
+        "knowmem_forget": 20,
+        "knowmem_shared": 134,
+        "knowmem_retain": 119,
+        "privleak_forget": 120,
+        "privleak_holdout": 120,
+        "privleak_retain": 480,
+    }
+
+
+def test_dusk_s_passages_and_questions_are_of_the_styles_they_should_be(dusk):
+    texts = {
+        style: JOINT.join(one.answer for one in dusk.examples(style)) for style in dusk.split_names
+    }
+    for style, text in texts.items():
+        assert text == (dusk.source.root / f"{style}.txt").read_text()
+    first, sets = texts["Chronological"], dusk.eval_sets()
+    assert all(one.question + one.answer in first for one in sets["verbmem"].examples)
+    assert all(one.answer in first for one in sets["knowmem_forget"].examples)
+    # A few answers stand in another form in the texts, and short ones stand there by chance.
+    shared = [one.answer for one in sets["knowmem_shared"].examples]
+    assert min(sum(one in text for one in shared) for text in texts.values()) == 131
+    assert sum(one.answer in first for one in sets["knowmem_retain"].examples) == 70
+
+
+def test_r_tofu_s_requests_are_rows_of_tofu(r_tofu, tofu):
+    assert pairs_of(r_tofu, "forget01/1") == pairs(tofu["forget01"])
+    requests = [pairs_of(r_tofu, f"forget01/{number}") for number in range(1, 11)]
+    assert {len(one) for one in requests} == {40}
+    assert sorted(chain(*requests)) == sorted(pairs(tofu["forget10"]))
+    sizes = {name: len(one.examples) for name, one in r_tofu.eval_sets().items()}
+    assert sizes == {
+        "forget": 40,
+        "forget_trace": 40,
+        "forget_answer": 40,
+        "retain": 400,
+        "retain_answer": 400,
+        "real_authors": 100,
+        "world_facts": 117,
+    }
+
+
+def pairs_of(reader, split):
+    """Return questions and answers without traces."""
+    return [(one.question, parted(one.answer)[1]) for one in reader.examples(split)]
