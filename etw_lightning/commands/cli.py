@@ -331,7 +331,7 @@ class RunReader(UnlearningCLI):
         """Return all settings of a run.
 
         Args:
-            words: The command, from ``fit`` on.
+            words: The command, from ``fit`` or ``evaluate`` on.
 
         Raises:
             InputError: If the parser refuses them.
@@ -341,7 +341,7 @@ class RunReader(UnlearningCLI):
         try:
             with contextlib.redirect_stderr(printed):
                 # Through the parser of all commands each setting would be parsed twice.
-                config = self._parser("fit").parse_args(Parser.typed[1:])
+                config = self._parser(Parser.typed[0]).parse_args(Parser.typed[1:])
         except UnicodeDecodeError as error:
             raise InputError(f"Problems parsing config: {error}") from error
         except SystemExit as error:

@@ -20,7 +20,7 @@ from etw_lightning.schema import InputError
 __all__ = ["completion_script"]
 
 #: Commands that have a parser of their own.
-_OTHERS = ("sweep", "export", "report", "compare", "attack", "configs")
+_OTHERS = ("sweep", "sequence", "export", "report", "compare", "attack", "configs")
 #: Options that name a file or a folder.
 _FILES, _FOLDERS = ("--checkpoint", "--ckpt_path", "--output"), ("--output_dir", "--copy")
 #: Completes the names of the shipped configurations, and files.

@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, str] = {
     "check": "Verify what fit would verify, and predict memory; train, load and write nothing.",
     "weights": "Show the weight that each token of a forget row would have: weights --row 3.",
     "sweep": "Train with several settings, pick one: sweep plan|run|search|report --config FILE.",
+    "sequence": "Forget request after request, and watch the earlier: sequence run --config FILE.",
     "report": "Make one HTML file of finished runs, or a table: report RUN... -o report.html.",
     "compare": "Rank finished runs over seeds by a named rule: compare RUN... --rank RULE.",
     "attack": "Attack a finished run and its retain model alike: attack NAME --model RUN.",
@@ -75,7 +76,8 @@ def main(args: list[str] | None = None) -> int:
         sys.stderr.write(f"error: {printable(str(error))}\n")
         return 2
     except KeyboardInterrupt:
-        kept = "; the same command goes on with what is not done" if command == "sweep" else ""
+        goes_on = command in ("sweep", "sequence")
+        kept = "; the same command goes on with what is not done" if goes_on else ""
         sys.stderr.write(f"interrupted{kept}\n")
         return 128 + signal.SIGINT
 
@@ -261,14 +263,22 @@ def _export(words: list[str]) -> int:
 def _sweep(words: list[str]) -> int:
     from etw_lightning.commands.sweep import sweep
 
-    def reader() -> Any:
-        look_here()
-        with _nothing_collected():
-            from etw_lightning.commands.cli import RunReader
+    return sweep(words, _reader)
 
-        return RunReader().read
 
-    return sweep(words, reader)
+def _sequence(words: list[str]) -> int:
+    from etw_lightning.commands.sequence import sequence
+
+    return sequence(words, _reader)
+
+
+def _reader() -> Any:
+    """Return what gives the configuration that the words of a command mean."""
+    look_here()
+    with _nothing_collected():
+        from etw_lightning.commands.cli import RunReader
+
+    return RunReader().read
 
 
 #: Commands that begin without what ``fit`` needs.
@@ -279,5 +289,6 @@ _LIGHT: Mapping[str, Callable[[list[str]], int]] = {
     "explain": _explain,
     "export": _export,
     "report": _report,
+    "sequence": _sequence,
     "sweep": _sweep,
 }

@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from etw_lightning.runs.newer_options import is_of
 from etw_lightning.schema import InputError
 from etw_lightning.sweeps.runs import Run, is_finished
 
-__all__ = ["LOG", "PROGRAM", "held", "run_all", "say"]
+__all__ = ["LOG", "PROGRAM", "Kind", "held", "run_all", "say"]
 
 #: What a run prints, in its folder.
 LOG = "log.txt"
@@ -60,16 +61,31 @@ def held(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def run_all(todo: Sequence[Run], jobs: int) -> int:
+@dataclass(frozen=True)
+class Kind:
+    """A kind of runs.
+
+    Args:
+        is_done: Whether a run has left its results.
+        goes_on: Whether what its folder holds is of use to its command.
+    """
+
+    is_done: Callable[[Run], bool]
+    goes_on: Callable[[Run], bool]
+
+
+def run_all(todo: Sequence[Run], jobs: int, kind: Kind | None = None) -> int:
     """Run commands, some at a time, and say of each how it ended.
 
     Args:
         todo: The runs.
         jobs: How many at a time.
+        kind: What they are; None for runs of ``fit``.
 
     Returns:
         How many failed.
     """
+    kind = kind or Kind(is_finished, _goes_on)
     waiting, working, failed = list(todo), dict[str, tuple[Run, Any, float]](), 0
     threads = str(max(_num_cores() // jobs, 1))
     environment = {"OMP_NUM_THREADS": threads, **os.environ}
@@ -77,14 +93,14 @@ def run_all(todo: Sequence[Run], jobs: int) -> int:
         while waiting or working:
             while waiting and len(working) < jobs:
                 run = waiting.pop(0)
-                working[run.name] = run, _start(run, environment), time.monotonic()
+                working[run.name] = run, _start(run, environment, kind), time.monotonic()
             time.sleep(0.1)
             for run, process, started in list(working.values()):
                 if process.poll() is not None:
                     del working[run.name]
-                    failed += not _ended(run, process.returncode, time.monotonic() - started)
+                    failed += not _ended(run, process.returncode, time.monotonic() - started, kind)
     finally:
-        _stop([(run, process) for run, process, _ in working.values()])
+        _stop([(run, process) for run, process, _ in working.values()], kind)
     return failed
 
 
@@ -94,8 +110,8 @@ def _num_cores() -> int:
     return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
 
 
-def _start(run: Run, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    if not _goes_on(run):
+def _start(run: Run, environment: Mapping[str, str], kind: Kind) -> subprocess.Popen[bytes]:
+    if not kind.goes_on(run):
         # What an earlier try left would stand beside the new curves.
         remove_run(run.folder)
     run.folder.mkdir(parents=True, exist_ok=True)
@@ -112,9 +128,9 @@ def _start(run: Run, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
         )
 
 
-def _ended(run: Run, status: int, seconds: float) -> bool:
+def _ended(run: Run, status: int, seconds: float, kind: Kind) -> bool:
     """Say how a run ended; return whether it left its results."""
-    if status == 0 and is_finished(run):
+    if status == 0 and kind.is_done(run):
         say(f"done {run.name}: {seconds:.1f} s")
         return True
     log = run.folder / LOG
@@ -124,7 +140,7 @@ def _ended(run: Run, status: int, seconds: float) -> bool:
     return False
 
 
-def _stop(working: Sequence[tuple[Run, subprocess.Popen[bytes]]]) -> None:
+def _stop(working: Sequence[tuple[Run, subprocess.Popen[bytes]]], kind: Kind) -> None:
     """End runs with all they started, and remove what is of no use without the rest."""
     for _, process in working:
         process.terminate()
@@ -138,7 +154,7 @@ def _stop(working: Sequence[tuple[Run, subprocess.Popen[bytes]]]) -> None:
             _kill_group(process)
         process.wait()
         if finished_command(run.folder) is None:
-            goes_on = _goes_on(run)
+            goes_on = kind.goes_on(run)
             if not goes_on:
                 remove_run(run.folder)
             what = "goes on with it" if goes_on else "runs it again"

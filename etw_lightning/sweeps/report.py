@@ -24,7 +24,7 @@ from etw_lightning.sweeps.grid import Sweep
 from etw_lightning.sweeps.parts import RunRecords, in_part
 from etw_lightning.sweeps.runs import Finished, Run, strangers
 
-__all__ = ["check_metrics", "report", "table", "written"]
+__all__ = ["check_metrics", "check_numbers", "report", "table", "written"]
 
 _MISSING = "\u2013"
 
@@ -239,9 +239,6 @@ def check_metrics(sweep: Sweep, settings: Iterable[Mapping[str, Any]]) -> None:
     Raises:
         InputError: If the rule or the columns name a number that the catalogue does not know.
     """
-    # It needs torch, and a sweep's file is read without.
-    from etw_lightning.catalogue.listing import CATALOGUE
-
     kinds = {
         str(one.get("class_path"))
         for given in settings
@@ -250,16 +247,31 @@ def check_metrics(sweep: Sweep, settings: Iterable[Mapping[str, Any]]) -> None:
     }
     if not all(kind.startswith(("etw_lightning.", "lightning.")) for kind in kinds):
         return
+    rule_of = sweep.select
+    places = {f"select.{'maximise' if rule_of.maximise else 'minimise'}": [rule_of.metric]}
+    places["select.subject_to"] = [bound.metric for bound in rule_of.bounds]
+    places["columns"] = list(sweep.columns)
+    check_numbers(places)
+
+
+def check_numbers(places: Mapping[str, Sequence[str]]) -> None:
+    """Refuse names that no metric of ours gives.
+
+    Args:
+        places: Names of numbers, by the key they stand under.
+
+    Raises:
+        InputError: If there is no such number.
+    """
+    # It needs torch, and a sweep's file is read without.
+    from etw_lightning.catalogue.listing import CATALOGUE
+
     known = [
         form.replace("{set}", name)
         for entry in CATALOGUE.values()
         for form in entry.emits
         for name in (sorted(entry.known_sets) if "{set}" in form else [""])
     ]
-    rule_of = sweep.select
-    places = {f"select.{'maximise' if rule_of.maximise else 'minimise'}": [rule_of.metric]}
-    places["select.subject_to"] = [bound.metric for bound in rule_of.bounds]
-    places["columns"] = list(sweep.columns)
     for place, names in places.items():
         for name in names:
             if not any(entry.gives(name, entry.known_sets) for entry in CATALOGUE.values()):

@@ -26,6 +26,7 @@ __all__ = [
     "find_finished",
     "is_finished",
     "make_run",
+    "option_words",
     "strangers",
 ]
 
@@ -118,7 +119,7 @@ def make_run(sweep: Sweep, method: str, values: Mapping[str, Any], varied: Colle
     _check_name(name, method)
     folder = Path(sweep.output_dir) / name
     require_inside(folder, Path(sweep.output_dir), f"run {name!r} of the sweep")
-    own = [(key, tuple(_option(key, value))) for key, value in values.items()]
+    own = [(key, tuple(option_words(key, value))) for key, value in values.items()]
     base = base_words(sweep, method)
     words = [*base, *(w for _, option in own for w in option), "--output_dir", str(folder)]
     seed = texts.pop(_SHORT[SEED], "")
@@ -130,7 +131,7 @@ def make_run(sweep: Sweep, method: str, values: Mapping[str, Any], varied: Colle
 def base_words(sweep: Sweep, method: str) -> tuple[str, ...]:
     """Return the words that the commands of all runs of a method begin with."""
     common = [word for file in sweep.config for word in ("--config", file)]
-    same = [word for key, value in sweep.settings.items() for word in _option(key, value)]
+    same = [word for key, value in sweep.settings.items() for word in option_words(key, value)]
     return ("fit", *common, "--config", sweep.methods[method][0], *same)
 
 
@@ -171,7 +172,7 @@ def _part(key: str, text: str) -> str:
     return f"{key}{value}" if value[:1].isdigit() else f"{key}-{value}"
 
 
-def _option(key: str, value: Any) -> list[str]:
+def option_words(key: str, value: Any) -> list[str]:
     """Return the words that set a key on the command line."""
     text = value if isinstance(value, str) else json.dumps(value)
     if key in _FLAGS and isinstance(value, bool):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -25,7 +25,13 @@ from etw_lightning.data.lost_labels import LostLabels
 from etw_lightning.data.marks import Marker
 from etw_lightning.data.pairing import Anchor, Pairing
 from etw_lightning.data.stored_rows import sizes
-from etw_lightning.data.streams import Alternative, Streams, StreamSettings, read_streams
+from etw_lightning.data.streams import (
+    Alternative,
+    Streams,
+    StreamSettings,
+    read_streams,
+    retain_reader,
+)
 from etw_lightning.files.class_paths import path_of
 from etw_lightning.method import Method
 from etw_lightning.metrics.words import WordRule
@@ -451,6 +457,14 @@ class UnlearningDataModule(ComparableRows):
         """
         benchmark = self._benchmark()
         return benchmark.examples(benchmark.forget_split, "data.forget_split")
+
+    def retain_examples(self) -> Iterator[Example]:
+        """Give the rows of the retain split that are trained on, before they are encoded.
+
+        Raises:
+            InputError: If they can't be read, or ``leave_out`` leaves none.
+        """
+        yield from retain_reader(self._benchmark(), self.leave_out)()
 
     def pairing(self) -> Pairing:
         """Return the order of rows for this run's devices and accumulation."""

@@ -1,0 +1,149 @@
+"""A sequence's file: which requests come in which order, and what is watched; read and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from etw_lightning.files.config_files import find_config
+from etw_lightning.schema import InputError
+from etw_lightning.sweeps.file_checks import (
+    FileKind,
+    as_pairs,
+    as_texts,
+    change,
+    check_keys,
+    folder_of,
+    needed,
+    read_file,
+    settings_of,
+)
+
+__all__ = ["Request", "RequestFile", "load_requests"]
+
+#: What each request gives its run.
+_OF_REQUESTS = {
+    "data.forget_split": "forget",
+    "data.retain_split": "retain",
+    "data.retain_model": "retain_model",
+    "data.retain_results": "retain_results",
+}
+_KIND = FileKind(
+    "sequence",
+    ("config", "output_dir", "overwrite", "ckpt_path", "data.leave_out", "save_model"),
+)
+_KEYS = ("config", "output_dir", "requests", "settings", "columns", "watched", "watched_with")
+_REQUEST_KEYS = (*_OF_REQUESTS.values(), "watched_as")
+_REQUESTS_HINT = "at least two, each with its rows: [{forget: forget01}, ...]"
+_COLUMNS = ("forget_quality", "model_utility")
+_WATCHED = (
+    *("forget_quality", "forget_probability", "forget_rougeL_recall", "extraction_strength"),
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request.
+
+    Args:
+        forget: Its rows: a split, as ``data.forget_split``.
+        retain: What is to stay while it is forgotten; None for the benchmark's own partner.
+        retain_model: Model that never saw the request's rows, nor those of earlier ones.
+        retain_results: Its records, in place of the model.
+        watched_as: Split of the same rows as ``watched_with`` reads it; None for ``forget``.
+    """
+
+    forget: str
+    retain: str | None = None
+    retain_model: str | None = None
+    retain_results: str | None = None
+    watched_as: str | None = None
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Settings of its run."""
+        given = {key: getattr(self, name) for key, name in _OF_REQUESTS.items()}
+        return {key: value for key, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class RequestFile:
+    """A sequence's file, checked.
+
+    Args:
+        config: Complete run files, laid over one another.
+        output_dir: Folder of the folders of the runs.
+        requests: In their order.
+        settings: Settings that all runs have in common.
+        columns: Numbers shown of the model after each request.
+        watched: Numbers of each request's own rows that are followed to the end.
+        watched_with: Settings with which they are scored, where a run itself does not have them.
+    """
+
+    config: tuple[str, ...]
+    output_dir: str
+    requests: tuple[Request, ...]
+    settings: Mapping[str, Any]
+    columns: tuple[str, ...]
+    watched: tuple[str, ...]
+    watched_with: Mapping[str, Any]
+
+
+def load_requests(
+    path: str, output_dir: str | None = None, changes: Sequence[str] = ()
+) -> RequestFile:
+    """Read and check a sequence's file.
+
+    Args:
+        path: The file.
+        output_dir: Folder to use instead of the file's.
+        changes: Texts ``key=value``; each takes the place of the file's setting.
+
+    Raises:
+        InputError: If a key is unknown or missing, or a value is none that the key takes.
+    """
+    given = read_file(path, _KIND)
+    check_keys("", given, _KEYS)
+    config = needed(given, "config", "names or paths of run files, as [quickstart]", _KIND)
+    files = (config,) if isinstance(config, str) else tuple(as_texts("config", config))
+    for file in files:
+        find_config(file)
+    requests = _requests(needed(given, "requests", _REQUESTS_HINT, _KIND))
+    settings = settings_of("settings", given.get("settings") or {}, _KIND)
+    settings |= dict(change("--set", text, _KIND) for text in changes)
+    for key, name in _OF_REQUESTS.items():
+        if key in settings:
+            raise InputError(f"{key} must stand in the requests, as {name}; it is in settings.")
+    watched_with = settings_of("watched_with", given.get("watched_with") or {}, _KIND)
+    columns, watched = (
+        tuple(dict.fromkeys(as_texts(key, given.get(key) or list(usual))))
+        for key, usual in (("columns", _COLUMNS), ("watched", _WATCHED))
+    )
+    folder = folder_of(output_dir, given, _KIND)
+    return RequestFile(files, folder, requests, settings, columns, watched, watched_with)
+
+
+def _requests(given: Any) -> tuple[Request, ...]:
+    if not isinstance(given, list) or len(given) < 2:
+        raise InputError(
+            f"requests must be a list, {_REQUESTS_HINT}; got {given!r:.60}. One request is a run "
+            "of fit."
+        )
+    found = []
+    for number, one in enumerate(given, start=1):
+        place = f"requests.{number}"
+        check_keys(f"{place}.", as_pairs(place, one), _REQUEST_KEYS)
+        for key, value in one.items():
+            if not isinstance(value, str) or not value.strip():
+                raise InputError(f"{place}.{key} must be a text; got {value!r:.60}.")
+        if "forget" not in one:
+            raise InputError(f"{place}.forget is missing: the split that is to be forgotten.")
+        if "retain_model" in one and "retain_results" in one:
+            raise InputError(f"{place} must hold retain_model or retain_results; it has both.")
+        found.append(Request(**one))
+    splits = [one.forget for one in found]
+    twice = next((split for split in splits if splits.count(split) > 1), None)
+    if twice is not None:
+        raise InputError(f"requests must ask for each split once; {twice!r} comes more often.")
+    return tuple(found)
