@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from etw_lightning.commands.sequence import parser as sequence_parser
 from etw_lightning.commands.sweep import parser
+from etw_lightning.sequences.request_file import load_requests
 from etw_lightning.sweeps.grid import load_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,7 +77,7 @@ def test_there_are_two_lines_to_try():
 
 def test_every_command_is_tried_here():
     known = _of("fit", "evaluate", "check", "weights", "sweep", "export", "explain", "configs")
-    known += _of("report", "compare", "attack")
+    known += _of("report", "compare", "attack", "sequence")
     assert [line for line in COMMANDS if line not in known and not line.startswith("-")] == []
     assert len(known) > 25
 
@@ -96,6 +98,14 @@ def test_a_sweep_is_one_that_is_shipped(monkeypatch, line):
     options = parser().parse_args(shlex.split(line)[1:])
     over = [text for texts in options.over for text in texts]
     assert load_sweep(options.config, over=over).methods
+
+
+@pytest.mark.parametrize("line", _of("sequence"))
+def test_a_sequence_is_one_that_is_shipped(monkeypatch, line):
+    # ``test_sequence`` plans it.
+    monkeypatch.chdir(ROOT)
+    options = sequence_parser().parse_args(shlex.split(line)[1:])
+    assert load_requests(options.config).requests
 
 
 @pytest.mark.parametrize("line", _of("report", "compare", "attack"))

@@ -1,0 +1,174 @@
+"""``sequence`` from end to end, on a few rows of TOFU's shape and tiny models."""
+
+import json
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from faults import ForkedProgram
+
+ROOT = Path(__file__).resolve().parents[2]
+SEQUENCE = {
+    "config": ["configs/tofu_forget10.yaml", "small.yaml"],
+    "output_dir": "out",
+    "requests": [
+        {"forget": "forget01", "retain": "full"},
+        {"forget": "forget05-forget01", "retain": "full"},
+    ],
+    "columns": ["forget_quality", "model_utility"],
+    "watched": ["forget_quality", "forget_probability", "extraction_strength"],
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, write_rows, corpus, tiny_model_dir, retain_model_dir):
+    """A folder with a sequence of two requests: two rows, then two more."""
+    folder = tmp_path_factory.mktemp("sequence")
+    (folder / "configs").symlink_to(ROOT / "configs")
+    rows = folder / "rows"
+    for tail in ("", "_perturbed"):
+        write_rows(rows / f"forget01{tail}.jsonl", corpus[f"forget{tail}"][2:4])
+        write_rows(rows / f"forget05{tail}.jsonl", corpus[f"forget{tail}"][:4])
+    write_rows(rows / "full.jsonl", [*corpus["retain"][:6], *corpus["forget"][:4]])
+    write_rows(rows / "retain_perturbed.jsonl", corpus["retain_perturbed"][:3])
+    for name in ("real_authors_perturbed", "world_facts_perturbed"):
+        write_rows(rows / f"{name}.jsonl", corpus[name][:2])
+    for name, some in (("holdout01", slice(2)), ("holdout05", slice(4))):
+        write_rows(rows / f"{name}.jsonl", corpus["holdout"][some])
+    callbacks = [
+        {"class_path": f"etw_lightning.callbacks.{name}", "init_args": {"every_n_epochs": 1}}
+        for name in ("ForgetQuality", "ModelUtility")
+    ]
+    small = {
+        "model": {"pretrained": str(tiny_model_dir), "lr": 1e-3},
+        "data": {
+            "root": str(rows),
+            "system_prompt": None,
+            "template_kwargs": None,
+            "retain_model": str(retain_model_dir),
+            "max_new_tokens": 4,
+            "batch_size": 2,
+        },
+        "trainer": {
+            "accelerator": "cpu",
+            "precision": "32-true",
+            "max_epochs": 1,
+            "accumulate_grad_batches": 1,
+            "enable_progress_bar": False,
+            "callbacks": callbacks,
+        },
+    }
+    (folder / "small.yaml").write_text(yaml.safe_dump(small))
+    (folder / "requests.yaml").write_text(yaml.safe_dump(SEQUENCE, sort_keys=False))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ETW_CACHE", str(folder / "cache"))
+        patch.chdir(folder)
+        yield folder
+
+
+def run(command, sub, *words):
+    """Run a sequence whose runs are forked."""
+    forking = SimpleNamespace(**{**vars(subprocess), "Popen": ForkedProgram})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("etw_lightning.sweeps.processes.subprocess", forking)
+        return command("sequence", sub, "--config", "requests.yaml", *words)
+
+
+def test_a_plan_counts_rows_and_runs_nothing(place, command):
+    out = run(command, "plan", "--output_dir", "planned")
+    assert (out.status, out.err) == (0, "")
+    told, first, again, second, watch = out.out.splitlines()
+    assert told == (
+        "# request 1, forget01: 2 rows; 8 retain rows, 2 left out as they are asked for"
+    )
+    assert again == (
+        "# request 2, forget05-forget01: 2 rows; 6 retain rows, 4 left out as they are asked for"
+    )
+    assert first.endswith("--data.leave_out forget01 --output_dir planned/1_forget01")
+    assert "--model.pretrained planned/1_forget01/model " in second
+    assert watch.startswith("python -m etw_lightning evaluate ")
+    assert not (place / "planned").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (
+            {"watched": ["forget_qality"]},
+            "error: watched must name numbers of results.json; got 'forget_qality'. Did you mean",
+        ),
+        (
+            {"requests": [{"forget": "forget05"}, {"forget": "forget01", "retain": "full"}]},
+            "error: requests.2.forget 'forget01' asks for nothing new: all of its 2 rows",
+        ),
+        (
+            {"requests": [{"forget": "forget01", "retain": "full"}, {"forget": "forget02"}]},
+            "error: requests.2: data.forget_split must be forget01, ",
+        ),
+    ],
+    ids=["number", "nothing-new", "split"],
+)
+def test_bad_input_is_refused_before_anything_runs(place, command, change, line):
+    given = {**SEQUENCE, "requests": SEQUENCE["requests"], **change}
+    if "requests" in change:
+        (place / "rows/retain95.jsonl").write_text((place / "rows/full.jsonl").read_text())
+    (place / "bad.yaml").write_text(yaml.safe_dump(given))
+    out = command("sequence", "run", "--config", "bad.yaml", "--output_dir", "bad")
+    assert (out.status, out.out) == (2, "")
+    assert out.err.startswith(line)
+    assert out.err.count("\n") == 1
+    assert not (place / "bad").exists()
+
+
+def test_nothing_to_report_is_said(place, command):
+    out = run(command, "report", "--output_dir", "none")
+    assert (out.status, out.err) == (1, "")
+    assert out.out.startswith("nothing is finished in 'none'; ")
+    assert "sequence run --config requests.yaml --output_dir none runs it" in out.out
+
+
+@pytest.mark.slow
+def test_request_after_request_with_numbers_of_the_earlier(place, command):
+    out = run(command, "run")
+    assert (out.status, out.err) == (0, ""), out.err + out.out
+    found = json.loads(Path("out/sequence.json").read_text())
+    assert found["finished"]
+    one, two = found["requests"]
+    results = [json.loads(Path("out", name, "results.json").read_text()) for name in (
+        "1_forget01", "2_forget05-forget01", "watched/2_on_1"
+    )]  # fmt: skip
+    # The second began with what the first left, and the first's rows were scored on the second.
+    assert two["started_from"] == one["model"] == results[0]["provenance"]["model"]["hash"]
+    assert results[2]["provenance"]["model"]["hash"] == two["model"]
+    assert results[2]["provenance"]["sets"]["forget"]["rows"] == 2
+    for place_, of in (("1", 1), ("2", 2)):
+        assert set(one["watched"][place_]) == set(SEQUENCE["watched"]), of
+    assert (
+        one["watched"]["2"]["forget_probability"]
+        == (results[2]["metrics"]["forget_probability"]["value"])
+    )
+    assert one["watched"]["2"]["forget_probability"] != one["watched"]["1"]["forget_probability"]
+    assert (
+        two["watched"]["1"]["forget_probability"]
+        == (results[1]["history"][0]["metrics"]["forget_probability"]["value"])
+    )
+    text = Path("out/report.md").read_text()
+    assert out.out.endswith(text)
+    again = run(command, "run")
+    assert again.status == 0
+    assert "start " not in again.out
+    # Killed before the second was through: what is done stays, the rest is made again.
+    Path("out/2_forget05-forget01/results.json").unlink()
+    before = Path("out/1_forget01/results.json").stat().st_mtime_ns
+    third = run(command, "run")
+    assert third.status == 0, third.out
+    assert "start 2_forget05-forget01" in third.out
+    assert "start 1_forget01" not in third.out
+    assert Path("out/1_forget01/results.json").stat().st_mtime_ns == before
+    report = command("report", "out", "--format", "json")
+    assert report.status == 0, report.err
+    compared = command("compare", "out", "--rank", "fq_at_utility_floor")
+    assert compared.status == 0, compared.err
+    assert compared.err.count("left out: ") == 1
