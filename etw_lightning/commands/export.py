@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import sys
 from collections.abc import Sequence
@@ -13,8 +14,6 @@ from etw_lightning.commands.refusals.options import Options
 from etw_lightning.schema import InputError
 
 if TYPE_CHECKING:
-    import argparse
-
     from etw_lightning.models.loading import DType
 
 __all__ = ["export", "parser"]
@@ -41,6 +40,8 @@ def export(args: Sequence[str]) -> int:
     from etw_lightning.models.checkpoints import checkpoint_dtype
 
     be_quiet()
+    if options.negate is not None:
+        return _negate(options)
     saved = _saved_model(Path(options.checkpoint).expanduser())
     if saved is not None:
         return _hand_on(saved, options)
@@ -61,6 +62,42 @@ def _write(place: str, options: argparse.Namespace, dtype: str, folder: Path) ->
     lm = load_model(place, cast("DType", dtype), None, _KEY)
     folder.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.write(f"model: {export_model(lm, tokenizer, folder)}\n")
+
+
+def _negate(options: argparse.Namespace) -> int:
+    """Write the model that a fine-tuning run began with, moved against what the run changed."""
+    import torch
+
+    from etw_lightning.files.stored_weights import find_checkpoint
+    from etw_lightning.models.export import export_model
+    from etw_lightning.models.loading import load_config, load_model, load_tokenizer
+    from etw_lightning.runs.folder import settings_in
+    from etw_lightning.training.quickstart_models import resolve
+    from etw_lightning.tuning.task_vectors import negate
+
+    run = Path(options.checkpoint).expanduser()
+    if not run.is_dir():
+        find_checkpoint(options.checkpoint, _KEY)
+    settings = settings_in(run)
+    model = settings.get("model") or {}
+    is_tuned = (run / "model" / "config.json").is_file() and model.get("pretrained")
+    if not is_tuned or model.get("forget") is not None:
+        raise InputError(
+            f"negate: checkpoint {str(run)!r} must be the folder of a finished run of fit that "
+            "fine-tuned on what is to be forgotten: model.forget null, data.split the forget split."
+        )
+    folder = Path(options.output_dir or run / f"negated-{options.negate:g}").expanduser()
+    _check_place(folder, may_replace=options.overwrite)
+    place = resolve(str(model["pretrained"]), int(settings.get("seed_everything") or 0))
+    stored = getattr(load_config(place, "model.pretrained"), "dtype", None) or "float32"
+    # What a run changed of 16-bit weights is smaller than their steps.
+    start = load_model(place, "float32", None, "model.pretrained")
+    negate(start, load_model(str(run / "model"), "float32", None, _KEY), options.negate)
+    start = start.to(getattr(torch, options.dtype or str(stored).removeprefix("torch.")))
+    tokenizer = load_tokenizer(options.tokenizer or str(run / "model"), _KEY)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.write(f"model: {export_model(start, tokenizer, folder)}\n")
+    return 0
 
 
 def _saved_model(run: Path) -> Path | None:
@@ -156,5 +193,22 @@ def parser() -> Options:
         choices=("float32", "bfloat16", "float16"),
         help="precision of the saved weights; by default the run's",
     )
+    parser.add_argument(
+        "--negate",
+        type=_positive,
+        metavar="ALPHA",
+        help="task vector: of a run that fine-tuned on what is to be forgotten, write the model it "
+        "began with minus ALPHA times what it changed; by default in the run's folder",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a model in the folder")
     return parser
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number > 0; got {text!r}")
+    return value

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+import yaml
 from toy import write_manifest
 
 from etw_lightning.models.checkpoints import describe_model
@@ -167,3 +168,36 @@ def test_what_can_not_be_handed_on_is_one_line(command, finished):
     result = command("export", f"--checkpoint={finished}")
     assert result.status == 2
     assert "holds no checkpoint" in result.err
+
+
+def test_a_task_vector_is_taken_the_other_way(
+    command, tmp_path, monkeypatch, tiny_model_dir, retain_model_dir
+):
+    """The "fine-tuned" model has .9 of each weight, so that going the other way gives 1.1."""
+    from safetensors.torch import load_file
+
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "tuned"
+    shutil.copytree(retain_model_dir, run / "model")
+    settings = {"model": {"pretrained": str(tiny_model_dir), "forget": None}}
+    (run / "config.yaml").write_text(yaml.safe_dump(settings))
+    outcome = command("export", "--checkpoint", run, "--negate", "1", "--output_dir", "moved")
+    assert (outcome.status, outcome.err) == (0, "")
+    start, moved = (
+        load_file(folder / "model.safetensors") for folder in (tiny_model_dir, tmp_path / "moved")
+    )
+    tuned = load_file(retain_model_dir / "model.safetensors")
+    for name, weight in start.items():
+        wanted = weight.double() - (tuned[name].double() - weight.double())
+        assert torch.equal(moved[name], wanted.to(weight.dtype)), name
+    again = command("export", "--checkpoint", run, "--negate", "1", "--output_dir", "moved")
+    assert again.status == 2
+    assert "is there already" in again.err
+    (run / "config.yaml").write_text(yaml.safe_dump({"model": {"pretrained": "x", "forget": {}}}))
+    other = command("export", "--checkpoint", run, "--negate", "0.5", "--output_dir", "more")
+    assert other.status == 2
+    assert "must be the folder of a finished run of fit that fine-tuned" in other.err
+    assert command("export", "--checkpoint", run, "--negate", "0").err == (
+        "error: export: argument --negate: must be a number > 0; got '0'; export --help lists what "
+        "there is.\n"
+    )
