@@ -48,7 +48,7 @@ class Request:
 
     Args:
         forget: Its rows: a split, as ``data.forget_split``.
-        retain: What is to stay while it is forgotten; None for the benchmark's own partner.
+        retain: What is to stay while it is forgotten; None for the configuration's.
         retain_model: Model that never saw the request's rows, nor those of earlier ones.
         retain_results: Its records, in place of the model.
         watched_as: Split of the same rows as ``watched_with`` reads it; None for ``forget``.

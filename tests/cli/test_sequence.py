@@ -100,7 +100,7 @@ def test_a_plan_counts_rows_and_runs_nothing(place, command):
             "error: watched must name numbers of results.json; got 'forget_qality'. Did you mean",
         ),
         (
-            {"requests": [{"forget": "forget05"}, {"forget": "forget01", "retain": "full"}]},
+            {"requests": [{"forget": one, "retain": "full"} for one in ("forget05", "forget01")]},
             "error: requests.2.forget 'forget01' asks for nothing new: all of its 2 rows",
         ),
         (
@@ -111,10 +111,7 @@ def test_a_plan_counts_rows_and_runs_nothing(place, command):
     ids=["number", "nothing-new", "split"],
 )
 def test_bad_input_is_refused_before_anything_runs(place, command, change, line):
-    given = {**SEQUENCE, "requests": SEQUENCE["requests"], **change}
-    if "requests" in change:
-        (place / "rows/retain95.jsonl").write_text((place / "rows/full.jsonl").read_text())
-    (place / "bad.yaml").write_text(yaml.safe_dump(given))
+    (place / "bad.yaml").write_text(yaml.safe_dump({**SEQUENCE, **change}))
     out = command("sequence", "run", "--config", "bad.yaml", "--output_dir", "bad")
     assert (out.status, out.out) == (2, "")
     assert out.err.startswith(line)

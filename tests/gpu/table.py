@@ -107,6 +107,8 @@ def settings_of(given: argparse.Namespace) -> dict[str, Any]:
     }
     if given.device == "cpu":
         found["trainer.precision"] = "32-true"
+    if given.small:
+        found["data.system_prompt"] = None  # not every template takes one
     return found
 
 
