@@ -50,10 +50,11 @@ def run_packed(lm: Any, packed: Packed) -> Tensor:
     """
     _take_over()
     reads_some = bool(packed.read.numel())
-    last = len(layers_of(lm)) - 1 if reads_some else None
+    layers = layers_of(lm) if reads_some else None
+    last = None if layers is None else len(layers) - 1
     # As it has four dimensions, models hand it on as it is; nothing reads it.
     unread = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=packed.input_ids.device)
-    with _reading(lm, packed.read) if reads_some else nullcontext():
+    with nullcontext() if layers is None else _reading(lm, layers, packed.read):
         out = body_of(lm)(
             input_ids=packed.input_ids,
             position_ids=packed.position_ids,
@@ -66,13 +67,13 @@ def run_packed(lm: Any, packed: Packed) -> Tensor:
 
 
 @contextmanager
-def _reading(lm: Any, read: Tensor) -> Iterator[None]:
+def _reading(lm: Any, layers: nn.ModuleList, read: Tensor) -> Iterator[None]:
     """Have the last layer's feed-forward part work on what is read of its output.
 
     The others are read by nothing behind it: their keys and values are made before. Not where the
     layer will be computed again, when this is over.
     """
-    inner = getattr(layers_of(lm)[-1], "mlp", None)
+    inner = getattr(layers[-1], "mlp", None)
     if inner is None or getattr(lm, "is_activation_checkpointing", False):
         yield
         return

@@ -48,9 +48,10 @@ def find_layers(lm: Any) -> nn.ModuleList | None:
         for name, part in decoder.named_modules()
         if isinstance(part, nn.ModuleList) and not any(tower in name for tower in _TOWERS)
     ]
-    found = max((part for part in lists if len(part) == count), key=_num_weights, default=None)
-    if found is not None or not lists:
-        return found
+    fitting = [part for part in lists if len(part) == count]
+    if fitting or not lists:
+        # A step asks for them: what has no rival is not weighed.
+        return fitting[0] if len(fitting) == 1 else max(fitting, key=_num_weights, default=None)
     # As in LongCat, which counts two layers where it has one.
     embeddings = {id(weight) for weight in lm.get_input_embeddings().parameters()}
     whole = sum(w.numel() for w in decoder.parameters() if id(w) not in embeddings)
