@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,11 @@ def _column(row: Mapping[str, Any], key: str, where: str) -> Any:
 
 
 def _text(value: Any, key: str, where: str) -> str:
+    if isinstance(value, date):
+        raise InputError(
+            f"{where}: column {key!r} must hold a text; got {value!r:.60}. Libraries make dates of "
+            "texts that look like some: give the file itself, in .jsonl, .json or .csv."
+        )
     if not isinstance(value, str):
         raise InputError(f"{where}: column {key!r} must hold a text; got {value!r:.60}.")
     if not value.strip():

@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from datetime import datetime
 
 import pytest
 from hypothesis import given
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from refusals import message
 
 from etw_lightning.benchmarks import hub_rows
+from etw_lightning.benchmarks.given_rows import as_rows
 from etw_lightning.benchmarks.source import Source, check_limits, check_name, field, fields
 
 ROWS = [{"question": f"q{i}", "answer": f"a{i}"} for i in range(4)]
@@ -154,6 +156,22 @@ def test_a_bad_field_names_the_row(bad):
     assert message(field, {"answer": bad}, "answer", "forget10/7").startswith("forget10/7: column")
     text = message(fields, {"wrong": ["ok", bad]}, "wrong", "forget10/7")
     assert text.startswith("forget10/7: column 'wrong[1]'")
+
+
+def test_a_text_that_looks_like_a_date_stays_a_text(tmp_path):
+    for name in ("rows.jsonl", "rows.json"):
+        write(tmp_path / name, [{"answer": "1958-01-02"}, {"answer": "007"}])
+        found = Source(root=tmp_path).rows(name)
+        assert found == [{"answer": "1958-01-02"}, {"answer": "007"}]
+
+
+def test_a_date_in_the_place_of_a_text_is_refused_with_the_way_out(tmp_path):
+    from datasets import Dataset
+
+    rows = Dataset.from_dict({"answer": [datetime(1958, 1, 2)]})
+    text = message(field, as_rows(rows, "forget")[0], "answer", "forget/0")
+    assert text.startswith("forget/0: column 'answer' must hold a text; got datetime.datetime(1958")
+    assert text.endswith("give the file itself, in .jsonl, .json or .csv.")
 
 
 def test_a_missing_field_names_the_columns_there_are():
