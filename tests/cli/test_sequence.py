@@ -1,6 +1,7 @@
 """``sequence`` from end to end, on a few rows of TOFU's shape and tiny models."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -169,3 +170,84 @@ def test_request_after_request_with_numbers_of_the_earlier(place, command):
     compared = command("compare", "out", "--rank", "fq_at_utility_floor")
     assert compared.status == 0, compared.err
     assert compared.err.count("left out: ") == 1
+
+
+def test_tofu_s_requests_ask_for_new_rows(command, data_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ("--config", "sequence/tofu", "--set", f"data.root={data_dir / 'tofu'}")
+    out = command("sequence", "plan", *words)
+    assert (out.status, out.err) == (0, "")
+    assert [line for line in out.out.splitlines() if line.startswith("#")] == [
+        "# request 1, forget01: 40 rows; 3960 retain rows",
+        "# request 2, forget05-forget01: 160 rows; 3800 retain rows",
+        "# request 3, forget10-forget05: 200 rows; 3600 retain rows",
+    ]
+    assert out.out.count("python -m etw_lightning evaluate ") == 3
+
+
+@pytest.fixture
+def muse_sequence(command, muse_args, muse_dir, write_rows, tmp_path):
+    """MUSE's shipped sequence on a few rows and tiny models, its folds read from files."""
+    root = tmp_path / "rows"
+    shutil.copytree(muse_dir, root)
+    rows = [json.loads(line) for line in (root / "raw/forget.jsonl").read_text().splitlines()]
+    # The second fold asks again for a row of the first, the retain texts hold one of the second.
+    write_rows(root / "sust/forget_1.jsonl", rows[:2])
+    write_rows(root / "sust/forget_2.jsonl", rows[1:4])
+    for fold in (3, 4):
+        write_rows(root / f"sust/forget_{fold}.jsonl", [{"text": f"Fold {fold} says so."}] * 2)
+    kept = (root / "raw/retain1.jsonl").read_text()
+    (root / "raw/retain1.jsonl").write_text(kept + json.dumps(rows[3]) + "\n")
+    write_rows(root / "privleak/retain.jsonl", rows[:2])
+    given = yaml.safe_load((ROOT / "configs/sequence/muse_news.yaml").read_text())
+    words = dict(word.removeprefix("--").split("=", 1) for word in muse_args[2:])
+    model = words.pop("data.retain_model")
+    small = {key: yaml.safe_load(value) for key, value in words.items()}
+    given["settings"] = {
+        **small,
+        "data.root": str(root),
+        "trainer.max_epochs": 1,
+        "trainer.precision": "32-true",
+        "model.dtype": "float32",
+    }
+    for request in given["requests"]:
+        request["retain_model"] = model
+        request["watched_as"] = request["watched_as"].removeprefix("hub:muse-bench/MUSE-News/")
+    given["watched_with"] = {"data.benchmark": "jsonl", "data.retain_split": "privleak/retain"}
+
+    def call(sub, requests=4):
+        some = {**given, "requests": given["requests"][:requests], "output_dir": "out"}
+        Path("muse.yaml").write_text(yaml.safe_dump(some))
+        forking = SimpleNamespace(**{**vars(subprocess), "Popen": ForkedProgram})
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("etw_lightning.sweeps.processes.subprocess", forking)
+            return command("sequence", sub, "--config", "muse.yaml")
+
+    return call
+
+
+def test_muse_s_folds_are_watched_as_texts_of_one_s_own(muse_sequence):
+    out = muse_sequence("plan")
+    assert (out.status, out.err) == (0, "")
+    told = [line for line in out.out.splitlines() if line.startswith("#")]
+    assert told[0] == "# request 1, sust/forget_1: 2 rows; 6 retain rows"
+    assert told[1] == (
+        "# request 2, sust/forget_2: 3 rows, 1 of them asked for before; 5 retain rows, 1 left out "
+        "as they are asked for"
+    )
+    scored = [line for line in out.out.splitlines() if " evaluate " in line]
+    assert len(scored) == 1 + 2 + 3 + 4 + 4
+    assert all("--data.benchmark jsonl" in line for line in scored)
+
+
+@pytest.mark.slow
+def test_muse_s_folds_have_numbers_of_their_own(muse_sequence):
+    out = muse_sequence("run", requests=2)
+    assert (out.status, out.err) == (0, ""), out.out + out.err
+    one, two = json.loads(Path("out/sequence.json").read_text())["requests"]
+    assert list(one["watched"]) == ["0", "1", "2"]
+    assert list(two["watched"]) == ["1", "2"]
+    for known in (*one["watched"].values(), *two["watched"].values()):
+        assert 0 < known["forget_probability"] < 1
+        assert known["extraction_strength"] is not None
+    assert one["numbers"]["privleak"] is not None
