@@ -21,7 +21,7 @@ from etw_lightning.runs.newer_options import is_of
 from etw_lightning.schema import InputError
 from etw_lightning.sweeps.runs import Run, is_finished
 
-__all__ = ["LOG", "PROGRAM", "Kind", "held", "run_all", "say"]
+__all__ = ["FIT", "LOG", "PROGRAM", "Kind", "held", "run_all", "say"]
 
 #: What a run prints, in its folder.
 LOG = "log.txt"
@@ -85,7 +85,7 @@ def run_all(todo: Sequence[Run], jobs: int, kind: Kind | None = None) -> int:
     Returns:
         How many failed.
     """
-    kind = kind or Kind(is_finished, _goes_on)
+    kind = kind or FIT
     waiting, working, failed = list(todo), dict[str, tuple[Run, Any, float]](), 0
     threads = str(max(_num_cores() // jobs, 1))
     environment = {"OMP_NUM_THREADS": threads, **os.environ}
@@ -165,6 +165,10 @@ def _goes_on(run: Run) -> bool:
     """Tell whether a run's folder holds checkpoints that its command goes on from."""
     found = [one.manifest for one in saved_checkpoints(run.folder)]
     return any(one.get("key") == run.key or is_of(one, run.settings) for one in found)
+
+
+#: Runs of ``fit``.
+FIT = Kind(is_finished, _goes_on)
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:

@@ -17,7 +17,7 @@ from etw_lightning.runs.key import run_key, that_count
 from etw_lightning.schema import InputError
 from etw_lightning.sweeps.choice import choose, gather, rule
 from etw_lightning.sweeps.grid import Bound, Select, load_sweep
-from etw_lightning.sweeps.processes import Kind, _start
+from etw_lightning.sweeps.processes import FIT, _start
 from etw_lightning.sweeps.reading import with_keys
 from etw_lightning.sweeps.report import check_metrics, report
 from etw_lightning.sweeps.runs import expand, find_finished, is_finished, strangers
@@ -758,7 +758,7 @@ def test_a_run_that_was_broken_off_keeps_the_checkpoints_it_goes_on_from(
     saved.mkdir(parents=True)
     (saved / "manifest.json").write_text(json.dumps({"key": key}))
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: None)
-    _start(run, {}, Kind(is_finished, lambda _: False))
+    _start(run, {}, FIT)
     assert saved.exists() == is_kept
 
 
