@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from etw_lightning.metrics.retain_distance import COLUMNS, retain_distance
 from etw_lightning.reports.attack_rows import read_attacks
@@ -21,8 +21,8 @@ __all__ = ["Compared", "Comparison", "Numbers", "compare_methods"]
 Numbers = Mapping[str, float]
 #: What a run is judged by beside forget quality and utility, as far as there are records for it.
 _FURTHER = tuple(name for names in COLUMNS.values() for name in names if name != "model_utility")
-_QUALITY = ("forget_quality", "model_utility")
-_AGGREGATE = "paper_aggregate_target"
+_QUALITY = "forget_quality"
+_OTHERS: tuple[Who, Who] = ("retain", "target")
 #: The number that is shown of an attack.
 _ATTACKED = "neg_log10_forget_quality"
 
@@ -96,72 +96,92 @@ def compare_methods(sweep: Sweep, runs: Sequence[Run]) -> Comparison:
     taken = choose_all(points, sweep.select, records)
     found = [point for point in points if point.found]
     frontiers = Frontiers(sweep, found, records)
-    notes: dict[str, str] = {}
+    measuring = _Measuring(sweep, frontiers, records)
     methods = []
     for method, (chosen, keeps) in taken.items():
         mine = tuple(point for point in found if point.method == method)
         one = Compared(method, mine, chosen, keeps)
-        methods.append(_measured(one, sweep, records, notes) if chosen is not None else one)
+        methods.append(one if chosen is None else measuring.measured(one))
     there = [set(found) for one in methods for found in one.distances]
     groups = tuple(group for group in COLUMNS if there and all(group in one for one in there))
     baseline = sweep.frontier.baseline or next(iter(frontiers.methods))
     if baseline not in frontiers.methods:
         raise InputError(f"frontier.baseline: no run of {baseline!r} is finished.")
-    return Comparison(sweep, tuple(methods), frontiers, baseline, groups, tuple(notes.values()))
+    notes = tuple(measuring.notes.values())
+    return Comparison(sweep, tuple(methods), frontiers, baseline, groups, notes)
 
 
-def _measured(one: Compared, sweep: Sweep, records: RunRecords, notes: dict[str, str]) -> Compared:
-    """Return a method with the numbers of the runs of its chosen point."""
-    assert one.chosen is not None
-    parts: tuple[PartName, ...] = ("all", "test", "validation")
-    numbers: dict[PartName, list[Numbers]] = {part: [] for part in parts}
-    distances, attacked = [], []
-    for run in one.chosen.found:
-        for part in parts:
-            further = () if part == "validation" else (*_FURTHER, _AGGREGATE)
-            numbers[part].append(_numbers(run, sweep, records, part, further, notes))
-        mine = numbers["test"][-1]
-        retain, target = (
-            _numbers(run, sweep, records, "test", _FURTHER, {}, who) for who in ("retain", "target")
-        )
-        try:
-            distances.append(retain_distance(mine, retain, target))
-        except InputError as error:
-            distances.append({})
-            notes.setdefault("distance", f"the distance to the retain model is left out: {error}")
-        attacked.append(_attacked(run))
-    common = set.intersection(*(set(found) for found in attacked)) if attacked else set()
-    return Compared(
-        one.method,
-        one.points,
-        one.chosen,
-        one.keeps,
-        numbers,
-        distances,
-        {name: sorted(found[name] for found in attacked) for name in sorted(common)},
-    )
+class _Measuring:
+    """Computes the numbers of chosen points; those of other models once, as many runs share them.
 
+    Args:
+        sweep: The sweep's file.
+        frontiers: Of its methods; knows the utility of every model.
+        records: Reads what runs hold.
+    """
 
-def _numbers(
-    run: Finished,
-    sweep: Sweep,
-    records: RunRecords,
-    part: PartName,
-    further: Sequence[str],
-    notes: dict[str, str],
-    who: Who = "run",
-) -> Numbers:
-    """Return what can be computed of a run's rows; what can't be is noted."""
-    validation = sweep.select.validation
-    found = dict(part_numbers(run, _QUALITY, records, part, validation, who))
-    for name in further:
-        if name in found or (who == "retain" and name == "privleak"):
-            continue
-        try:
-            found |= part_numbers(run, [name], records, part, validation, who)
-        except InputError as error:
-            notes.setdefault(name, f"{name} is left out: {error}")
-    return {name: metric.value for name, metric in found.items()}
+    def __init__(self, sweep: Sweep, frontiers: Frontiers, records: RunRecords) -> None:
+        self.validation, self.frontiers, self.records = sweep.select.validation, frontiers, records
+        #: What can't be had, and why.
+        self.notes: dict[str, str] = {}
+        self._others: dict[tuple[int, ...], Numbers] = {}
+
+    def measured(self, one: Compared) -> Compared:
+        """Return a method with the numbers of the runs of its chosen point."""
+        assert one.chosen is not None
+        numbers: dict[PartName, list[Numbers]] = {"all": [], "test": [], "validation": []}
+        distances: list[Numbers] = []
+        attacked = []
+        for run in one.chosen.found:
+            for part, found in numbers.items():
+                found.append(self._numbers(run, part, _FURTHER if part == "test" else ()))
+            mine = numbers["test"][-1]
+            retain, target = (self._of_other(run, who) for who in _OTHERS)
+            try:
+                distances.append(retain_distance(mine, retain, target))
+            except InputError as error:
+                distances.append({})
+                line = f"the distance to the retain model is left out: {error}"
+                self.notes.setdefault("distance", line)
+            attacked.append(_attacked(run))
+        common = set.intersection(*map(set, attacked))
+        after = {name: sorted(found[name] for found in attacked) for name in sorted(common)}
+        return replace(one, numbers=numbers, distances=distances, attacked=after)
+
+    def _of_other(self, run: Finished, who: Who) -> Numbers:
+        """Return the numbers of the target or the retain model, of the test rows."""
+        read = [self.records.of(run.folder, who, name) for name in ("forget", "retain")]
+        key = tuple(map(id, read))
+        if key not in self._others:
+            # Privleak is a distance to the retain model as it is.
+            further = [name for name in _FURTHER if name != "privleak"]
+            self._others[key] = self._numbers(run, "test", further, who)
+        return self._others[key]
+
+    def _numbers(
+        self, run: Finished, part: PartName, further: Sequence[str], who: Who = "run"
+    ) -> Numbers:
+        """Return what can be computed of a run's rows; what can't be is noted."""
+        quality = part_numbers(run, [_QUALITY], self.records, part, self.validation, who)
+        found = {name: metric.value for name, metric in quality.items()}
+        utility = self.frontiers.utility(run, who)
+        lost = 100 * (self.frontiers.utility(run, "target") - utility)
+        # By name as results.json has them; of the same rows computed anew.
+        found |= {
+            "model_utility": utility,
+            "utility_drop_target": lost,
+            "paper_aggregate_target": lost * found[f"neg_log10_{_QUALITY}"],
+        }
+        for name in further:
+            if name in found:
+                continue
+            try:
+                made = part_numbers(run, [name], self.records, part, self.validation, who)
+            except InputError as error:
+                self.notes.setdefault(name, f"{name} is left out: {error}")
+                continue
+            found |= {one: metric.value for one, metric in made.items()}
+        return found
 
 
 def _attacked(run: Finished) -> dict[str, float]:

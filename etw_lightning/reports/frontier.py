@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,6 +97,7 @@ class Frontiers:
         self.sweep, self._records = sweep, records
         self._counts: dict[str, Counts] = {}
         self._utilities: dict[tuple[int, ...], Floats] = {}
+        self._own: dict[Path, Floats] = {}
         self._draw = np.random.default_rng(0)
         runs = {one.folder: one for point in points for one in point.found}
         self._drawn = {folder: self._drawn_of(run) for folder, run in runs.items()}
@@ -215,6 +217,17 @@ class Frontiers:
             kept, drawn_distances(mine, retain, counts), drawn_distances(target, retain, counts)
         )
 
+    def utility(self, run: Finished, who: Who) -> float:
+        """Return the model utility of all rows.
+
+        Args:
+            run: One of the runs.
+            who: Whose utility.
+        """
+        if who == "run":
+            return float(self._own[run.folder][0])
+        return float(self._utility(run, who)[0])
+
     def _utility(self, run: Finished, who: Who) -> Floats:
         words: WordRule = (run.results.get("provenance") or {}).get("rouge_tokenizer", "published")
         sets = {name: self._records.of(run.folder, who, name) for name in _KEPT}
@@ -234,6 +247,7 @@ class Frontiers:
                     "which the frontier takes shares."
                 )
             if who == "run":
+                self._own[run.folder] = found
                 return found
             self._utilities[key] = found
         return self._utilities[key]

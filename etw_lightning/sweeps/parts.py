@@ -67,13 +67,16 @@ def rows_of(n: int, validation: Validation | None, part: PartName) -> list[int]:
 class RunRecords:
     """What the folders of some runs hold of what models said; read when asked for.
 
-    The target and the retain model are the same for many runs: equal files are read once.
+    The target and the retain model are the same for many runs: equal files are read once, and give
+    the same list. Of the runs themselves what the last one said is held.
 
     Args:
-        read: What has been read of these, by a hash of the file.
+        read: What has been read of other models, by a hash of the file.
+        last: What has been read of the last run, by its file.
     """
 
     read: dict[str, list[Record]] = field(default_factory=dict)
+    last: dict[Path, list[Record]] = field(default_factory=dict)
 
     def of(self, folder: Path, who: Who, name: str) -> list[Record]:
         """Return the records of one set.
@@ -95,7 +98,10 @@ class RunRecords:
                 f"numbers of some rows are made. Remove {str(folder)!r} to run it again."
             )
         if who == "run":
-            return load_set(path, "sweep report")
+            if path not in self.last:
+                mine = {one: rows for one, rows in self.last.items() if one.parent == path.parent}
+                self.last = {**mine, path: load_set(path, "sweep report")}
+            return self.last[path]
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         if digest not in self.read:
             self.read[digest] = load_set(path, "sweep report")
