@@ -111,6 +111,8 @@ class Relearn(Attack):
         if self.rows in ("forget", "retain"):
             data = run.make_data()
             data.split = data.split_of("forget" if self.rows == "forget" else "retain")
+            if self.rows == "forget":
+                data.leave_out = None  # the rows to relearn are among them
         else:
             data = self._own(run)
         data.given_tokenizer = run.tokenizer

@@ -25,8 +25,8 @@ __all__ = [
     "Alternative",
     "StreamSettings",
     "Streams",
+    "kept_reader",
     "read_streams",
-    "retain_reader",
     "second_answers",
 ]
 
@@ -72,7 +72,7 @@ class StreamSettings:
         uses_marks: The weighting or the forget objective reads marked words.
         uses_words: The weighting reads which word a label belongs to.
         split: Fine-tune on this split; the streams are not read then.
-        leave_out: Split whose rows are no retain rows.
+        leave_out: Split whose rows are neither kept nor learnt.
         alternative: Source of the second answers; None is ``column``.
         refusals: File of refusals; None takes our own.
         annotations: File of marked answers.
@@ -123,11 +123,10 @@ class StreamSettings:
                 "data.retain_weights weighs the sets of data.retain_split, which are not read: "
                 f"{why}. Leave data.retain_weights out."
             )
-        if self.leave_out is not None and (self.split is not None or not self.uses_retain):
-            why = "data.split takes its place" if self.split else "model.retain is null"
+        if self.leave_out is not None and not self.uses_retain:
             raise InputError(
-                f"data.leave_out is {self.leave_out!r}, but data.retain_split is not read: {why}. "
-                "Leave data.leave_out out."
+                f"data.leave_out is {self.leave_out!r}, but data.retain_split is not read: "
+                "model.retain is null. Leave data.leave_out out."
             )
 
 
@@ -150,7 +149,7 @@ def read_streams(benchmark: Benchmark, encoder: Encoder, settings: StreamSetting
 
 def _read(benchmark: Benchmark, encoder: Encoder, settings: StreamSettings) -> Streams:
     if settings.split is not None:
-        read = _reader(benchmark, settings.split, "data.split")
+        read = kept_reader(benchmark, settings.split, "data.split", settings.leave_out)
         split = encode_split(read, encoder, "data.split", whole=settings.split)
         return Streams({"retain": split.rows})
     streams, forget = Streams(), list[Example]()
@@ -170,7 +169,7 @@ def _read(benchmark: Benchmark, encoder: Encoder, settings: StreamSettings) -> S
             streams.words = number_words(forget, streams.rows["forget"], encoder)
     if settings.uses_retain:
         key = "data.retain_split"
-        read = retain_reader(benchmark, settings.leave_out)
+        read = kept_reader(benchmark, benchmark.retain_split, key, settings.leave_out)
         pushed = {said_by(example) for example in forget}
         held = set[tuple[object, ...]]()
 
@@ -206,19 +205,21 @@ def _reader(benchmark: Benchmark, split: str, key: str) -> Callable[[], Iterable
     return functools.partial(benchmark.examples, split, key)
 
 
-def retain_reader(
-    benchmark: Benchmark, leave_out: str | None = None
+def kept_reader(
+    benchmark: Benchmark, split: str, key: str, leave_out: str | None = None
 ) -> Callable[[], Iterable[Example]]:
-    """Return what gives the retain rows, one by one where the benchmark can.
+    """Return what gives rows that are to be learnt or kept, one by one where the benchmark can.
 
     Args:
         benchmark: The reader.
+        split: Their split, or several joined by ``+``.
+        key: Configuration key that errors name.
         leave_out: Split whose rows are none of them, or several joined by ``+``.
 
     Raises:
         InputError: If there is no such split; of the reading, if no row is left.
     """
-    read = _reader(benchmark, benchmark.retain_split, "data.retain_split")
+    read = _reader(benchmark, split, key)
     if leave_out is None:
         return read
     gone = {said_by(one) for one in benchmark.examples(leave_out, "data.leave_out")}
@@ -231,8 +232,8 @@ def retain_reader(
                 yield example
         if is_empty:
             raise InputError(
-                f"data.leave_out {leave_out!r} leaves no row of data.retain_split "
-                f"{benchmark.retain_split!r}; give another retain split."
+                f"data.leave_out {leave_out!r} leaves no row of {key} {split!r}; give another "
+                "split."
             )
 
     return rest

@@ -29,8 +29,8 @@ from etw_lightning.data.streams import (
     Alternative,
     Streams,
     StreamSettings,
+    kept_reader,
     read_streams,
-    retain_reader,
 )
 from etw_lightning.files.class_paths import path_of
 from etw_lightning.method import Method
@@ -77,8 +77,9 @@ class UnlearningDataModule(ComparableRows):
             membership.
         retain_weights: Weight of each retain set, >= 0: ``{retain90: 0.5}``; others weigh 1. The
             terms of its rows are multiplied by it, and not divided by the sum of weights.
-        leave_out: Rows of ``retain_split`` that are no retain rows, as earlier requests had them
-            forgotten: a split, or several joined by ``+``.
+        leave_out: Rows that are not trained on where they stand in ``retain_split`` or ``split``,
+            as earlier requests had them forgotten: a split, or several joined by ``+``. What is
+            scored stays whole.
         split: Fine-tune on this split alone; several are joined by ``+``. ``forget_split`` then
             only says what is scored as the forget set.
         rows: Keep only the first rows of a split: ``{forget10: 100}``.
@@ -464,7 +465,9 @@ class UnlearningDataModule(ComparableRows):
         Raises:
             InputError: If they can't be read, or ``leave_out`` leaves none.
         """
-        yield from retain_reader(self._benchmark(), self.leave_out)()
+        benchmark = self._benchmark()
+        split, key = benchmark.retain_split, "data.retain_split"
+        yield from kept_reader(benchmark, split, key, self.leave_out)()
 
     def pairing(self) -> Pairing:
         """Return the order of rows for this run's devices and accumulation."""

@@ -305,11 +305,14 @@ def test_rows_that_are_left_out_are_no_retain_rows_wherever_they_stand(read, roo
 
 def test_rows_that_are_left_out_must_leave_some_and_be_read(read):
     assert refused(read, retain="first", leave_out="first") == (
-        "data.leave_out 'first' leaves no row of data.retain_split 'first'; give another retain "
-        "split."
+        "data.leave_out 'first' leaves no row of data.retain_split 'first'; give another split."
     )
     assert refused(read, leave_out="nowhere").startswith("data.leave_out is 'nowhere': no file")
     with pytest.raises(InputError, match=r"data\.leave_out is 'first', but data\.retain_split"):
         StreamSettings(uses_retain=False, leave_out="first").check()
-    with pytest.raises(InputError, match=r"not read: data\.split takes its place"):
-        StreamSettings(uses_forget=False, split="first", leave_out="first").check()
+
+
+def test_a_retain_model_is_made_by_leaving_rows_out(read):
+    found = read(uses_forget=False, split="first+forget", leave_out="forget").rows["retain"]
+    assert [row.id for row in found] == ["first/0", "first/1", "first/2"]
+    StreamSettings(uses_forget=False, split="first+forget", leave_out="forget").check()
