@@ -10,10 +10,11 @@ import yaml
 from small_models import llama_config
 from transformers import LlamaForCausalLM
 
-from etw_lightning.attacks import Attack, Merge, Prune, Quantise, Subject, quantising
+from etw_lightning.attacks import Attack, Merge, Prune, Quantise, Relearn, Subject, quantising
 from etw_lightning.files.class_paths import class_at
 from etw_lightning.files.config_files import about, shipped_folder
 from etw_lightning.schema import InputError
+from etw_lightning.training.datamodule import UnlearningDataModule
 
 #: Levels of NF4 as its paper lists them (arXiv:2305.14314, appendix E).
 NF4 = (-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
@@ -166,3 +167,17 @@ def test_a_shipped_file_writes_every_argument(path):
     taken = set(inspect.signature(kind).parameters)
     assert set(given.get("init_args", {})) == taken
     assert about(path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "split", "left_out"),
+    [("retain", "full", "request1+request2"), ("forget", "request2", None)],
+)
+def test_relearning_kept_rows_brings_no_earlier_request_back(rows, split, left_out):
+    """A run of a sequence keeps rows that were asked for out of its retain split."""
+    given = {"forget_split": "request2", "retain_split": "full", "leave_out": "request1+request2"}
+    run = SimpleNamespace(
+        make_data=lambda: UnlearningDataModule("quickstart", **given), tokenizer=None, seed=0
+    )
+    data = Relearn(rows=rows)._data(run)
+    assert (data.split, data.leave_out) == (split, left_out)
