@@ -198,3 +198,17 @@ def test_the_figure_holds_every_method_on_a_card_of_its_own(swept):
     assert all(texts.count(name) == 2 for name in SWEEP["methods"])
     assert texts.count("0.1") >= 3
     assert "area under the frontier, with 95 % bootstrap interval" in texts
+
+
+def test_one_command_prints_the_table_and_leaves_it_with_the_figure(swept, monkeypatch, capsys):
+    pytest.importorskip("vl_convert")
+    from etw_lightning.commands import sweep as command
+
+    given, runs = swept()
+    monkeypatch.setattr(command, "with_keys", lambda expanded, _: [_keyed(run) for run in expanded])
+    assert command.sweep(["report", "--config", "sweep.yaml", "--frontier"], lambda: None) == 0
+    text = as_markdown(compare_methods(given, runs))
+    assert text.strip() in capsys.readouterr().out
+    assert Path("out/frontier.md").read_text() == text
+    assert Path("out/frontier.svg").read_text().startswith("<svg")
+    assert not Path("out/report.md").exists()
