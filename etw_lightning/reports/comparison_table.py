@@ -111,9 +111,10 @@ def _frontiers(found: Comparison) -> str:
         "**Area under the frontier of forgetting against utility**, up: the mean, over all shares "
         f"u of the target's utility from {given.floor:g} to 1, of the highest 1 - KS distance that "
         f"a method's points reach with a utility of u or more. The target model ({_base(found)}) "
-        "belongs to every method, as lambda 0. Points are means over their seeds. Basic bootstrap "
+        "belongs to every method, as lambda 0. Points are means over their seeds. Bootstrap "
         f"intervals ({given.draws:,} draws of {block}, of the rows that utility is made of, and of "
-        "the seeds where a point has several; the same draws for all methods)."
+        "the seeds where a point has several; the same draws for all methods): basic ones of the "
+        "areas, percentiles of the differences."
     )
     return _table(text, heads, rows)
 
