@@ -40,16 +40,16 @@ def model():
     torch.manual_seed(0)
     base = LlamaForCausalLM(LlamaConfig(vocab_size=64, num_attention_heads=4, **SIZE))
     lora = {"r": 4, "target_modules": ["q_proj"]}
-    mixed = get_peft_model(base, LoraConfig(lora_alpha=8, **lora), adapter_name="a")
-    for name, alpha in (("b", 16), ("twin", 8)):
+    mixed = get_peft_model(base, LoraConfig(lora_alpha=8, **lora), adapter_name="one")
+    for name, alpha in (("two", 16), ("twin", 8)):
         mixed.add_adapter(name, LoraConfig(lora_alpha=alpha, **lora))
     layer = mixed.base_model.model.model.layers[0].self_attn.q_proj
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for factors in (layer.lora_A, layer.lora_B):
-            for name in ("a", "b"):
+            for name in ("one", "two"):
                 factors[name].weight.normal_(0, 0.1, generator=generator)
-            factors["twin"].weight.copy_(factors["a"].weight)
+            factors["twin"].weight.copy_(factors["one"].weight)
     return mixed, layer
 
 
@@ -63,15 +63,15 @@ def compared(kind, names, weights):
 
 
 SEEN = {
-    ("linear", ("a", "b"), (1.0, -1.0)): (0.804, 1.399),
-    ("linear", ("a", "b"), (0.5, 0.5)): (0.779, 1.381),
-    ("linear", ("a", "twin"), (0.5, 0.5)): (1.0, 2.0),
-    ("svd", ("a", "b"), (1.0, -1.0)): (0.943, 0.943),
-    ("svd", ("a", "b"), (0.5, 0.5)): (0.951, 0.951),
-    ("svd", ("a", "twin"), (0.5, 0.5)): (1.0, 1.0),
-    ("cat", ("a", "b"), (1.0, -1.0)): (1.0, 1.0),
-    ("cat", ("a", "b"), (0.5, 0.5)): (1.0, 1.0),
-    ("cat", ("a", "twin"), (0.5, 0.5)): (1.0, 1.0),
+    ("linear", ("one", "two"), (1.0, -1.0)): (0.804, 1.399),
+    ("linear", ("one", "two"), (0.5, 0.5)): (0.779, 1.381),
+    ("linear", ("one", "twin"), (0.5, 0.5)): (1.0, 2.0),
+    ("svd", ("one", "two"), (1.0, -1.0)): (0.943, 0.943),
+    ("svd", ("one", "two"), (0.5, 0.5)): (0.951, 0.951),
+    ("svd", ("one", "twin"), (0.5, 0.5)): (1.0, 1.0),
+    ("cat", ("one", "two"), (1.0, -1.0)): (1.0, 1.0),
+    ("cat", ("one", "two"), (0.5, 0.5)): (1.0, 1.0),
+    ("cat", ("one", "twin"), (0.5, 0.5)): (1.0, 1.0),
 }
 print(*(f"{name} {version(name)}" for name in ("peft", "torch", "transformers")))
 same = True
