@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from etw_lightning.metrics.retain_distance import COLUMNS, retain_distance
 from etw_lightning.reports.attack_rows import read_attacks
 from etw_lightning.reports.finished_runs import read_run
 from etw_lightning.reports.frontier import Frontiers
+from etw_lightning.reports.retain_distance import COLUMNS, retain_distance
 from etw_lightning.schema import InputError
 from etw_lightning.sweeps.choice import Point, choose_all, gather
 from etw_lightning.sweeps.grid import Sweep

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from etw_lightning.metrics.likelihoods import truth_ratios
 from etw_lightning.metrics.tofu import utility_values
-from etw_lightning.metrics.trade_offs import (
+from etw_lightning.metrics.values import Floats
+from etw_lightning.metrics.words import WordRule
+from etw_lightning.reports.areas import (
     basic_interval,
     drawn_distances,
     drawn_utilities,
     frontier_area,
 )
-from etw_lightning.metrics.values import Floats
-from etw_lightning.metrics.words import WordRule
 from etw_lightning.schema import InputError
 from etw_lightning.sweeps.choice import Point
 from etw_lightning.sweeps.grid import Sweep

@@ -13,7 +13,7 @@ import sys
 
 import numpy as np
 
-from etw_lightning.metrics.trade_offs import basic_interval, drawn_distances, frontier_area
+from etw_lightning.reports.areas import basic_interval, drawn_distances, frontier_area
 
 _BLOCKS, _ROWS, _MANY, _DRAWS = 15, 20, 4000, 400
 #: Utility of the points, and how far they are shifted from the retain model, of two methods.

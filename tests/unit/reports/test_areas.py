@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import ks_2samp
 
 from etw_lightning.metrics.tofu import model_utility_of
-from etw_lightning.metrics.trade_offs import (
+from etw_lightning.reports.areas import (
     basic_interval,
     drawn_distances,
     drawn_utilities,

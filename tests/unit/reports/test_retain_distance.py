@@ -2,7 +2,7 @@
 
 import pytest
 
-from etw_lightning.metrics.retain_distance import COLUMNS, retain_distance
+from etw_lightning.reports.retain_distance import COLUMNS, retain_distance
 from etw_lightning.schema import InputError
 
 RETAIN = {
