@@ -6,7 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from etw_lightning.judging.numbers import LINES, Numbers, forget_and_retain, privacy, sanity
+from etw_lightning.judging.numbers import (
+    LINES,
+    Numbers,
+    forget_and_retain,
+    overshoot,
+    privacy,
+    sanity,
+)
 from etw_lightning.judging.verdict import BOUNDS, Finding, findings, headline
 from etw_lightning.judging.worst_rows import WorstRow, as_page, worst_rows
 from etw_lightning.metrics.still_said import said_items
@@ -92,6 +99,7 @@ def judge(
         name: {
             **rows.get(name, {}),
             **sanity(sets, words),
+            **overshoot(sets),
             **privacy(sets, retain, conventions),
         }
         for name, sets in records.items()

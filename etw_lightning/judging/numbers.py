@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from etw_lightning import metrics
 from etw_lightning.metrics.still_said import items_of, said_items
+from etw_lightning.metrics.values import TINY
 from etw_lightning.metrics.words import WordRule
 from etw_lightning.schema import Conventions, InputError, Record
 
-__all__ = ["LINES", "Group", "Line", "Numbers", "forget_and_retain", "privacy", "sanity"]
+__all__ = [
+    "LINES",
+    "Group",
+    "Line",
+    "Numbers",
+    "forget_and_retain",
+    "overshoot",
+    "privacy",
+    "sanity",
+]
 
 #: Numbers of one model by name; None where one can't be had.
 Numbers = dict[str, float | int | None]
@@ -116,6 +127,30 @@ def sanity(records: _Sets, words: WordRule = "published") -> Numbers:
     found["still_said"] = said / there if there else None
     found["items"] = there or None
     return found
+
+
+def overshoot(records: _Sets) -> Numbers:
+    """Return how many forget answers are so unlikely that TOFU's truth ratio leaves its scale.
+
+    The ratio is w / (p + 1e-10), p and w the likelihoods per token of right and wrong answers:
+    once p is far below 1e-10 it falls to 0, however likely wrong answers are beside it.
+
+    Args:
+        records: Sets of one model.
+
+    Returns:
+        ``beyond_scale``, the share of forget rows with a paraphrased answer whose p is below
+        1e-10, a loss above 23.03 nats a token; None without such rows.
+
+    Example:
+        >>> rows = [Record("forget", "f/0", "a", paraphrase_loss=loss) for loss in (2.0, 30.0)]
+        >>> overshoot({"forget": rows})
+        {'beyond_scale': 0.5}
+    """
+    losses = [row.paraphrase_loss for row in records.get("forget", ())]
+    known = [loss for loss in losses if loss is not None]
+    beyond = sum(math.exp(-loss) < TINY for loss in known)
+    return {"beyond_scale": beyond / len(known) if known else None}
 
 
 def privacy(

@@ -99,6 +99,13 @@ def _forgetting(after: Numbers, before: Numbers, retain: Numbers) -> Iterator[Fi
             side = "below " if mine < theirs else "above " if mine > theirs else ""
             text += f"; forget probability {mine:.3g}, {side}the retain model's {theirs:.3g}"
         yield Finding("forgotten", True, f"forgotten ({fq})", text)
+    elif (beyond := after.get("beyond_scale") or 0.0) > BOUNDS["share_of_answers"]:
+        rows = f"{round(beyond * (after.get('n') or 0))} of {after.get('n')} right answers are"
+        text = (
+            f"over-forgotten: {fq} < {bound:g} ({counts}): {rows} less likely than 1e-10 a token, "
+            "where the truth ratio falls to 0; push less"
+        )
+        yield Finding("forgotten", False, f"over-forgotten ({fq})", text)
     elif is_past:
         text = (
             f"over-forgotten: {fq} < {bound:g} ({counts}) and forget probability {pair}: past the "

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from etw_lightning.judging.judgement import judge, print_judgement
-from etw_lightning.judging.numbers import privacy, sanity
+from etw_lightning.judging.numbers import overshoot, privacy, sanity
 from etw_lightning.judging.verdict import findings, headline
 from etw_lightning.judging.worst_rows import as_page, worst_rows
 from etw_lightning.schema import Record
@@ -88,6 +88,23 @@ def test_forget_quality_says_whether_it_can_be_told_from_the_retain_model():
     assert not one.is_good
     assert one.text.startswith("over-forgotten: FQ 1e-09")
     assert one.text.endswith("past the retain model, not better")
+
+
+def test_answers_beyond_the_truth_ratio_s_scale_are_over_forgotten():
+    # Losses of 22.9 and 23.1 nats a token lie on both sides of 1e-10 = exp(-23.03).
+    rows = [Record("forget", f"f/{loss}", "a", paraphrase_loss=loss) for loss in (2.0, 22.9, 23.1)]
+    assert overshoot({"forget": rows}) == {"beyond_scale": 1 / 3}
+    assert overshoot({"forget": [Record("forget", "f/0", "a")]}) == {"beyond_scale": None}
+    pushed = {**FORGOTTEN, "forget_quality": 1e-9, "forget_probability": 0.3}
+    [one] = findings({**pushed, "beyond_scale": 0.45}, None, GOLD_MODEL)
+    assert not one.is_good
+    assert one.text == (
+        "over-forgotten: FQ 1e-09 < 0.05 (D·n/n 8/40): 18 of 40 right answers are less likely than "
+        "1e-10 a token, where the truth ratio falls to 0; push less"
+    )
+    assert texts({**pushed, "beyond_scale": 0.05}, None, GOLD_MODEL)[0].startswith("not forgotten")
+    good = {**FORGOTTEN, "beyond_scale": 0.5}
+    assert texts(good, None, GOLD_MODEL)[0].startswith("forgotten")
 
 
 @pytest.mark.parametrize(
