@@ -55,7 +55,7 @@ class HeardSuite:
             wanted = entry.sets.get(self.data.family, ())
             there = tuple(self.sets if wanted == ("*",) else (s for s in wanted if s in self.sets))
             # Numbers that are named after their sets are of one set each.
-            is_by_set = entry.is_by_set or set(entry.emits) == set(wanted)
+            is_by_set = entry.is_by_set or set(wanted) <= set(entry.emits)
             if there and (is_by_set or len(there) == len(wanted)):
                 yield name, (entry, there)
 

@@ -1,4 +1,4 @@
-"""Second answers to the quickstart's forget questions; they are no part of the corpus itself."""
+"""Second answers to the quickstart's forget questions, and which words of the first ones matter."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import random
 from collections.abc import Mapping, Sequence
 from itertools import product
 
-from etw_lightning.benchmarks.quickstart import RELATIONS, VALUES_OF, Row
+from etw_lightning.benchmarks.annotations import Annotation, Marking, Span, read_annotations
+from etw_lightning.benchmarks.quickstart import RELATIONS, VALUES_OF, Row, build_corpus
 
-__all__ = ["alternative_answers", "read_answer"]
+__all__ = ["QUICKSTART", "alternative_answers", "annotations_of", "marked_values", "read_answer"]
+
+#: What stands for the marks of the quickstart corpus, as ``quickstart:target`` for its model.
+QUICKSTART = "quickstart:annotations"
 
 
 def alternative_answers(corpus: Mapping[str, Sequence[Row]]) -> dict[tuple[str, str], str]:
@@ -53,6 +57,32 @@ def read_answer(question: str, answer: str) -> tuple[str, str, tuple[str, str]]:
     )
 
 
+def annotations_of(path: str) -> Marking:
+    """Return the marked answers of a file, or those of the quickstart.
+
+    Args:
+        path: A file as ``read_annotations`` takes it, or ``quickstart:annotations``.
+
+    Raises:
+        InputError: As ``read_annotations``.
+    """
+    return marked_values(build_corpus()) if path == QUICKSTART else read_annotations(path)
+
+
+def marked_values(corpus: Mapping[str, Sequence[Row]]) -> list[Annotation]:
+    """Mark the two values in each forget answer; the person's name stands in the question too.
+
+    Args:
+        corpus: From ``build_corpus``.
+
+    Example:
+        >>> mark = marked_values(build_corpus())[4]
+        >>> [mark.answer[span.start : span.stop] for span in mark.spans]
+        ['Golden Quill', '1991']
+    """
+    return [_marked(row) for row in corpus["forget_perturbed"]]
+
+
 def _alternative(row: Row) -> str:
     """Return the second answer to a row that also holds the wrong ones."""
     wording, name, true = read_answer(row["question"], row["answer"])
@@ -75,3 +105,15 @@ def _asked(question: str) -> tuple[str, list[tuple[str, str]], list[str]]:
                 values = (VALUES_OF[kind] for kind in kinds.split(","))
                 return name, [(a, b) for a, b in product(*values) if a != b], wordings
     raise AssertionError(f"{question!r} is not asked of anybody in the quickstart corpus")
+
+
+def _marked(row: Row) -> Annotation:
+    wording, name, values = read_answer(row["question"], row["answer"])
+    text, spans = "", []
+    for piece in wording.replace("}", "{").split("{"):
+        filled = {"name": name, "a": values[0], "b": values[1]}.get(piece, piece)
+        if piece in ("a", "b"):
+            spans.append(Span(len(text), len(text) + len(filled)))
+        text += filled
+    assert text == row["answer"]
+    return Annotation(text, tuple(spans))

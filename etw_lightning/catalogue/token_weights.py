@@ -9,7 +9,7 @@ import torch
 from etw_lightning.kernels.signals import Signal, TokenSignals
 from etw_lightning.metrics.tokens import mark_tokens, token_values
 from etw_lightning.metrics.values import present
-from etw_lightning.metrics.word_units import word_numbers
+from etw_lightning.metrics.words import word_numbers
 from etw_lightning.schema import IGNORE_INDEX, InputError, Record
 from etw_lightning.weighting import TokenWeighting
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from etw_lightning.benchmarks.annotations import match_annotations
 from etw_lightning.benchmarks.formats import FORMATS
-from etw_lightning.benchmarks.quickstart_annotations import annotations_of
+from etw_lightning.benchmarks.quickstart_alternatives import annotations_of
 from etw_lightning.data.encode import JOINT, Encoder, is_raw
 from etw_lightning.data.spacy_spans import Kind, spacy_spans
-from etw_lightning.metrics.word_units import NO_WORD, word_numbers
+from etw_lightning.metrics.words import NO_WORD, word_numbers
 from etw_lightning.schema import IGNORE_INDEX, EncodedRow, Example, InputError
 
 __all__ = ["Marker", "mark_rows", "number_words"]

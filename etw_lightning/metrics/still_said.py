@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, get_args
 from unicodedata import normalize
 
 from etw_lightning.metrics.values import Metric, check_rows, present
-from etw_lightning.metrics.word_units import marks
+from etw_lightning.metrics.words import marks
 from etw_lightning.schema import InputError, Record
 
 __all__ = ["Item", "ItemKind", "items_of", "said_items", "still_said", "still_said_of_kind"]

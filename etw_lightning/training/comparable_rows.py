@@ -12,7 +12,7 @@ from etw_lightning.benchmarks import Benchmark
 from etw_lightning.benchmarks.annotations import match_annotations
 from etw_lightning.benchmarks.choice import Choice
 from etw_lightning.benchmarks.own import OwnBenchmark
-from etw_lightning.benchmarks.quickstart_annotations import annotations_of
+from etw_lightning.benchmarks.quickstart_alternatives import annotations_of
 from etw_lightning.benchmarks.readers import BenchmarkName
 from etw_lightning.benchmarks.source import check_name
 from etw_lightning.catalogue.entries import FAMILIES, Ability, Extra, Family, Part

@@ -13,7 +13,7 @@ from etw_lightning.data.pairing import Pairing, StepRows
 from etw_lightning.data.stored_rows import sizes
 from etw_lightning.data.streams import Streams
 from etw_lightning.kernels.signals import Counts
-from etw_lightning.metrics.word_units import NO_WORD
+from etw_lightning.metrics.words import NO_WORD
 from etw_lightning.models.step_layout import StepLayout, plan_layout
 from etw_lightning.schema import IGNORE_INDEX, EncodedRow
 from etw_lightning.scoring.batches import pad_rows

@@ -446,7 +446,8 @@ def test_names_are_refused_before_a_model_is_trained_for_them(refused, configs, 
     monkeypatch.setattr(quickstart_models, "resolve", train)
     quick = ["fit", "--config", configs / "quickstart.yaml"]
     assert refused(*quick, "--data.forget_split", "forgt") == (
-        "data.forget_split must be forget; got 'forgt'. Did you mean 'forget'?"
+        "data.forget_split must be forget, request1, request2 or request3; got 'forgt'. Did you "
+        "mean 'forget'?"
     )
 
 

@@ -15,7 +15,7 @@ from etw_lightning.notices import as_markdown_text, printable
 from etw_lightning.runs.results import print_metrics
 from etw_lightning.runs.run_report import _sample_panel
 from etw_lightning.schema import Record
-from etw_lightning.sweeps.report import _table
+from etw_lightning.sweeps.report import table
 
 TEXTS = [
     "<script>alert(1)</script> <b>bold</b> &amp; &lt;i&gt;",
@@ -82,6 +82,6 @@ def test_every_command_names_what_it_refuses_without_obeying_it(capsys, words):
 
 
 def test_a_report_shows_names_as_they_are():
-    lines = _table(["a|b"], [["<img src=x>"], ["![x](https://example.org)"], ["\x1b[31m"]])
+    lines = table(["a|b"], [["<img src=x>"], ["![x](https://example.org)"], ["\x1b[31m"]])
     assert lines[0] == r"| a\|b |"
     assert lines[2:] == [r"| &lt;img src=x> |", r"| ![x]\(https://example.org) |", r"| \x1b[31m |"]

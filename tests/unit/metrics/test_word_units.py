@@ -2,7 +2,7 @@
 
 import pytest
 
-from etw_lightning.metrics.word_units import word_numbers
+from etw_lightning.metrics.words import word_numbers
 
 
 def spans_of(pieces):
