@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from etw_lightning.schema import InputError
-from etw_lightning.sweeps.grid import Bound, Select
 from etw_lightning.sweeps.parts import RunRecords, in_part
+from etw_lightning.sweeps.rules import Bound, Select
 from etw_lightning.sweeps.runs import Finished, Run, find_finished
 
 __all__ = [
@@ -197,7 +197,7 @@ def validation_words(select: Select) -> str:
     """Return in words which rows are the validation part.
 
     Example:
-        >>> from etw_lightning.sweeps.grid import Validation
+        >>> from etw_lightning.sweeps.rules import Validation
         >>> validation_words(Select("privleak", False, (), Validation(20, 4)))
         'the validation part of the forget rows (every 4th block of 20)'
     """

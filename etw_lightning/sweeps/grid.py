@@ -25,22 +25,16 @@ from etw_lightning.sweeps.file_checks import (
 )
 from etw_lightning.sweeps.ranges import Range, read_range
 from etw_lightning.sweeps.rules import (
-    Bound,
     Frontier,
     Select,
-    Validation,
     read_frontier,
     read_select,
 )
 
 __all__ = [
     "SEED",
-    "Bound",
-    "Frontier",
     "Grid",
-    "Select",
     "Sweep",
-    "Validation",
     "as_typed",
     "has_ranges",
     "load_sweep",

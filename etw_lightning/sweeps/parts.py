@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 
 from etw_lightning.schema import Conventions, InputError, Record
-from etw_lightning.sweeps.grid import Select, Validation
+from etw_lightning.sweeps.rules import Select, Validation
 
 if TYPE_CHECKING:
     from etw_lightning.catalogue.entries import Entry, Family, Given

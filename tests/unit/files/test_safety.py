@@ -20,7 +20,8 @@ from etw_lightning.models.loading import check_stored, load_config, load_model, 
 from etw_lightning.schema import InputError, Record
 from etw_lightning.scoring.gibberish_classifier import check_classifier, clean_probabilities
 from etw_lightning.scoring.retain_results import load_provenance, load_retain_results, save_records
-from etw_lightning.sweeps.grid import Select, Sweep
+from etw_lightning.sweeps.grid import Sweep
+from etw_lightning.sweeps.rules import Select
 from etw_lightning.sweeps.runs import expand
 
 

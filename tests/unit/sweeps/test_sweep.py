@@ -16,10 +16,11 @@ from etw_lightning.commands.sweep import _ranges, plan, sweep
 from etw_lightning.runs.key import run_key, that_count
 from etw_lightning.schema import InputError
 from etw_lightning.sweeps.choice import choose, gather, rule
-from etw_lightning.sweeps.grid import Bound, Select, load_sweep
+from etw_lightning.sweeps.grid import load_sweep
 from etw_lightning.sweeps.processes import FIT, _start
 from etw_lightning.sweeps.reading import with_keys
 from etw_lightning.sweeps.report import check_metrics, report
+from etw_lightning.sweeps.rules import Bound, Select
 from etw_lightning.sweeps.runs import expand, find_finished, is_finished, strangers
 
 BASE = {

@@ -13,10 +13,11 @@ from etw_lightning.metrics.membership import min_k_auc
 from etw_lightning.schema import InputError
 from etw_lightning.scoring.retain_results import load_set
 from etw_lightning.sweeps.choice import choose_all, gather, rule
-from etw_lightning.sweeps.grid import Validation, load_sweep
+from etw_lightning.sweeps.grid import load_sweep
 from etw_lightning.sweeps.parts import RunRecords, in_part, part_numbers, rows_of
 from etw_lightning.sweeps.reading import with_keys
 from etw_lightning.sweeps.report import report
+from etw_lightning.sweeps.rules import Validation
 from etw_lightning.sweeps.runs import Finished, expand
 
 SWEEP = {
