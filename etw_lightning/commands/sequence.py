@@ -72,7 +72,14 @@ class _Sequence:
         self.course = Course(given, self.steps)
 
     def answer(self, command: str, args: Sequence[str]) -> int:
-        """Do what was asked for; return the exit status."""
+        """Do what was asked for; return the exit status.
+
+        Raises:
+            InputError: If a request's folder holds a finished run of other settings.
+        """
+        # Before scores are made again or a report is written over: nothing is lost.
+        for step in self.steps:
+            is_finished(step.run)
         if command == "plan":
             self.plan()
             return 0

@@ -16,6 +16,7 @@ from etw_lightning.sweeps.file_checks import (
     check_keys,
     folder_of,
     needed,
+    optional,
     read_file,
     settings_of,
 )
@@ -110,14 +111,14 @@ def load_requests(
     for file in files:
         find_config(file)
     requests = _requests(needed(given, "requests", _REQUESTS_HINT, _KIND))
-    settings = settings_of("settings", given.get("settings") or {}, _KIND)
+    settings = settings_of("settings", optional(given, "settings"), _KIND)
     settings |= dict(change("--set", text, _KIND) for text in changes)
     for key, name in _OF_REQUESTS.items():
         if key in settings:
             raise InputError(f"{key} must stand in the requests, as {name}; it is in settings.")
-    watched_with = settings_of("watched_with", given.get("watched_with") or {}, _KIND)
+    watched_with = settings_of("watched_with", optional(given, "watched_with"), _KIND)
     columns, watched = (
-        tuple(dict.fromkeys(as_texts(key, given.get(key) or list(usual))))
+        tuple(dict.fromkeys(as_texts(key, list(usual) if given.get(key) is None else given[key])))
         for key, usual in (("columns", _COLUMNS), ("watched", _WATCHED))
     )
     folder = folder_of(output_dir, given, _KIND)

@@ -46,7 +46,8 @@ def count_rows(
         make_data: Makes what reads rows from its settings.
 
     Raises:
-        InputError: If rows can't be read, a request asks for nothing new, or leaves no retain row.
+        InputError: If rows or retain results can't be read, a request asks for nothing
+            new, or leaves no retain row.
     """
     asked: set[tuple[object, ...]] = set()
     counts = []
@@ -56,6 +57,8 @@ def count_rows(
             data = make_data(step.data)
             forget = [said_by(example) for example in data.forget_examples()]
             retain = sum(1 for _ in data.retain_examples())
+            # Retain results that can't be read are told now, not once earlier requests are done.
+            _ = data.retain_sets
             data.leave_out = None
             whole = sum(1 for _ in data.retain_examples())
         except InputError as error:

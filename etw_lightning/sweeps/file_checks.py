@@ -24,6 +24,7 @@ __all__ = [
     "check_keys",
     "folder_of",
     "needed",
+    "optional",
     "read_file",
     "settings_of",
     "value_text",
@@ -116,6 +117,11 @@ def needed(given: Mapping[str, Any], key: str, hint: str, kind: FileKind) -> Any
     if given.get(key) is None:
         raise InputError(f"{key} is missing from the {kind.name}'s file; it holds {hint}.")
     return given[key]
+
+
+def optional(given: Mapping[str, Any], key: str) -> Any:
+    """Return what a file may hold; no pairs where it does not. What is wrong stays, if empty."""
+    return {} if given.get(key) is None else given[key]
 
 
 def folder_of(output_dir: str | None, given: Mapping[str, Any], kind: FileKind) -> str:

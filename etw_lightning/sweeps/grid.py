@@ -19,6 +19,7 @@ from etw_lightning.sweeps.file_checks import (
     check_keys,
     folder_of,
     needed,
+    optional,
     read_file,
     settings_of,
     value_text,
@@ -110,9 +111,9 @@ def load_sweep(
         find_config(file)
     changed = dict(change("--set", text, _SWEEP) for text in changes)
     drawn = _grid("--over", dict(change("--over", text, _SWEEP) for text in over))
-    settings = settings_of("settings", given.get("settings") or {}, _SWEEP)
+    settings = settings_of("settings", optional(given, "settings"), _SWEEP)
     settings = {key: value for key, value in settings.items() if key not in drawn}
-    common = _grid("grid", given.get("grid") or {})
+    common = _grid("grid", optional(given, "grid"))
     methods: dict[str, tuple[str, Grid]] = {}
     for label, (file, own) in _methods(needed(given, "methods", _METHODS_HINT, _SWEEP)).items():
         grid = {**own, **{key: values for key, values in common.items() if key not in own}, **drawn}
@@ -137,8 +138,8 @@ def load_sweep(
         settings,
         select,
         tuple(dict.fromkeys(shown)),
-        frontier=read_frontier(given.get("frontier") or {}, methods),
-        **_search(given.get("search") or {}),
+        frontier=read_frontier(optional(given, "frontier"), methods),
+        **_search(optional(given, "search")),
     )
 
 
@@ -195,7 +196,10 @@ def _check_seeds(select: Select, methods: Mapping[str, tuple[str, Grid]]) -> Non
 def _methods(given: Any) -> dict[str, tuple[str, dict[str, list[Any] | Range]]]:
     """Return label to file and own grid."""
     if isinstance(given, list):
-        given = dict.fromkeys(as_texts("methods", given))
+        twice = next((one for one in as_texts("methods", given) if given.count(one) > 1), None)
+        if twice is not None:
+            raise InputError(f"methods must hold each name once; got {twice!r} more often.")
+        given = dict.fromkeys(given)
     if not as_pairs("methods", given):
         raise InputError("methods must hold at least one method; got none.")
     found: dict[str, tuple[str, dict[str, list[Any] | Range]]] = {}
@@ -209,7 +213,7 @@ def _methods(given: Any) -> dict[str, tuple[str, dict[str, list[Any] | Range]]]:
             raise InputError(f"methods.{name} must be a method file; {str(file)!r} is none.{hint}")
         if file.stem in found:
             raise InputError(f"methods must hold each name once; got two files {file.stem!r}.")
-        found[file.stem] = str(file), _grid(f"methods.{name}", grid or {})
+        found[file.stem] = str(file), _grid(f"methods.{name}", {} if grid is None else grid)
     return found
 
 

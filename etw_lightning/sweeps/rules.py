@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 from etw_lightning.schema import InputError
-from etw_lightning.sweeps.file_checks import as_pairs, check_keys, value_text
+from etw_lightning.sweeps.file_checks import as_pairs, check_keys, optional, value_text
 
 __all__ = ["Bound", "Frontier", "Select", "Validation", "read_frontier", "read_select"]
 
@@ -100,11 +101,14 @@ def read_select(given: Any) -> Select:
     if not isinstance(metric, str):
         raise InputError(f"select.{aims[0]} must be the name of a number; got {metric!r}.")
     bounds = []
-    for name, limits in as_pairs("select.subject_to", pairs.get("subject_to") or {}).items():
+    for name, limits in as_pairs("select.subject_to", optional(pairs, "subject_to")).items():
         place = f"select.subject_to.{name}"
         check_keys(f"{place}.", as_pairs(place, limits), _BOUNDS)
+        if not limits:
+            raise InputError(f"{place} must hold {' or '.join(_BOUNDS)}; got none.")
         for kind, value in limits.items():
-            if isinstance(value, bool) or not isinstance(value, int | float):
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not is_number or math.isnan(value):
                 raise InputError(f"{place}.{kind} must be a number; got {value!r}.")
             bounds.append(Bound(name, kind, float(value)))
     validation, seeds = pairs.get("validation"), pairs.get("seeds")
@@ -134,7 +138,11 @@ def _validation(given: Any) -> Validation:
 def _seeds(given: Any) -> tuple[str, ...]:
     if not isinstance(given, list) or not given:
         raise InputError(f"select.seeds must be a list of seeds, as [0]; got {given!r:.60}.")
-    return tuple(map(value_text, given))
+    seeds = tuple(map(value_text, given))
+    twice = next((seed for seed in seeds if seeds.count(seed) > 1), None)
+    if twice is not None:
+        raise InputError(f"select.seeds must hold each seed once; got {twice} more often.")
+    return seeds
 
 
 def read_frontier(given: Any, methods: Collection[str]) -> Frontier:
@@ -151,7 +159,7 @@ def read_frontier(given: Any, methods: Collection[str]) -> Frontier:
     check_keys("frontier.", pairs, ("baseline", "floor", "draws"))
     baseline, floor = pairs.get("baseline"), pairs.get("floor", Frontier.floor)
     draws = pairs.get("draws", Frontier.draws)
-    if baseline is not None and baseline not in methods:
+    if baseline is not None and baseline not in tuple(methods):
         raise InputError(
             f"frontier.baseline must be one of the methods, {', '.join(methods)}; got {baseline!r}."
         )

@@ -306,7 +306,7 @@ def is_finished(run: Run) -> bool:
     command = finished_command(run.folder)
     if command is None:
         return False
-    way_out = "remove the folder, or give the sweep another --output_dir."
+    way_out = "remove the folder, or give another --output_dir."
     if command != "fit":
         what = (
             "a results.json that can't be read" if command == UNREADABLE else f"a run of {command}"

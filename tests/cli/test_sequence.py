@@ -120,6 +120,23 @@ def test_bad_input_is_refused_before_anything_runs(place, command, change, line)
     assert not (place / "bad").exists()
 
 
+@pytest.mark.parametrize("sub", ["plan", "run", "report"])
+def test_a_folder_of_other_settings_is_refused_and_stays_as_it_is(place, command, sub):
+    folder = place / f"other_{sub}"
+    (folder / "2_forget05-forget01").mkdir(parents=True)
+    results = {"command": "fit", "finished": True, "config_hash": "0123456789ab", "metrics": {}}
+    theirs = json.dumps(results)
+    path = folder / "2_forget05-forget01" / "results.json"
+    path.write_text(theirs)
+    (folder / "sequence.json").write_text("{}")
+    out = run(command, sub, "--output_dir", folder.name)
+    assert (out.status, out.out) == (2, "")
+    line = f"error: '{folder.name}/2_forget05-forget01' holds a finished run of other settings ("
+    assert out.err.startswith(line)
+    assert out.err.endswith("); remove the folder, or give another --output_dir.\n")
+    assert (path.read_text(), (folder / "sequence.json").read_text()) == (theirs, "{}")
+
+
 def test_nothing_to_report_is_said(place, command):
     out = run(command, "report", "--output_dir", "none")
     assert (out.status, out.err) == (1, "")

@@ -118,6 +118,10 @@ def leave(run, model, metrics, before=None, command="fit"):
             "settings can't hold save_model: each run of a seque",
         ),
         ({"columns": "one"}, "columns must be a list of names, at least one; got 'one'."),
+        ({"columns": []}, "columns must be a list of names, at least one; got []."),
+        ({"watched": 0}, "watched must be a list of names, at least one; got 0."),
+        ({"settings": []}, "settings must hold pairs `name: value`; got []."),
+        ({"watched_with": False}, "watched_with must hold pairs `name: value`; got False."),
         ({"config": ["nowhere"]}, "config: there is no file 'nowhere'."),
         ({"output_dir": ...}, "output_dir is missing from the sequence's file"),
     ],
@@ -242,7 +246,7 @@ def test_a_scoring_counts_for_the_model_that_is_there_now(load):
 
 
 def data_of(settings):
-    names = ("forget_split", "retain_split", "leave_out")
+    names = ("forget_split", "retain_split", "leave_out", "retain_results")
     return UnlearningDataModule("quickstart", **{n: settings[n] for n in names if n in settings})
 
 
@@ -279,6 +283,9 @@ def test_a_request_asks_for_something_new_and_leaves_something(load):
     steps = quickstart_steps(load, ("request1", "retain"), ("request4", "retain"))
     with pytest.raises(InputError, match=r"requests\.2: data\.forget_split must be forget, requ"):
         count_rows(steps, data_of)
+    requests = [{"forget": "request1"}, {"forget": "request2", "retain_results": "nowhere"}]
+    with pytest.raises(InputError, match=r"requests\.2: data\.retain_results: nowhere does not"):
+        count_rows(make_steps(load(requests=requests), parse), data_of)
     assert set(REQUESTS) == {"request1", "request2", "request3"}
 
 

@@ -381,7 +381,7 @@ def test_a_run_is_finished_by_its_own_results_only(write):
         is_finished(second)
     assert str(caught.value) == (
         f"'out/etw_lambda0.1_seed1' holds a finished run of other settings (config_hash "
-        f"0123456789ab, this one's is {second.key}); remove the folder, or give the sweep another "
+        f"0123456789ab, this one's is {second.key}); remove the folder, or give another "
         "--output_dir."
     )
     third.folder.mkdir()
@@ -694,7 +694,7 @@ def test_other_settings_are_named(write):
     assert str(caught.value) == (
         "'out/etw_lambda0.1_seed0' holds a finished run of other settings (--model.forget_weight "
         f"0.5, this one's 0.1; a 1, this one's absent; b \"{'x' * 36}..., this one's absent; and "
-        "1 more); remove the folder, or give the sweep another --output_dir."
+        "1 more); remove the folder, or give another --output_dir."
     )
 
 
