@@ -139,9 +139,8 @@ def test_a_refused_number_is_one_line(command, tofu_args, home, flag, message):
 
 
 @pytest.mark.filterwarnings("ignore:collapse at step")
-@pytest.mark.parametrize(
-    ("lr", "is_wrecked"), [pytest.param(2e-4, False, marks=pytest.mark.slow), (0.05, True)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("lr", "is_wrecked"), [(2e-4, False), (0.05, True)])
 def test_the_defaults_tell_a_wrecked_model_from_an_unlearned_one(
     command, configs, tmp_path, monkeypatch, lr, is_wrecked
 ):

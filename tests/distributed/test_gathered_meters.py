@@ -44,6 +44,7 @@ def computed():
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")
 def test_two_processes_give_what_one_gives(tmp_path):
     first, second = run_forked(computed, 2, tmp_path)

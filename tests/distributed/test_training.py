@@ -127,6 +127,7 @@ def test_rows_that_are_laid_out_change_as_much(expected):
     assert_laid_out(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fsdp", *SLOWER])
 def test_losses_and_weights_are_those_of_ddp(expected, name, tiny_model_dir, root, tmp_path):
     for found in run_forked(train_cases, 2, tmp_path, name, tiny_model_dir, root):

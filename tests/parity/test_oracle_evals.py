@@ -196,6 +196,7 @@ def test_tofu_generations_and_rouge(oracle, model):
         check_generations(oracle, "tofu", model, f"{key}_Q_A_ROUGE", name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", TOFU_MODELS)
 def test_tofu_model_utility_and_forget_quality(oracle, model):
     records, stored = oracle.records("tofu", model), oracle.stored("tofu", model)
