@@ -6,7 +6,9 @@ Reads the records that finished runs of one target model keep: no model is asked
 mean log-probability, in nats, of the answers' tokens by what they are part of: words that a
 marking marks (``docs/annotations.md``) or not, each apart by whether the question says the word
 too, and the end of the answer. Below it the mean distance to the retain model, the mean over
-tokens of ``|logp(run) - logp(retain model)|``, of marked and of all other tokens.
+tokens of ``|logp(run) - logp(retain model)|``, of marked and of all other tokens. Then, of TOFU's
+rows, how many right answers are less likely than 1e-10 a token, D*n of forget quality, and D*n of
+the truth ratio w / p without the 1e-10 in its denominator.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etw_lightning.benchmarks.annotations import match_annotations, read_annotations
+from etw_lightning.judging.numbers import overshoot
+from etw_lightning.metrics.tofu import forget_quality_of, truth_ratios
 from etw_lightning.schema import Record
 from etw_lightning.scoring.retain_results import load_records
 
@@ -92,6 +96,26 @@ def table(classes: NDArray[np.int64], models: Mapping[str, Values], retain: Valu
     return lines
 
 
+def plain_ratios(records: Sequence[Record]) -> Values:
+    """Return the truth ratios w / p of rows, from their losses alone."""
+    return np.array(
+        [np.exp((row.paraphrase_loss or 0.0) - np.mean(row.perturbed_losses)) for row in records]
+    )
+
+
+def ratio_table(models: Mapping[str, Sequence[Record]], retain: Sequence[Record]) -> list[str]:
+    """Return the lines of the table of truth ratios, rows in the order of the retain model's."""
+    lines = ["| model | rows below 1e-10 | D*n | D*n without 1e-10 |", "| --- | --- | --- | --- |"]
+    for name, records in models.items():
+        by_id = {row.id: row for row in records}
+        rows = [by_id[row.id] for row in retain]
+        beyond = round((overshoot({"forget": rows})["beyond_scale"] or 0) * len(rows))
+        found = forget_quality_of(truth_ratios(rows), truth_ratios(retain)).d_times_n
+        plain = forget_quality_of(plain_ratios(rows), plain_ratios(retain)).d_times_n
+        lines.append(f"| {name} | {beyond} | {found} | {plain} |")
+    return lines
+
+
 def main(args: list[str] | None = None) -> int:
     """Read, sort and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -101,12 +125,13 @@ def main(args: list[str] | None = None) -> int:
     first = given.runs[0]
     results = json.loads((first / "results.json").read_text(encoding="utf-8"))
     like = load_records(first)["forget"]
-    before = logps_of(load_records(first / "before")["forget"], like)
-    retain = logps_of(load_records(results["retain_results"])["forget"], like)
-    models = {"before": before}
-    models |= {run.name: logps_of(load_records(run)["forget"], like) for run in given.runs}
-    models["retain model"] = retain
-    lines = table(classes_of(like, given.annotations), models, retain)
+    records = {"before": load_records(first / "before")["forget"]}
+    records |= {run.name: load_records(run)["forget"] for run in given.runs}
+    records["retain model"] = load_records(results["retain_results"])["forget"]
+    models = {name: logps_of(rows, like) for name, rows in records.items()}
+    lines = table(classes_of(like, given.annotations), models, models["retain model"])
+    if all(row.perturbed_losses and row.paraphrase_loss is not None for row in like):
+        lines += ["", *ratio_table(records, records["retain model"])]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
 

@@ -68,6 +68,28 @@ def test_the_table(words_lost, files, capsys):
     assert list(found["retain model"].values())[5:] == ["0.00", "0.00"]
 
 
+def test_truth_ratios_with_and_without_their_constant(words_lost, files, capsys):
+    # By losses: w / p is 1 in every row of both, but p of the run's second row is e^-30 < 1e-10,
+    # so that w / (p + 1e-10) is 9e-4 there and D 1/2.
+    losses = {"before": (2.0, 3.0), "run": (2.0, 30.0), "retain": (4.0, 5.0)}
+    for name, of_rows in losses.items():
+        folder = files / "run" / "before" if name == "before" else files / name
+        rows = [
+            Record(
+                "forget", f"f/{place}", ANSWER, QUESTION, token_logps=LOGPS[name],
+                token_spans=SPANS, paraphrase_loss=loss, perturbed_losses=(loss, loss),
+            )
+            for place, loss in enumerate(of_rows)
+        ]  # fmt: skip
+        save_records(folder, {"forget": rows})
+    marks = json.dumps({"answer": ANSWER, "spans": MARKED})
+    (files / "marks.jsonl").write_text(f"{marks}\n{marks}")
+    words_lost.main(["--runs", str(files / "run"), "--annotations", str(files / "marks.jsonl")])
+    lines = capsys.readouterr().out.split("\n\n")[1].splitlines()
+    assert lines[3] == "| run | 1 | 1 | 0 |"
+    assert lines[4] == "| retain model | 0 | 0 | 0 |"
+
+
 def test_rows_that_one_run_lacks(words_lost, files):
     record = Record("forget", "b", ANSWER, QUESTION, token_logps=LOGPS["run"], token_spans=SPANS)
     save_records(files / "retain", {"forget": [record]})
