@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -204,17 +205,31 @@ def _methods(given: Any) -> dict[str, tuple[str, dict[str, list[Any] | Range]]]:
         raise InputError("methods must hold at least one method; got none.")
     found: dict[str, tuple[str, dict[str, list[Any] | Range]]] = {}
     for name, grid in given.items():
-        is_path = "/" in name or name.endswith((".yaml", ".yml"))
-        file = Path(name) if is_path else _METHODS / f"{name}.yaml"
-        if not _is_there(str(file)):
-            there = _method_names()
-            near = difflib.get_close_matches(name, there, n=1, cutoff=0.5)
-            hint = f" Did you mean {near[0]!r}?" if near else f" There are {', '.join(there)}."
-            raise InputError(f"methods.{name} must be a method file; {str(file)!r} is none.{hint}")
-        if file.stem in found:
-            raise InputError(f"methods must hold each name once; got two files {file.stem!r}.")
-        found[file.stem] = str(file), _grid(f"methods.{name}", {} if grid is None else grid)
+        own = {} if grid is None else dict(as_pairs(f"methods.{name}", grid))
+        label, file = _method_file(name, own.pop("method", None))
+        if label in found:
+            raise InputError(f"methods must hold each name once; got two named {label!r}.")
+        found[label] = file, _grid(f"methods.{name}", own)
     return found
+
+
+def _method_file(name: str, method: Any) -> tuple[str, str]:
+    """Return a method's label and file: of its name, or of the ``method`` that stands under it."""
+    key, stem = (f"methods.{name}", name) if method is None else (f"methods.{name}.method", method)
+    if not isinstance(stem, str):
+        raise InputError(f"{key} must be the name of a method file, as etw; got {stem!r:.60}.")
+    is_path = "/" in stem or stem.endswith((".yaml", ".yml"))
+    file = Path(stem) if is_path else _METHODS / f"{stem}.yaml"
+    if not _is_there(str(file)):
+        there = _method_names()
+        near = difflib.get_close_matches(stem, there, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]!r}?" if near else f" There are {', '.join(there)}."
+        raise InputError(f"{key} must be a method file; {str(file)!r} is none.{hint}")
+    if method is None:
+        return file.stem, str(file)
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+        raise InputError(f"{key} needs a name of letters, digits and _.- above it; got {name!r}.")
+    return name, str(file)
 
 
 def _is_there(file: str) -> bool:

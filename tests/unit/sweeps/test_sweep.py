@@ -158,6 +158,15 @@ def test_methods_as_a_list_and_as_files(write):
     assert runs[1].words[3:5] == ("--config", "mine.yaml")
 
 
+def test_one_method_under_several_names(write):
+    soft = {"method": "etw", "model.weighting.temperature": [2, 4]}
+    given = load_sweep(write(methods={"etw": None, "soft": soft}, grid={}))
+    names = [run.name for run in expand(given)]
+    assert names == ["etw", "soft_temperature2", "soft_temperature4"]
+    files = [run.words[4] for run in expand(given)]
+    assert files == ["configs/method/etw.yaml"] * 3
+
+
 def test_set_takes_the_place_of_grids_and_settings(write):
     path = write(settings={"model.lr": 1})
     changes = ["model.lambda=0.5", "seed_everything=7", "model.lr=2", "data.root=x"]
@@ -198,7 +207,20 @@ def test_set_takes_the_place_of_grids_and_settings(write):
         ),
         (
             {"methods": ["etw", "configs/method/etw.yaml"]},
-            "methods must hold each name once; got two files 'etw'.",
+            "methods must hold each name once; got two named 'etw'.",
+        ),
+        (
+            {"methods": {"etw": {}, "soft": {"method": "ewt"}}},
+            "methods.soft.method must be a method file; 'configs/method/ewt.yaml' is "
+            "none. Did you mean 'etw'?",
+        ),
+        (
+            {"methods": {"soft": {"method": ["etw"]}}},
+            "methods.soft.method must be the name of a method file, as etw; got ['etw'].",
+        ),
+        (
+            {"methods": {"a/b": {"method": "etw"}}},
+            "methods.a/b.method needs a name of letters, digits and _.- above it; got 'a/b'.",
         ),
         (
             {"methods": {"etw": {"model.lr": 1}}},
