@@ -68,23 +68,26 @@ class _Sequence:
         found = [metric_of(name) for name in given.watched]
         self.metrics = list(dict.fromkeys(name for name in found if name is not None))
         self.steps = make_steps(given, parse)
-        self.counts = count_rows(self.steps, _data_module)
+        self.counts = count_rows(given.requests, self.steps, _data_module)
         self.course = Course(given, self.steps)
 
     def answer(self, command: str, args: Sequence[str]) -> int:
         """Do what was asked for; return the exit status.
 
         Raises:
-            InputError: If a request's folder holds a finished run of other settings.
+            InputError: If a request's folder holds a finished run of other settings, or what a
+                later request reads can't be read.
         """
         # Before scores are made again or a report is written over: nothing is lost.
         for step in self.steps:
             is_finished(step.run)
+        if command in ("plan", "run") and not self._is_done():
+            self._check_inputs(runs=command == "run")
         if command == "plan":
             self.plan()
             return 0
         if command == "run":
-            with held(Path(self.given.output_dir)):
+            with held(Path(self.given.output_dir), "sequence"):
                 status = self.run()
                 say(self.course.write(self.counts))
             return status
@@ -94,6 +97,28 @@ class _Sequence:
             return 1
         say(self.course.write(self.counts))
         return 0
+
+    def _is_done(self) -> bool:
+        """Tell whether every request is done, and its rows have been scored after each."""
+        from etw_lightning.sequences.steps import is_watched
+
+        return len(self.course.done) == len(self.steps) and all(
+            is_watched(watch, self.steps)
+            for after in range(len(self.steps) + 1)
+            for watch in self._watches(after)
+        )
+
+    def _check_inputs(self, *, runs: bool) -> None:
+        """Refuse at once what a later request would be refused for at its turn."""
+        from etw_lightning.sequences.inputs import check_inputs
+        from etw_lightning.sequences.steps import watch_of
+
+        last = len(self.steps)
+        watches = [
+            watch_of(self.given, self.steps, last, step.number, self.metrics, self.parse)
+            for step in self.steps
+        ]
+        check_inputs(self.given, self.steps, watches, _data_module, runs=runs)
 
     def plan(self) -> None:
         """Print the rows of each request, and the commands in their order."""

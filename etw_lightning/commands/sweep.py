@@ -62,7 +62,7 @@ def _answer(
         check_optuna()
         searches = Searches(given, reader(), given.seed if options.seed is None else options.seed)
         if options.command == "search":
-            with held(Path(given.output_dir)):
+            with held(Path(given.output_dir), "sweep"):
                 failed = searches.run(options.trials or given.trials, options.jobs)
         runs = searches.drawn_runs()
         found = find_finished(runs)
@@ -161,7 +161,7 @@ def _run(given: Sweep, runs: Sequence[Run], jobs: int) -> int:
 
     Where points are chosen by some seeds, these come first, and the others of what was chosen.
     """
-    with held(Path(given.output_dir)):
+    with held(Path(given.output_dir), "sweep"):
         first = [run for run in runs if run.seed in given.select.seeds]
         if not first:
             return _run_some(runs, runs, jobs)

@@ -49,6 +49,7 @@ __all__ = [
     "LabelScorer",
     "check_stored",
     "check_vocabulary",
+    "is_hub_name",
     "load_config",
     "load_model",
     "load_tokenizer",
@@ -327,6 +328,21 @@ def _is_gguf(pretrained: str) -> bool:
     return pretrained.endswith(".gguf")
 
 
+def is_hub_name(pretrained: str) -> bool:
+    """Tell whether a model is looked for on the hub: nothing here has its name, nor can have.
+
+    Args:
+        pretrained: As of ``load_model``.
+
+    Example:
+        >>> is_hub_name("owner/name"), is_hub_name("./name"), is_hub_name("runs/one/model")
+        (True, False, False)
+    """
+    looks_local = pretrained.startswith((".", "/", "~")) or pretrained.count("/") > 1
+    is_here = is_checkpoint(pretrained) or Path(pretrained).expanduser().is_dir()
+    return not (looks_local or _is_gguf(pretrained) or is_here)
+
+
 def _location(pretrained: str, key: str, needed: str = "config.json") -> dict[str, Any]:
     """Return ``from_pretrained``'s arguments; a missing folder or file is told from a hub name."""
     path = Path(pretrained).expanduser()
@@ -334,7 +350,6 @@ def _location(pretrained: str, key: str, needed: str = "config.json") -> dict[st
         if not path.is_file():
             raise InputError(f"{key}: there is no file {pretrained!r}.")
         return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
-    looks_local = pretrained.startswith((".", "/", "~")) or pretrained.count("/") > 1
     if path.is_dir():
         check_no_adapter(path, key)
         if not (path / needed).is_file():
@@ -343,7 +358,7 @@ def _location(pretrained: str, key: str, needed: str = "config.json") -> dict[st
                 "save_pretrained, a .gguf file or a hub name."
             )
         return {"pretrained_model_name_or_path": str(path)}
-    if looks_local:
+    if not is_hub_name(pretrained):
         raise InputError(
             f"{key}: there is no folder {pretrained!r}; give a folder saved by "
             "save_pretrained, a .gguf file or a hub name such as owner/name."

@@ -18,6 +18,7 @@ from etw_lightning.sweeps.file_checks import (
     needed,
     optional,
     read_file,
+    renamed,
     settings_of,
 )
 
@@ -66,6 +67,25 @@ class Request:
         """Settings of its run."""
         given = {key: getattr(self, name) for key, name in _OF_REQUESTS.items()}
         return {key: value for key, value in given.items() if value is not None}
+
+    def told(self, number: int, message: str, names: Mapping[str, str] | None = None) -> str:
+        """Return what was said of its run with its settings under the names they have in the file.
+
+        Args:
+            number: Its place among the requests, from 1.
+            message: Of an error.
+            names: Names of further settings, by the names that a run has for them.
+
+        Example:
+            >>> Request("forget01").told(2, "data.forget_split must be another.")
+            'requests.2.forget must be another.'
+        """
+        place = f"requests.{number}"
+        own = {key: f"{place}.{_OF_REQUESTS[key]}" for key in self.settings}
+        # A way out may name an option, and a file has none.
+        plain = message.replace("--data.", "data.")
+        named = renamed(plain, {**own, **(names or {})})
+        return named if named.startswith(f"{place}.") else f"{place}: {named}"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from etw_lightning.data.lost_labels import said_by
 from etw_lightning.schema import InputError
+from etw_lightning.sequences.request_file import Request
 from etw_lightning.sequences.steps import Step
 from etw_lightning.training.datamodule import UnlearningDataModule
 
@@ -37,11 +38,14 @@ class RowCounts:
 
 
 def count_rows(
-    steps: Sequence[Step], make_data: Callable[[Mapping[str, Any]], UnlearningDataModule]
+    requests: Sequence[Request],
+    steps: Sequence[Step],
+    make_data: Callable[[Mapping[str, Any]], UnlearningDataModule],
 ) -> list[RowCounts]:
     """Count the rows of each request.
 
     Args:
+        requests: The requests.
         steps: What is done for each.
         make_data: Makes what reads rows from its settings.
 
@@ -51,8 +55,7 @@ def count_rows(
     """
     asked: set[tuple[object, ...]] = set()
     counts = []
-    for step in steps:
-        place = f"requests.{step.number}"
+    for request, step in zip(requests, steps, strict=True):
         try:
             data = make_data(step.data)
             forget = [said_by(example) for example in data.forget_examples()]
@@ -62,12 +65,13 @@ def count_rows(
             data.leave_out = None
             whole = sum(1 for _ in data.retain_examples())
         except InputError as error:
-            raise InputError(f"{place}: {error}") from error
+            raise InputError(request.told(step.number, str(error))) from error
         before = sum(said in asked for said in forget)
         if before == len(forget):
             raise InputError(
-                f"{place}.forget {data.forget_split!r} asks for nothing new: all of its {before} "
-                "rows were asked for by earlier requests. Put the smaller split first."
+                f"requests.{step.number}.forget {data.forget_split!r} asks for nothing new: all of "
+                f"its {before} rows were asked for by earlier requests. Put the smaller split "
+                "first."
             )
         asked.update(forget)
         counts.append(RowCounts(len(forget), before, retain, whole - retain))

@@ -15,7 +15,16 @@ from etw_lightning.schema import InputError
 from etw_lightning.sequences.request_file import RequestFile
 from etw_lightning.sweeps.runs import Run, option_words
 
-__all__ = ["Step", "Watch", "is_watched", "make_steps", "model_hash", "results_in", "watches_of"]
+__all__ = [
+    "Step",
+    "Watch",
+    "is_watched",
+    "make_steps",
+    "model_hash",
+    "results_in",
+    "watch_of",
+    "watches_of",
+]
 
 #: Folder of what scores the rows of requests, in a sequence's.
 WATCHED = "watched"
@@ -91,9 +100,7 @@ def watches_of(
     """Return what scores the rows of requests once a request is done.
 
     These are the rows of all earlier requests; those of this one too where its run lacks a number,
-    and with ``watched_with`` those of the next one, whose numbers before it no run gives then. The
-    retain model of a request is its own at every step, so that what changes is the model that is
-    watched.
+    and with ``watched_with`` those of the next one, whose numbers before it no run gives then.
 
     Args:
         given: The sequence's file.
@@ -106,22 +113,43 @@ def watches_of(
         last = min(after + 1, len(steps))
     else:
         last = after - 1 if after and _has_all(steps[after - 1], given.watched) else after
-    found = []
-    for number in range(1, last + 1):
-        request = given.requests[number - 1]
-        settings: dict[str, Any] = dict(request.settings)
-        if request.watched_as is not None:
-            settings["data.forget_split"] = request.watched_as
-        settings |= given.watched_with
-        if after:
-            settings["model.pretrained"] = str(steps[after - 1].run.folder / "model")
-        own = [word for key, value in settings.items() for word in option_words(key, value)]
-        name = f"{after}_on_{number}"
-        folder = Path(given.output_dir) / WATCHED / name
-        words = ("evaluate", *_common(given), *own, "--metrics", ",".join(metrics))
-        run = Run(name, "", (), (), "", (*words, "--output_dir", str(folder)), folder)
-        found.append(Watch(after, number, _with_key(run, parse)))
-    return found
+    return [watch_of(given, steps, after, number, metrics, parse) for number in range(1, last + 1)]
+
+
+def watch_of(
+    given: RequestFile,
+    steps: Sequence[Step],
+    after: int,
+    number: int,
+    metrics: Sequence[str],
+    parse: _Parse,
+) -> Watch:
+    """Return what scores the rows of one request once some request is done.
+
+    The retain model of a request is its own at every step, so that what changes is the model that
+    is watched.
+
+    Args:
+        given: The sequence's file.
+        steps: All steps.
+        after: Number of the request that is done; 0 for none yet.
+        number: Of the request whose rows are scored.
+        metrics: As of ``watches_of``.
+        parse: As of ``watches_of``.
+    """
+    request = given.requests[number - 1]
+    settings: dict[str, Any] = dict(request.settings)
+    if request.watched_as is not None:
+        settings["data.forget_split"] = request.watched_as
+    settings |= given.watched_with
+    if after:
+        settings["model.pretrained"] = str(steps[after - 1].run.folder / "model")
+    own = [word for key, value in settings.items() for word in option_words(key, value)]
+    name = f"{after}_on_{number}"
+    folder = Path(given.output_dir) / WATCHED / name
+    words = ("evaluate", *_common(given), *own, "--metrics", ",".join(metrics))
+    run = Run(name, "", (), (), "", (*words, "--output_dir", str(folder)), folder)
+    return Watch(after, number, _with_key(run, parse))
 
 
 def _has_all(step: Step, names: Sequence[str]) -> bool:

@@ -26,6 +26,7 @@ __all__ = [
     "needed",
     "optional",
     "read_file",
+    "renamed",
     "settings_of",
     "value_text",
 ]
@@ -110,6 +111,23 @@ def change(option: str, text: str, kind: FileKind) -> tuple[str, Any]:
         raise InputError(f"{option} {name} must be YAML; got {value!r}.") from None
     ((key, one),) = settings_of(option, {name.lstrip("-"): parsed}, kind).items()
     return key, one
+
+
+def renamed(message: str, names: Mapping[str, str]) -> str:
+    """Return a message with settings, and what stands within them, under other names.
+
+    Args:
+        message: Of an error.
+        names: A setting's name in it to the one that is to stand there.
+
+    Example:
+        >>> renamed("data.rows.a of data.rows_of.", {"data.rows": "rows"})
+        'rows.a of data.rows_of.'
+    """
+    if not names:
+        return message
+    either = "|".join(map(re.escape, names))
+    return re.sub(rf"(?<![\w.])({either})(?!\w)", lambda one: names[one[1]], message)
 
 
 def needed(given: Mapping[str, Any], key: str, hint: str, kind: FileKind) -> Any:

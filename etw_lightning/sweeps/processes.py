@@ -32,11 +32,12 @@ _GRACE = 10.0
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Hold a sweep's folder, which one command at a time may run in, and end as on Ctrl-C.
+def held(folder: Path, kind: str) -> Iterator[None]:
+    """Hold a folder of runs, which one command at a time may run in, and end as on Ctrl-C.
 
     Args:
         folder: The folder; made where it is absent.
+        kind: What the runs make up: a ``sweep`` or a ``sequence``.
 
     Raises:
         InputError: If another command holds it, or it can't be written.
@@ -46,7 +47,9 @@ def held(folder: Path) -> Iterator[None]:
         lock = FileLock(folder / ".sweep.lock")
         lock.acquire(blocking=False)
     except Timeout:
-        raise InputError(f"another sweep run is at work in {str(folder)!r}; wait for it.") from None
+        raise InputError(
+            f"another command of this {kind} is at work in {str(folder)!r}; wait for it."
+        ) from None
     except OSError as error:
         raise InputError(
             f"output_dir {str(folder)!r} can't be written ({error.strerror or error}); give "

@@ -21,6 +21,7 @@ SEQUENCE = {
     "columns": ["forget_quality", "model_utility"],
     "watched": ["forget_quality", "forget_probability", "extraction_strength"],
 }
+LAST = SEQUENCE["requests"][1]
 
 
 @pytest.fixture(scope="module")
@@ -106,14 +107,31 @@ def test_a_plan_counts_rows_and_runs_nothing(place, command):
         ),
         (
             {"requests": [{"forget": "forget01", "retain": "full"}, {"forget": "forget02"}]},
-            "error: requests.2: data.forget_split must be forget01, ",
+            "error: requests.2.forget must be forget01, ",
+        ),
+        (
+            {"requests": [SEQUENCE["requests"][0], {**LAST, "retain_model": "./nowhere"}]},
+            "error: requests.2.retain_model: there is no folder './nowhere'; give a folder saved ",
+        ),
+        (
+            {"requests": [SEQUENCE["requests"][0], {**LAST, "watched_as": "forget02"}]},
+            "error: requests.2.watched_as must be forget01, ",
+        ),
+        (
+            {"watched_with": {"data.rows": {"forget01": 9}}},
+            "error: requests.1: watched_with.data.rows.forget01 is 9, but forget01 has 2 rows; ",
+        ),
+        (
+            {"watched": ["verbmem"]},
+            "error: requests.1: watched: verbmem is not defined for data.benchmark tofu",
         ),
     ],
-    ids=["number", "nothing-new", "split"],
+    ids=["number", "nothing-new", "split", "retain-model", "watched-as", "watched-with", "watched"],
 )
-def test_bad_input_is_refused_before_anything_runs(place, command, change, line):
+@pytest.mark.parametrize("sub", ["plan", "run"])
+def test_bad_input_is_refused_before_anything_runs(place, command, change, line, sub):
     (place / "bad.yaml").write_text(yaml.safe_dump({**SEQUENCE, **change}))
-    out = command("sequence", "run", "--config", "bad.yaml", "--output_dir", "bad")
+    out = command("sequence", sub, "--config", "bad.yaml", "--output_dir", "bad")
     assert (out.status, out.out) == (2, "")
     assert out.err.startswith(line)
     assert out.err.count("\n") == 1

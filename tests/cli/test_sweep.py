@@ -349,7 +349,7 @@ def test_two_sweeps_do_not_share_a_folder(place, command):
     with FileLock(place / "held/.sweep.lock"):
         out = command("sweep", "run", "--config", "sweep.yaml", "--output_dir", "held")
     assert (out.status, out.out) == (2, "")
-    assert out.err == "error: another sweep run is at work in 'held'; wait for it.\n"
+    assert out.err == "error: another command of this sweep is at work in 'held'; wait for it.\n"
 
 
 @pytest.mark.slow

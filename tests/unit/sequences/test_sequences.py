@@ -10,9 +10,10 @@ from etw_lightning.benchmarks.quickstart_reader import REQUESTS
 from etw_lightning.runs.key import run_key
 from etw_lightning.schema import InputError
 from etw_lightning.sequences.course import Course
+from etw_lightning.sequences.inputs import check_inputs
 from etw_lightning.sequences.request_file import load_requests
 from etw_lightning.sequences.rows import RowCounts, count_rows
-from etw_lightning.sequences.steps import is_watched, make_steps, watches_of
+from etw_lightning.sequences.steps import is_watched, make_steps, watch_of, watches_of
 from etw_lightning.training.datamodule import UnlearningDataModule
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
@@ -246,19 +247,22 @@ def test_a_scoring_counts_for_the_model_that_is_there_now(load):
 
 
 def data_of(settings):
-    names = ("forget_split", "retain_split", "leave_out", "retain_results")
+    names = ("forget_split", "retain_split", "leave_out", "retain_results", "retain_model")
     return UnlearningDataModule("quickstart", **{n: settings[n] for n in names if n in settings})
 
 
-def quickstart_steps(load, *requests):
-    return make_steps(load(requests=[{"forget": f, "retain": r} for f, r in requests]), parse)
+def quickstart_counts(load, *requests):
+    return counts_of(load(requests=[{"forget": f, "retain": r} for f, r in requests]))
+
+
+def counts_of(given):
+    return count_rows(given.requests, make_steps(given, parse), data_of)
 
 
 def test_rows_are_counted_before_anything_is_trained(load):
-    steps = quickstart_steps(
+    assert quickstart_counts(
         load, ("request1", "retain+request2+request3"), ("request2", "full"), ("forget", "retain")
-    )
-    assert count_rows(steps, data_of) == [
+    ) == [
         RowCounts(16, 0, 480 + 24, 0),
         # ``full`` holds all of the forget rows: those asked for so far are left out.
         RowCounts(16, 0, 480 + 8, 32),
@@ -270,23 +274,70 @@ def test_rows_are_counted_before_anything_is_trained(load):
 
 
 def test_a_request_asks_for_something_new_and_leaves_something(load):
-    steps = quickstart_steps(load, ("forget", "retain"), ("request2", "retain"))
     with pytest.raises(InputError) as error:
-        count_rows(steps, data_of)
+        quickstart_counts(load, ("forget", "retain"), ("request2", "retain"))
     assert str(error.value) == (
         "requests.2.forget 'request2' asks for nothing new: all of its 16 rows were asked for by "
         "earlier requests. Put the smaller split first."
     )
-    steps = quickstart_steps(load, ("request1", "retain"), ("request2", "request1"))
     with pytest.raises(InputError, match=r"requests\.2: data\.leave_out 'request1\+request2' l"):
-        count_rows(steps, data_of)
-    steps = quickstart_steps(load, ("request1", "retain"), ("request4", "retain"))
-    with pytest.raises(InputError, match=r"requests\.2: data\.forget_split must be forget, requ"):
-        count_rows(steps, data_of)
+        quickstart_counts(load, ("request1", "retain"), ("request2", "request1"))
+    with pytest.raises(InputError, match=r"requests\.2\.forget must be forget, request1, "):
+        quickstart_counts(load, ("request1", "retain"), ("request4", "retain"))
     requests = [{"forget": "request1"}, {"forget": "request2", "retain_results": "nowhere"}]
-    with pytest.raises(InputError, match=r"requests\.2: data\.retain_results: nowhere does not"):
-        count_rows(make_steps(load(requests=requests), parse), data_of)
+    with pytest.raises(InputError, match=r"requests\.2\.retain_results: nowhere does not exist"):
+        counts_of(load(requests=requests))
     assert set(REQUESTS) == {"request1", "request2", "request3"}
+
+
+# What is read beside the rows.
+
+
+def inputs_of(load, runs=False, **second):
+    """Look at what two requests on the quickstart read; the second one is told."""
+    given = load(
+        requests=[{"forget": "request1"}, {"forget": "request2", **second}],
+        watched=["extraction_strength"],
+    )
+    steps = make_steps(given, parse)
+    watches = [watch_of(given, steps, 2, n, ["extraction_strength"], parse) for n in (1, 2)]
+    check_inputs(given, steps, watches, data_of, runs=runs)
+
+
+def refused_inputs(load, **second):
+    with pytest.raises(InputError) as error:
+        inputs_of(load, **second)
+    return str(error.value)
+
+
+def test_a_later_request_s_retain_model_is_looked_for_at_once(load, monkeypatch):
+    asked = []
+    monkeypatch.setattr("etw_lightning.sequences.inputs.hub_answers", lambda: False)
+    monkeypatch.setattr("etw_lightning.models.loading.hub_answers", lambda: asked.append(1))
+    inputs_of(load, retain_model="quickstart:retain")
+    # A plan is made where the hub is out of reach; a run needs the model.
+    inputs_of(load, retain_model="nobody/nothing-of-the-kind")
+    assert not asked
+    line = refused_inputs(load, runs=True, retain_model="nobody/nothing-of-the-kind")
+    assert line.startswith("requests.2.retain_model 'nobody/nothing-of-the-kind' could not be lo")
+    assert "--requests.2" not in line
+    assert asked
+    Path("half").mkdir()
+    assert {
+        name: refused_inputs(load, retain_model=name)[:60]
+        for name in ("quickstart:retian", "~/no/where", "half", "none.gguf", "a/b/c")
+    } == {
+        "quickstart:retian": "requests.2.retain_model must be quickstart:target or quickst",
+        "~/no/where": "requests.2.retain_model: there is no folder '~/no/where'; gi",
+        "half": "requests.2.retain_model: folder 'half' holds no config.json;",
+        "none.gguf": "requests.2.retain_model: there is no file 'none.gguf'.",
+        "a/b/c": "requests.2.retain_model: there is no folder 'a/b/c'; give a ",
+    }
+
+
+def test_rows_are_read_at_once_as_they_are_watched(load):
+    inputs_of(load, watched_as="request3")
+    assert refused_inputs(load, watched_as="request4").startswith("requests.2.watched_as must be f")
 
 
 # What is told.

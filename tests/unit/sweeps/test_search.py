@@ -387,7 +387,7 @@ def test_two_searches_do_not_share_a_folder(runs):
     from filelock import FileLock
 
     Path("out").mkdir()
-    with FileLock("out/.sweep.lock"), pytest.raises(InputError, match="another sweep run is at"):
+    with FileLock("out/.sweep.lock"), pytest.raises(InputError, match="another command of"):
         command("search")
 
 
