@@ -1,11 +1,14 @@
 """What a process makes once for all tests that it runs, and hands on to those it forks."""
 
+import functools
 import gc
 import importlib
+import importlib.metadata
 import sys
 from typing import Any
 
-from jsonargparse import _actions
+from jsonargparse import Namespace, _actions, _subcommands
+from jsonargparse._namespace import add_clash_mark
 
 #: Slow to import; a forked process finds them there.
 _IMPORTED = (
@@ -43,6 +46,9 @@ def keep_parsers():
     setup_parser.makes = make
     UnlearningCLI.setup_parser = setup_parser
     _keep_actions()
+    _keep_found()
+    _keep_keys()
+    _keep_installed()
 
 
 def _keep_actions():
@@ -58,9 +64,55 @@ def _keep_actions():
             kept[id(actions)] = actions, len(actions), found
         return list(found)
 
+    _put_in_place(tell_apart, told_apart, "jsonargparse")
+
+
+def _keep_found():
+    """Look for an option of a large parser once: each is asked for again and again a command."""
+    find, kept = _subcommands.find_action_and_subcommand, {}
+
+    def found(parser, dest, exclude=None):
+        actions = parser._actions
+        if len(actions) < 100:
+            return find(parser, dest, exclude)
+        held, number, known = kept.get(id(actions), (None, 0, {}))
+        if held is not actions or number != len(actions):
+            known = {}
+            kept[id(actions)] = actions, len(actions), known
+        if (dest, exclude) not in known:
+            known[dest, exclude] = find(parser, dest, exclude)
+        return known[dest, exclude]
+
+    _put_in_place(find, found, "jsonargparse")
+
+
+def _keep_keys():
+    """Take a key that is one word as it is: most are, of ten thousand that are split a command."""
+    split = Namespace._parse_key
+
+    def parse_key(self, key):
+        if isinstance(key, str) and key.isidentifier():
+            return add_clash_mark(key), self, ""
+        return split(self, key)
+
+    Namespace._parse_key = parse_key
+
+
+def _keep_installed():
+    """Ask what is installed once: it stays so, and its description is read for each answer."""
+    from lightning.pytorch.trainer.connectors import callback_connector
+
+    load = callback_connector._load_external_callbacks
+    callback_connector._load_external_callbacks = functools.cache(load)
+    version = importlib.metadata.version
+    _put_in_place(version, functools.cache(version), "etw_lightning")
+
+
+def _put_in_place(function, other, package):
+    """Let another function be called wherever modules of a package have this one by its name."""
     for name, module in list(sys.modules.items()):
-        if name.startswith("jsonargparse") and tell_apart in vars(module).values():
-            module.filter_non_parsing_actions = told_apart
+        if name.startswith(package) and vars(module).get(function.__name__) is function:
+            setattr(module, function.__name__, other)
 
 
 def prepare_fork(*commands):

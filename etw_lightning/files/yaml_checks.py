@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import yaml
@@ -106,10 +107,17 @@ def composed(path: Path) -> yaml.Node | None:
         InputError: If it holds itself.
     """
     try:
-        node = yaml.compose(path.read_text(encoding="utf-8"))
+        node = _composed(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, OSError):
         return None
     _check_ends(node, f"config {str(path)!r}", [], set())
+    return node
+
+
+@lru_cache(maxsize=64)
+def _composed(text: str) -> yaml.Node | None:
+    """Return a text's nodes, which nobody changes; a command looks at each of its files thrice."""
+    node: yaml.Node | None = yaml.compose(text)
     return node
 
 
