@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -24,9 +25,10 @@ from etw_lightning.files.moved_classes import check_current
 from etw_lightning.files.yaml_checks import scalars
 from etw_lightning.notices import program
 from etw_lightning.schema import Conventions
+from etw_lightning.training.datamodule import UnlearningDataModule
 from etw_lightning.training.strategies import is_first_process
 
-__all__ = ["CLASSES", "Parser", "known_keys"]
+__all__ = ["CLASSES", "Parser", "data_of", "known_keys"]
 
 _DESCRIPTION = (
     "Machine unlearning of language models: train one to forget some rows and keep others (fit), "
@@ -162,3 +164,17 @@ def known_keys(parser: Any) -> list[str]:
         for child in (getattr(action, "_name_parser_map", None) or {}).values():
             keys += known_keys(child)
     return keys
+
+
+def data_of(settings: Mapping[str, Any]) -> UnlearningDataModule:
+    """Return what reads rows, made from a run's settings of them.
+
+    Args:
+        settings: What ``data`` holds.
+    """
+    inner: Any = Parser(exit_on_error=False)
+    inner.add_argument("--config", action="config")
+    inner.add_class_arguments(UnlearningDataModule, "data")
+    config = inner.parse_args(["--config", json.dumps({"data": settings}, default=str)])
+    made: UnlearningDataModule = inner.instantiate(config).data
+    return made

@@ -6,9 +6,8 @@ whether what was forgotten comes back. The same command goes on where it was end
 
 from __future__ import annotations
 
-import json
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +58,7 @@ class _Sequence:
 
     def __init__(self, given: RequestFile, parse: Parse) -> None:
         from etw_lightning.catalogue.suite import metric_of
+        from etw_lightning.commands.parser import data_of
         from etw_lightning.sequences.course import Course
         from etw_lightning.sequences.rows import count_rows
         from etw_lightning.sequences.steps import make_steps
@@ -68,7 +68,7 @@ class _Sequence:
         found = [metric_of(name) for name in given.watched]
         self.metrics = list(dict.fromkeys(name for name in found if name is not None))
         self.steps = make_steps(given, parse)
-        self.counts = count_rows(given.requests, self.steps, _data_module)
+        self.counts = count_rows(given.requests, self.steps, data_of)
         self.course = Course(given, self.steps)
 
     def answer(self, command: str, args: Sequence[str]) -> int:
@@ -110,6 +110,7 @@ class _Sequence:
 
     def _check_inputs(self, *, runs: bool) -> None:
         """Refuse at once what a later request would be refused for at its turn."""
+        from etw_lightning.commands.parser import data_of
         from etw_lightning.sequences.inputs import check_inputs
         from etw_lightning.sequences.steps import watch_of
 
@@ -118,7 +119,7 @@ class _Sequence:
             watch_of(self.given, self.steps, last, step.number, self.metrics, self.parse)
             for step in self.steps
         ]
-        check_inputs(self.given, self.steps, watches, _data_module, runs=runs)
+        check_inputs(self.given, self.steps, watches, data_of, runs=runs)
 
     def plan(self) -> None:
         """Print the rows of each request, and the commands in their order."""
@@ -180,18 +181,6 @@ class _Sequence:
         from etw_lightning.sequences.steps import watches_of
 
         return watches_of(self.given, self.steps, after, self.metrics, self.parse)
-
-
-def _data_module(settings: Mapping[str, Any]) -> Any:
-    """Return what reads rows, made from a run's settings of them."""
-    from etw_lightning.commands.parser import Parser
-    from etw_lightning.training.datamodule import UnlearningDataModule
-
-    inner: Any = Parser(exit_on_error=False)
-    inner.add_argument("--config", action="config")
-    inner.add_class_arguments(UnlearningDataModule, "data")
-    config = inner.parse_args(["--config", json.dumps({"data": settings}, default=str)])
-    return inner.instantiate(config).data
 
 
 def parser() -> Options:

@@ -13,6 +13,7 @@ from etw_lightning.schema import InputError
 from etw_lightning.scoring.retain_results import write_atomically
 from etw_lightning.sweeps.choice import choose_all, gather
 from etw_lightning.sweeps.grid import Sweep, as_typed, has_ranges, load_sweep
+from etw_lightning.sweeps.parts import check_parts
 from etw_lightning.sweeps.processes import PROGRAM, held, run_all, say
 from etw_lightning.sweeps.reading import Parse, with_keys
 from etw_lightning.sweeps.report import check_metrics, report
@@ -62,6 +63,7 @@ def _answer(
         check_optuna()
         searches = Searches(given, reader(), given.seed if options.seed is None else options.seed)
         if options.command == "search":
+            _check_parts(given, searches.ends, whole=True)
             with held(Path(given.output_dir), "sweep"):
                 failed = searches.run(options.trials or given.trials, options.jobs)
         runs = searches.drawn_runs()
@@ -71,9 +73,13 @@ def _answer(
         check_metrics(given, (run.settings for run in runs))
         found = find_finished(runs)
     if options.command == "plan":
+        unknown = _check_parts(given, runs, whole=False)
+        if unknown:
+            say(f"# {unknown}")
         plan(given, runs, found)
         return 0
     if options.command == "run":
+        _check_parts(given, runs, whole=True)
         failed = _run(given, runs, options.jobs)
     elif not found:
         way = "search" if is_search else "run"
@@ -88,6 +94,15 @@ def _answer(
         write_atomically(Path(given.output_dir) / "report.md", text.encode("utf-8"))
         say(text)
     return 1 if failed else 0
+
+
+def _check_parts(given: Sweep, runs: Sequence[Run], *, whole: bool) -> str:
+    """Refuse a validation part without rows; return why it could not be counted, if so."""
+    if given.select.validation is None:
+        return ""
+    from etw_lightning.commands.parser import data_of
+
+    return check_parts(given, runs, data_of, whole=whole)
 
 
 def _compare(given: Sweep, runs: Sequence[Run]) -> None:

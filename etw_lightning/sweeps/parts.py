@@ -7,6 +7,7 @@ its folder holds: what the model said, before training and after, and what the r
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
     from etw_lightning.catalogue.entries import Entry, Family, Given
     from etw_lightning.metrics import Metric
     from etw_lightning.sweeps.choice import Point
-    from etw_lightning.sweeps.runs import Finished
+    from etw_lightning.sweeps.grid import Sweep
+    from etw_lightning.sweeps.runs import Finished, Run
+    from etw_lightning.training.datamodule import UnlearningDataModule
 
-__all__ = ["PartName", "RunRecords", "Who", "in_part", "part_numbers", "rows_of"]
+__all__ = ["PartName", "RunRecords", "Who", "check_parts", "in_part", "part_numbers", "rows_of"]
 
 PartName = Literal["validation", "test", "all"]
 #: Whose records a run's folder holds.
@@ -54,13 +57,63 @@ def rows_of(n: int, validation: Validation | None, part: PartName) -> list[int]:
     """
     if validation is None or part == "all":
         return list(range(n))
-    is_held = [(row // validation.block + 1) % validation.every == 0 for row in range(n)]
-    if len(set(is_held)) < 2:
+    block, every = validation.block, validation.every
+    is_held = [(row // block + 1) % every == 0 for row in range(n)]
+    if not any(is_held):
+        most = (n - 1) // (every - 1)
+        must = f"block must be at most {most} with every: {every}"
+        if not most:
+            must = f"every must be at most {n} with block: 1" if n > 1 else "must be left out"
         raise InputError(
-            f"select.validation must leave rows in both parts: of {n} forget rows in blocks of "
-            f"{validation.block}, every {validation.every}th is validation; take smaller ones."
+            f"select.validation{' ' if n < 2 else '.'}{must}, so that one of the {n} forget rows "
+            f"is in the validation part; got {{block: {block}, every: {every}}}."
         )
     return [row for row, held in enumerate(is_held) if held == (part == "validation")]
+
+
+def check_parts(
+    sweep: Sweep,
+    runs: Sequence[Run],
+    make_data: Callable[[Mapping[str, Any]], UnlearningDataModule],
+    *,
+    whole: bool,
+) -> str:
+    """Refuse a validation part without rows before anything runs.
+
+    Args:
+        sweep: The sweep.
+        runs: Its runs, with their settings.
+        make_data: Makes what reads rows from its settings.
+        whole: Rows must be there; else those that can't be read are told of.
+
+    Returns:
+        Why rows could not be counted; empty if they were.
+
+    Raises:
+        InputError: As ``rows_of``; or if rows can't be read.
+    """
+    select = sweep.select
+    if select.validation is None:
+        return ""
+    numbers, looked_at = (*select.metrics, *sweep.columns), set()
+    for run in runs:
+        settings = {key: value for key, value in run.settings["data"].items() if key != "seed"}
+        text = json.dumps(settings, sort_keys=True, default=str)
+        if text in looked_at:
+            continue
+        looked_at.add(text)
+        data = make_data(settings)
+        made_of = {name for one in numbers for name in _made_by(one, data.family)[1]} | {"forget"}
+        names = sorted(name for name in made_of if name.startswith("forget"))
+        try:
+            counts = [data.num_offered(name) for name in names if name in data.set_names]
+        except InputError as error:
+            if whole:
+                raise
+            return f"select.validation is not held against the forget rows: {error}"
+        for count in counts:
+            rows_of(count, select.validation, "validation")
+    return ""
 
 
 @dataclass

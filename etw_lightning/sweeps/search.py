@@ -65,8 +65,9 @@ class Searches:
             )
         ends = [run for method in self.spaces for run in self._ends(method)]
         self.reader = SettingsReader(parse, ends)
-        keyed = with_keys(ends, self.reader)
-        check_metrics(sweep, (run.settings for run in keyed))
+        #: Runs that have each value, and both ends of each range, once.
+        self.ends = with_keys(ends, self.reader)
+        check_metrics(sweep, (run.settings for run in self.ends))
         self.names = {method: self._name(method, parse) for method in self.spaces}
 
     def _ends(self, method: str) -> list[Run]:

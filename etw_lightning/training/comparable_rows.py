@@ -79,6 +79,17 @@ class ComparableRows(LightningDataModule):
         """Return a set that is scored, with all that the benchmark can have scored of it."""
         return self._rows.offered(name)
 
+    def num_offered(self, name: str) -> int:
+        """Return the rows of an evaluation set.
+
+        Raises:
+            InputError: If they are not there, or can't be read.
+        """
+        missing = self._rows.missing(name, self._benchmark())
+        if missing:
+            raise InputError(missing)
+        return len(self._rows.offered(name).examples)
+
     @property
     def extras(self) -> set[Extra]:
         """What metrics can be given besides the model's own records.

@@ -263,6 +263,22 @@ def test_a_typo_in_the_rule_is_found_before_anything_runs(place, command):
     assert not (place / "typo").exists()
 
 
+@pytest.mark.parametrize("sub", ["plan", "run", "search"])
+def test_blocks_that_leave_no_row_to_choose_by_are_refused_before_anything_runs(
+    place, command, sub
+):
+    given = {**SWEEP, "methods": ["etw"], "grid": {"model.lambda": [0.1, 0.2]}}
+    given["select"] = {**SWEEP["select"], "validation": {"block": 4, "every": 2}}
+    (place / "blocks.yaml").write_text(yaml.safe_dump(given))
+    out = command("sweep", sub, "--config", "blocks.yaml", "--output_dir", "blocks")
+    assert (out.status, out.out) == (2, "")
+    assert out.err == (
+        "error: select.validation.block must be at most 3 with every: 2, so that one of the 4 "
+        "forget rows is in the validation part; got {block: 4, every: 2}.\n"
+    )
+    assert not (place / "blocks").exists()
+
+
 @pytest.fixture(scope="module")
 def searched(place, run_sweep):
     """What a search of two points gives back, one of a run that is there already."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from etw_lightning.schema import InputError
 from etw_lightning.scoring.retain_results import load_set
 from etw_lightning.sweeps.choice import choose_all, gather, rule
 from etw_lightning.sweeps.grid import load_sweep
-from etw_lightning.sweeps.parts import RunRecords, in_part, part_numbers, rows_of
+from etw_lightning.sweeps.parts import RunRecords, check_parts, in_part, part_numbers, rows_of
 from etw_lightning.sweeps.reading import with_keys
 from etw_lightning.sweeps.report import report
 from etw_lightning.sweeps.rules import Validation
@@ -76,8 +77,75 @@ def test_parts_are_whole_blocks():
     assert rows_of(400, parts, "all") == rows_of(400, None, "test") == list(range(400))
     # The last block may be shorter.
     assert rows_of(5, Validation(2, 3), "validation") == [4]
-    with pytest.raises(InputError, match=r"of 60 forget rows in blocks of 20, every 4th is valid"):
-        rows_of(60, parts, "validation")
+
+
+@pytest.mark.parametrize(
+    ("n", "block", "every", "line"),
+    [
+        (60, 20, 4, "select.validation.block must be at most 19 with every: 4, so that one of the "
+         "60 forget rows is in the validation part; got {block: 20, every: 4}."),
+        (3, 2, 9, "select.validation.every must be at most 3 with block: 1, so that one of the 3 "
+         "forget rows is in the validation part; got {block: 2, every: 9}."),
+        (1, 1, 2, "select.validation must be left out, so that one of the 1 forget rows is in the "
+         "validation part; got {block: 1, every: 2}."),
+    ],
+)  # fmt: skip
+def test_a_part_without_rows_is_refused_with_what_would_do(n, block, every, line):
+    with pytest.raises(InputError) as error:
+        rows_of(n, Validation(block, every), "validation")
+    assert str(error.value) == line
+    # What is named would do, and no more.
+    if n > 1:
+        most = int(line.split("at most ")[1].split()[0])
+        one, more = (
+            (Validation(size, every) if "block must" in line else Validation(1, size))
+            for size in (most, most + 1)
+        )
+        assert rows_of(n, one, "validation")
+        with pytest.raises(InputError):
+            rows_of(n, more, "validation")
+
+
+class Rows:
+    """Forget rows of TOFU's shape, as many as a setting says; none can be read where it is 0."""
+
+    family, set_names = "tofu", ("forget", "retain")
+
+    def __init__(self, settings):
+        self.count = settings["count"]
+
+    def num_offered(self, name):
+        assert name == "forget"
+        if not self.count:
+            raise InputError("data.root: no rows.")
+        return self.count
+
+
+def test_blocks_are_held_against_the_rows_before_anything_runs(write):
+    given = write()
+    made = []
+
+    def make(settings):
+        made.append(settings)
+        return Rows(settings)
+
+    def look(*counts, whole=True):
+        runs = [
+            replace(run, settings={"data": {"count": count, "seed": run.seed}})
+            for run, count in zip(runs_of(given), counts, strict=False)
+        ]
+        return check_parts(given, runs, make, whole=whole)
+
+    # Rows are read once for all seeds.
+    assert look(12, 12, 12, 12) == ""
+    assert made == [{"count": 12}]
+    with pytest.raises(InputError, match=r"block must be at most 3 with every: 3.* 8 forget rows"):
+        look(12, 12, 8, 8)
+    with pytest.raises(InputError, match=r"^data\.root: no rows"):
+        look(0)
+    assert look(0, whole=False) == (
+        "select.validation is not held against the forget rows: data.root: no rows."
+    )
 
 
 def test_a_point_is_chosen_on_the_one_part_and_reported_on_the_other(write, leave_run):
@@ -229,7 +297,8 @@ def test_a_chosen_run_that_equals_one_that_was_not_is_run(write, leave_run, monk
         ({"grid": 0}, r"grid must hold pairs"),
         ({"search": False}, r"search must hold pairs"),
         ({"frontier": {"floor": 1}}, r"frontier.floor must be a number from 0 to below 1; got 1"),
-        ({"frontier": {"draws": 10}}, r"frontier.draws must be a whole number >= 100; got 10"),
+        ({"frontier": {"draws": 10}}, r"frontier.draws must be a whole number from 100 to 20"),
+        ({"frontier": {"draws": 20001}}, r"frontier.draws must .* to 20000; got 20001\. More take"),
         ({"frontier": {"flor": 1}}, r"frontier.flor is not known. Did you mean frontier.floor\?"),
     ],
 )  # fmt: skip
