@@ -13,12 +13,15 @@ from typing import Any
 from etw_lightning.commands.refusals.options import Options
 from etw_lightning.files.class_paths import is_class_path, look_here
 from etw_lightning.files.config_files import find_config, shipped
+from etw_lightning.files.setting_names import renamed
 from etw_lightning.notices import printable
 from etw_lightning.schema import InputError
 
 __all__ = ["attack", "parser"]
 
 _FOLDER = "attack/"
+#: Settings of a run that an option of this command gives.
+_OPTIONS = {"data.retain_model": "retain_model", "data.target_model": "target_model"}
 _OPTION = re.compile(r"--(attack|data)\.([\w.]+)(?:=(.*))?", re.DOTALL)
 
 
@@ -34,7 +37,13 @@ def attack(args: Sequence[str]) -> int:
     Raises:
         InputError: If there is no such attack or run, or the one can't be made on the other.
     """
-    words = list(args)
+    try:
+        return _answer(list(args))
+    except InputError as error:
+        raise InputError(renamed(str(error), _OPTIONS)) from error
+
+
+def _answer(words: list[str]) -> int:
     if {"-h", "--help"} & set(words) and words[0] not in ("-h", "--help"):
         parser().print_help()
         sys.stdout.write("\n")

@@ -35,6 +35,7 @@ from etw_lightning.commands.run_checks import say
 from etw_lightning.commands.weights import WeightsCommand
 from etw_lightning.files.checkpoint_folder import Saved, remove_checkpoints
 from etw_lightning.files.places import check_written, expand_home
+from etw_lightning.files.setting_names import as_typed
 from etw_lightning.notices import printable
 from etw_lightning.runs.checkpointing import Checkpoints
 from etw_lightning.runs.companions import end_with_first, start_companions
@@ -382,7 +383,7 @@ def main(args: list[str] | None = None) -> int:
     typed = list(sys.argv[1:] if args is None else args)
     end_with_first()
     try:
-        be_quiet()
+        be_quiet(typed)
         if typed[:1] == ["fit"]:
             UnlearningCLI.signals = StopSignals()
             UnlearningCLI.signals.install()
@@ -390,7 +391,7 @@ def main(args: list[str] | None = None) -> int:
             take_for_termination()
         UnlearningCLI(args=args, **_SETTINGS)
     except InputError as error:
-        _say_refusal(str(error))
+        _say_refusal(as_typed(str(error), typed))
         return 2
     except FinishedError as finished:
         if typed[:1] == ["fit"]:
@@ -400,11 +401,11 @@ def main(args: list[str] | None = None) -> int:
         reason = _of_setting(error)
         if reason is None:
             raise
-        _say_refusal(reason)
+        _say_refusal(as_typed(reason, typed))
         return 2
     except TrainingStoppedError as stopped:
         if is_first_process():
-            sys.stderr.write(f"error: {stopped}\n")
+            sys.stderr.write(f"error: {as_typed(str(stopped), typed)}\n")
         return 1
     except KeyboardInterrupt:
         if is_first_process():

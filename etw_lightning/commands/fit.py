@@ -12,7 +12,6 @@ from typing import Any, cast
 from lightning.pytorch.utilities import rank_zero_warn
 
 from etw_lightning.callbacks.retain_budget import RetainBudget
-from etw_lightning.commands.parser import Parser
 from etw_lightning.commands.run_checks import RunChecks, say
 from etw_lightning.files.checkpoint_folder import remove_checkpoints, saved_checkpoints
 from etw_lightning.files.safe_files import check_checkpoint, reading_safely
@@ -72,7 +71,7 @@ class FitCommand(RunChecks):
                 f"{str(self.folder)!r} has checkpoints of its own, of a run with other settings. "
                 "Leave it out, or give another output_dir."
             )
-        check_same_run(self.plain, found, " ".join(Parser.typed))
+        check_same_run(self.plain, found)
         if is_first_process():
             check_checkpoint(found.state, "output_dir")
         self.resumed = found

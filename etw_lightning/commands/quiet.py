@@ -5,17 +5,24 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, cast
 
+from etw_lightning.files.setting_names import as_typed
 from etw_lightning.notices import printable
 from etw_lightning.runs.launched import is_torchrun
 
 __all__ = ["be_quiet"]
 
 
-def be_quiet() -> None:
-    """Leave out what the libraries say of themselves; warnings that matter stay, one line each."""
-    cast(Any, warnings).formatwarning = _one_warning
+def be_quiet(typed: Sequence[str] = ()) -> None:
+    """Leave out what the libraries say of themselves; warnings that matter stay, one line each.
+
+    Args:
+        typed: Words of the command, for the names of settings.
+    """
+    cast(Any, warnings).formatwarning = partial(_one_warning, typed)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # A frozen copy of the target model is meant to be so.
@@ -42,5 +49,6 @@ def be_quiet() -> None:
     transformers_logging.disable_progress_bar()
 
 
-def _one_warning(message: Warning | str, *_: Any) -> str:
-    return f"warning: {printable(' '.join(str(message).split()))}\n"
+def _one_warning(typed: Sequence[str], message: Warning | str, *_: Any) -> str:
+    text = as_typed(" ".join(str(message).split()), typed)
+    return f"warning: {printable(text)}\n"

@@ -109,13 +109,12 @@ def is_same_run(config: Mapping[str, Any], saved: Saved) -> bool:
     return not unlike(saved.manifest.get("settings", {}), config)
 
 
-def check_same_run(config: Mapping[str, Any], saved: Saved, typed: str = "") -> None:
+def check_same_run(config: Mapping[str, Any], saved: Saved) -> None:
     """Refuse to go on with other settings than a checkpoint was made with.
 
     Args:
         config: All settings of this run.
         saved: The checkpoint.
-        typed: The command as it was typed, for the name of lambda.
 
     Raises:
         InputError: Names the first setting that differs, both values and the way out.
@@ -123,8 +122,6 @@ def check_same_run(config: Mapping[str, Any], saved: Saved, typed: str = "") -> 
     now = manifest_of(config)
     for key, (was, given) in unlike(saved.manifest.get("settings", {}), config).items():
         name = key.replace(".init_args", "").removesuffix(".class_path")
-        if name == "model.forget_weight" and "--model.lambda" in typed:
-            name = "model.lambda"
         raise InputError(
             f"{name} is {_short(given)}, but {str(saved.folder)!r} is a checkpoint of a run with "
             f"{_short(was)}; give that value to go on with it, another output_dir, or --overwrite "

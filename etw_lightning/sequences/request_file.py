@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from etw_lightning.files.config_files import find_config
+from etw_lightning.files.setting_names import renamed
 from etw_lightning.schema import InputError
 from etw_lightning.sweeps.file_checks import (
     FileKind,
@@ -18,7 +19,6 @@ from etw_lightning.sweeps.file_checks import (
     needed,
     optional,
     read_file,
-    renamed,
     settings_of,
 )
 

@@ -12,11 +12,11 @@ from typing import Any
 import yaml
 
 from etw_lightning.files.config_files import find_config
+from etw_lightning.files.setting_names import SAME
 from etw_lightning.files.yaml_checks import check_once
 from etw_lightning.schema import InputError
 
 __all__ = [
-    "SAME",
     "FileKind",
     "as_pairs",
     "as_texts",
@@ -26,13 +26,9 @@ __all__ = [
     "needed",
     "optional",
     "read_file",
-    "renamed",
     "settings_of",
     "value_text",
 ]
-
-#: The paper calls the weight of the forget term lambda, which the command line takes too.
-SAME: Mapping[str, str] = {"model.lambda": "model.forget_weight"}
 
 
 class FileKind:
@@ -111,23 +107,6 @@ def change(option: str, text: str, kind: FileKind) -> tuple[str, Any]:
         raise InputError(f"{option} {name} must be YAML; got {value!r}.") from None
     ((key, one),) = settings_of(option, {name.lstrip("-"): parsed}, kind).items()
     return key, one
-
-
-def renamed(message: str, names: Mapping[str, str]) -> str:
-    """Return a message with settings, and what stands within them, under other names.
-
-    Args:
-        message: Of an error.
-        names: A setting's name in it to the one that is to stand there.
-
-    Example:
-        >>> renamed("data.rows.a of data.rows_of.", {"data.rows": "rows"})
-        'rows.a of data.rows_of.'
-    """
-    if not names:
-        return message
-    either = "|".join(map(re.escape, names))
-    return re.sub(rf"(?<![\w.])({either})(?!\w)", lambda one: names[one[1]], message)
 
 
 def needed(given: Mapping[str, Any], key: str, hint: str, kind: FileKind) -> Any:

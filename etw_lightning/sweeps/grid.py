@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from etw_lightning.files.config_files import find_config, shipped
+from etw_lightning.files.setting_names import SAME
+from etw_lightning.files.setting_names import as_typed as names_as_typed
 from etw_lightning.schema import InputError
 from etw_lightning.sweeps.file_checks import (
-    SAME,
     FileKind,
     as_pairs,
     as_texts,
@@ -148,20 +151,30 @@ def as_typed(message: str, path: str, words: Sequence[str] = ()) -> str:
     """Return a message with settings under the names that the user gave them.
 
     Args:
-        message: Of an error, under the names that files of a run take.
-        path: The sweep's file, or its name.
+        message: Of an error, under the names that a run has for them.
+        path: The file of several runs, or its name.
         words: What was typed beside it; where a setting stands there its name there counts.
     """
-    for short, plain in SAME.items():
-        texts = [text for text in words if short in text or plain in text]
-        if not texts:
-            try:
-                texts = [find_config(path).path.read_text(encoding="utf-8")]
-            except (InputError, OSError, UnicodeDecodeError):
-                continue
-        if any(short in text for text in texts) and not any(plain in text for text in texts):
-            message = message.replace(plain, short)
-    return message
+    typed, both = list(words), {name for pair in SAME.items() for name in pair}
+    if not both & {text.partition("=")[0] for text in typed}:
+        try:
+            typed = [*_words(yaml.safe_load(find_config(path).path.read_text(encoding="utf-8")))]
+        except (InputError, OSError, UnicodeDecodeError, yaml.YAMLError):
+            return message
+    return names_as_typed(message, typed)
+
+
+def _words(given: Any, key: str = "") -> Iterator[str]:
+    """Give the keys of a file, and each with its values, as they would be typed."""
+    if isinstance(given, dict):
+        for name, value in given.items():
+            yield str(name)
+            yield from _words(value, str(name))
+    elif isinstance(given, list):
+        for one in given:
+            yield from _words(one, key)
+    else:
+        yield f"{key}={given}"
 
 
 def has_ranges(sweep: Sweep) -> bool:
@@ -248,8 +261,8 @@ def _method_names() -> list[str]:
 
 def _grid(place: str, given: Any) -> dict[str, list[Any] | Range]:
     grid = settings_of(place, given, _SWEEP)
-    for name, values in grid.items():
-        key = f"{place} {name}" if place.startswith("--") else f"{place}.{name}"
+    for (name, values), typed in zip(grid.items(), given, strict=True):
+        key = f"{place} {name}" if place.startswith("--") else f"{place}.{typed}"
         found = read_range(key, values)
         if found is not None:
             grid[name] = found

@@ -49,7 +49,7 @@ def untrained(command, tofu_args, retain_model_dir, home, configs):
         (
             "npo",
             ["--model.lambda", "auto", "--trainer.precision=16-true"],
-            "model.forget_unit gradient can't be had with trainer.precision 16-true",
+            "model.lambda auto can't be had with trainer.precision 16-true",
         ),
         ("rmu", ["--model.reference=cache"], "model.retain EmbedDiff reads what no cache holds"),
         ("rmu", [], "model.forget.layer must be 0 to 1, for the model has 2 layers; got 7."),
@@ -156,7 +156,7 @@ def test_only_the_same_method_goes_on_from_a_checkpoint(command, stopped, home):
     args = [*args, f"--ckpt_path={checkpoint}", f"--output_dir={home.parent / 'second'}"]
     for flags, said in (
         (["--model.forget.beta=0.7"], "model.forget is NPO(beta=0.7), but ckpt_path"),
-        (["--model.lambda=0.9"], "model.forget_weight is 0.9, but ckpt_path"),
+        (["--model.lambda=0.9"], "model.lambda is 0.9, but ckpt_path"),
         (["--trainer.callbacks+", json.dumps(BUDGET)], "is of a run with no RetainBudget"),
     ):
         outcome = command(*args, *flags)

@@ -18,12 +18,13 @@ from etw_lightning.commands.refusals.refused_values import (
     focused,
     refused_value,
 )
+from etw_lightning.files.setting_names import SAME, renamed
 from etw_lightning.notices import program
 
 __all__ = ["LAMBDA", "lacking", "one_line", "with_lambda"]
 
-#: The paper calls the weight of the forget term lambda, which is no name in Python.
-LAMBDA = ("model.lambda", "model.forget_weight")
+#: The two names of the weight of the forget term.
+(LAMBDA,) = SAME.items()
 
 
 def with_lambda(line: str, typed: Sequence[str]) -> str:
@@ -35,7 +36,7 @@ def with_lambda(line: str, typed: Sequence[str]) -> str:
     """
     short, plain = LAMBDA
     if any(word.startswith("--model.la") for word in typed):  # mistyped too
-        return line.replace(plain, short)
+        return renamed(line, {plain: short})
     name = line.partition(" ")[0]
     if any(word.partition("=")[0] == f"--{name}" for word in typed):
         return line

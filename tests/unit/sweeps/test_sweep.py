@@ -873,3 +873,23 @@ def test_a_setting_of_the_file_is_refused_under_the_file_s_name(tmp_path, monkey
         Path("sweep.yaml").write_text(yaml.safe_dump(both))
         with pytest.raises(InputError, match=f"^{name} must stand in settings or in a grid"):
             sweep(["plan", "--config", "sweep.yaml"], lambda: None)
+
+
+def test_a_file_with_both_names_is_refused_under_the_one_that_stands_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("run.yaml").write_text("seed_everything: 0\n")
+    names = ("model.lambda", "model.forget_weight")
+    for one, other in (names, names[::-1]):
+        methods = {"etw": {one: [1, 1]}, "ga": {other: [1]}}
+        Path("sweep.yaml").write_text(yaml.safe_dump(BASE | {"methods": methods}))
+        with pytest.raises(InputError, match=rf"^methods\.etw\.{one} must hold each value once"):
+            sweep(["plan", "--config", "sweep.yaml"], lambda: None)
+
+
+def test_a_name_in_a_comment_or_a_value_is_none_that_was_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("run.yaml").write_text("seed_everything: 0\n")
+    given = BASE | {"methods": {"etw": {"model.lambda": [1, 2]}}, "settings": {"model.lambda": 3}}
+    Path("sweep.yaml").write_text(f"# not model.forget_weight\n{yaml.safe_dump(given)}")
+    with pytest.raises(InputError, match=r"^model\.lambda must stand in settings or in a grid"):
+        sweep(["plan", "--config", "sweep.yaml"], lambda: None)
