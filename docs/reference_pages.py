@@ -11,7 +11,7 @@ import ast
 import importlib
 import inspect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -290,8 +290,35 @@ def _escaped(text: str, is_start: bool) -> str:
     return head + re.sub(r"([*|])|_(?=\W|$)", lambda found: f"\\{found[0]}", text[len(head) :])
 
 
+def share_navigation(app: Any, page: str, _template: str, context: dict[str, Any], *_: Any) -> None:
+    """Make the list of pages once for all listings of code that lie equally deep.
+
+    None of them stands in it, so it is the same but for the way from their folder. Made for each
+    of 250 it took half of the build.
+
+    Args:
+        app: Sphinx, which lives as long as a build.
+        page: Where it lies, without its ending.
+        context: What the page is made of, its list of pages as a function among it.
+    """
+    if not page.startswith("_modules/") or "toctree" not in context:
+        return
+    make: Callable[..., str] = context["toctree"]
+    made: dict[Any, str] = app.__dict__.setdefault("_navigation_of_code", {})
+
+    def toctree(**how: Any) -> str:
+        key = page.count("/"), *sorted(how.items())
+        if key not in made:
+            made[key] = make(**how)
+        return made[key]
+
+    context["toctree"] = toctree
+
+
 def setup(app: Any) -> dict[str, Any]:
     """Register with Sphinx."""
     app.connect("builder-inited", write_pages)
     app.connect("autodoc-process-docstring", dress)
+    # Before the theme, which asks for the list of pages of each.
+    app.connect("html-page-context", share_navigation, priority=100)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -166,3 +166,23 @@ def test_the_picture_is_drawn_from_its_numbers_and_its_words_are_no_markup():
     # The largest weight has the darkest box, a third of it a third of the way from white.
     assert 'fill="rgb(200,80,10)"' in svg
     assert 'fill="rgb(237,197,173)"' in svg
+
+
+def test_the_list_of_pages_is_made_once_for_listings_of_one_depth(pages):
+    class Build:
+        pass
+
+    def shown(build, page):
+        context = {"toctree": lambda **how: asked.append(page) or f"from {page}, {how}"}
+        pages.share_navigation(build, page, "page.html", context, None)
+        return context["toctree"](maxdepth=-1)
+
+    build, asked = Build(), []
+    first = shown(build, "_modules/etw_lightning/method")
+    assert shown(build, "_modules/etw_lightning/schema") == first
+    assert shown(build, "_modules/etw_lightning/forget/npo") != first
+    assert asked == ["_modules/etw_lightning/method", "_modules/etw_lightning/forget/npo"]
+    # A page of the manual is marked in its own list; another build has other pages.
+    assert {shown(build, page) for page in ("api", "losses")} != {first}
+    assert asked[2:] == ["api", "losses"]
+    assert shown(Build(), "_modules/etw_lightning/schema") != first
