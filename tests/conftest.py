@@ -30,6 +30,11 @@ _TEXTS = (
 )
 
 
+def pytest_collection():
+    """Look for no garbage while libraries are imported: again and again, it takes a sixth of it."""
+    gc.disable()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collect_file():
     """Look for no doctest here: the option that asks for those of the package looks everywhere."""
@@ -38,9 +43,14 @@ def pytest_collect_file():
 
 
 def pytest_collection_finish():
-    """Leave what has been imported and collected out of every search for garbage to come."""
+    """Leave what has been imported and collected out of every search for garbage to come.
+
+    What tests leave is little, and was searched for in a tenth of their time.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
