@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import zlib
 
 import numpy as np
@@ -363,10 +364,23 @@ OTHERWISE = {
 }
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """Where the first test that needs it leaves such a run for the others."""
+    return tmp_path_factory.mktemp("kept")
+
+
 @pytest.fixture
-def scored(run, own):
-    """Folder of a run whose records are given as another model's."""
-    run("evaluate", *own, into="scored")
+def scored(run, own, home, kept):
+    """Folder of a run whose records are given as another model's; the cache has them too."""
+    places = {home / "scored": kept / "scored", home.parent / "cache": kept / "cache"}
+    if not (kept / "scored").is_dir():
+        run("evaluate", *own, into="scored")
+        for place, copy in places.items():
+            shutil.copytree(place, copy)
+        return "scored"
+    for place, copy in places.items():
+        shutil.copytree(copy, place)
     return "scored"
 
 

@@ -46,10 +46,11 @@ def root(tmp_path_factory):
     return write_questions(tmp_path_factory.mktemp("rows"), forget=lengths, retain=lengths)
 
 
-@pytest.fixture
-def fit(root, tiny_model_dir, tmp_path):
+@pytest.fixture(scope="module")
+def fit(root, tiny_model_dir, tmp_path_factory):
     """Train two steps with weights that stay put; return the gradients before and after."""
     torch.set_num_threads(1)
+    path = tmp_path_factory.mktemp("clipping") / "clipped.pt"
 
     def run(clip, devices=1, batch_size=8, accumulate=1):
         module = ExactModule(
@@ -61,21 +62,27 @@ def fit(root, tiny_model_dir, tmp_path):
         )
         forked = forked_ddp()
         trainer = make_trainer(
-            Clipped(tmp_path / "clipped.pt"),
+            Clipped(path),
             devices=devices,
             strategy=forked if devices > 1 else "auto",
             accumulate_grad_batches=accumulate,
             gradient_clip_val=clip,
         )
         trainer.fit(module, datamodule=data)
-        return torch.load(tmp_path / "clipped.pt")
+        return torch.load(path)
 
     return run
 
 
+@pytest.fixture(scope="module")
+def whole(fit):
+    """The gradients of whole batches, before and after."""
+    return fit(clip=0.5)
+
+
 @pytest.mark.parametrize("split", SPLITS)
-def test_every_split_clips_the_gradient_of_the_whole_batch(fit, split):
-    before, expected = fit(clip=0.5)
+def test_every_split_clips_the_gradient_of_the_whole_batch(fit, whole, split):
+    before, expected = whole
     assert len(expected) == 2
     for gradient, clipped in zip(before, expected, strict=True):
         assert gradient.norm() > 1
