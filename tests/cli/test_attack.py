@@ -224,9 +224,14 @@ _ASKING = {
     "same_subject": (["--attack.rows_per_subject=2"], ["forget_probability"]),
     "options": (["--attack.options=3"], ["forget_choice_accuracy"]),
 }
+#: Asked as others of them are; what they ask, unit tests tell.
+_ALIKE = {"mix", "first_words", "same_subject"}
 
 
-@pytest.mark.parametrize("name", _ASKING)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(one, marks=pytest.mark.slow if one in _ALIKE else ()) for one in _ASKING],
+)
 def test_attacks_by_questions_stand_beside_the_retain_model(attack, name):
     words, numbers = _ASKING[name]
     out, found = attack(name, *words, "--output", f"{name}.json")

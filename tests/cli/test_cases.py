@@ -168,7 +168,7 @@ def records_of(scorer, encoder, examples):
     )
 
 
-@pytest.mark.parametrize("digits", ["threes", "single"])
+@pytest.mark.parametrize("digits", ["threes", pytest.param("single", marks=pytest.mark.slow)])
 def test_what_was_taught_of_digits_is_generated(tmp_path, digits):
     """The space before a number was in neither part: a model sure of its labels said others."""
     encoder = Encoder(load_tokenizer(str(make_tokenizer(tmp_path, digits=digits))), "plain")

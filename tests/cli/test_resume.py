@@ -425,7 +425,9 @@ def lose_manifest(folder):
     (folder / "manifest.json").unlink()
 
 
-@pytest.mark.parametrize("damage", [cut, flip, lose_manifest])
+@pytest.mark.parametrize(
+    "damage", [cut, *(pytest.param(one, marks=SLOW) for one in (flip, lose_manifest))]
+)
 def test_of_a_torn_checkpoint_the_one_before_is_used(stopped, expected, damage):
     place = stopped.folder / "checkpoints"
     damage(place / "step-00000003")

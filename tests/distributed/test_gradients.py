@@ -115,7 +115,7 @@ PRECISIONS = {UnlearningModule: 2e-6, ExactModule: 1e-10}
         pytest.param(ExactModule, "sequence", 13, marks=pytest.mark.slow),
         pytest.param(ExactModule, "token", 9, marks=pytest.mark.slow),
         pytest.param(ExactModule, "sequence", 9, marks=pytest.mark.slow),
-        (UnlearningModule, "token", 13),
+        pytest.param(UnlearningModule, "token", 13, marks=pytest.mark.slow),
     ],
 )
 def test_gradients_do_not_depend_on_the_split(
@@ -165,7 +165,12 @@ def test_terms_apart_do_not_depend_on_the_split(tiny_model_dir, root, tmp_path):
 
 @pytest.mark.parametrize(
     ("forget_split", "rows", "eval_batch_size"),
-    [("forget", 13, 4), ("forget", 1, 4), ("raw", 6, 2), ("raw", 6, 32)],
+    [
+        ("forget", 13, 4),
+        pytest.param("forget", 1, 4, marks=pytest.mark.slow),
+        pytest.param("raw", 6, 2, marks=pytest.mark.slow),
+        ("raw", 6, 32),
+    ],
 )
 def test_records_of_two_processes_are_those_of_one(
     tiny_model_dir, root, tmp_path, forget_split, rows, eval_batch_size

@@ -33,6 +33,8 @@ from etw_lightning.weighting.within_rows import pool_words, units_of
 
 VOCABULARY = 17
 few = settings(max_examples=25, deadline=None)
+#: For each of two dozen weightings.
+fewer = settings(max_examples=10, deadline=None)
 seeds = st.integers(0, 10**6)
 temperatures = st.sampled_from([0.5, 1.0, 2.0, 10.0])
 reductions = st.sampled_from(["token", "sequence"])
@@ -322,7 +324,7 @@ def named(weightings):
 
 
 @named(EVERY)
-@few
+@fewer
 @given(signals=any_signals())
 def test_weights_are_finite_constants(weighting, signals):
     weights = weighting(signals)
@@ -334,7 +336,7 @@ def test_weights_are_finite_constants(weighting, signals):
 
 
 @named(ANY_SPLIT)
-@few
+@fewer
 @given(signals=any_signals(), cut=st.integers(0, 5))
 def test_weights_do_not_hang_on_the_other_rows(weighting, signals, cut):
     cut = min(cut, signals.num_rows)
@@ -343,7 +345,7 @@ def test_weights_do_not_hang_on_the_other_rows(weighting, signals, cut):
 
 
 @named(SUM_TO_N)
-@few
+@fewer
 @given(signals=any_signals())
 def test_normalised_weights_sum_to_the_tokens(weighting, signals):
     assert same(signals.row_sums(weighting(signals)), signals.row_counts())
@@ -457,7 +459,7 @@ def test_gini_and_auc_of_rows_are_those_of_all_pairs(signals):
 
 
 @named(ANY_SPLIT)
-@few
+@fewer
 @given(batch=batches(), extra=st.integers(0, 4), seed=seeds)
 def test_what_is_no_label_does_not_move_a_weight(weighting, batch, extra, seed):
     """Other ids where nothing is predicted next, and more padding."""

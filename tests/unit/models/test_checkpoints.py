@@ -23,6 +23,8 @@ from etw_lightning.schema import InputError
 from etw_lightning.tuning.adapters import add_adapter
 
 TARGETS = {"target_modules": ["q_proj", "down_proj"]}
+#: Kept as LoRA is; ``test_adapters`` trains and merges each.
+KIN = {"DoRA", "IA3", "LoHa", "OFT"}
 ROWS = [(torch.arange(16) * step) % 300 for step in (7, 11, 13)]
 KINDS = {
     "LoRA": {"peft_type": "LORA", "r": 4, "target_modules": "all-linear"},
@@ -81,7 +83,13 @@ def fit(folder, settings, into, steps, resume=None, seed=0):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param(settings, id=name, marks=pytest.mark.slow if name in KIN else ())
+        for name, settings in KINDS.items()
+    ],
+)
 def test_a_run_goes_on_and_its_checkpoint_is_a_model(tiny_model_dir, tmp_path, settings):
     whole = fit(tiny_model_dir, settings, tmp_path / "whole", steps=6)
     lm = whole.scorer.lm
