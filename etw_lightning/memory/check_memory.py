@@ -31,6 +31,7 @@ __all__ = [
     "asked_layout",
     "available_memory",
     "print_memory",
+    "resident_memory",
     "run_shape",
     "sizes_of",
     "warning_of_memory",
@@ -105,6 +106,15 @@ def available_memory(trainer: Trainer) -> int | None:
         return None
     lines = dict(line.split(":") for line in file.read_text(encoding="utf-8").splitlines())
     return 1024 * int(lines["MemAvailable"].split()[0]) // trainer.num_devices
+
+
+def resident_memory() -> int:
+    """Return the bytes that this process holds; 0 where the system does not say."""
+    file = Path("/proc/self/status")
+    if not file.is_file():
+        return 0
+    lines = dict(line.split(":", 1) for line in file.read_text(encoding="utf-8").splitlines())
+    return 1024 * int(lines["VmRSS"].split()[0])
 
 
 def sizes_of(
@@ -194,9 +204,14 @@ def print_memory(
         sys.stdout.write(f"{say_choice(choose_strategy(needs, available))}\n")
         return
     strategy, processes = asked_layout(trainer)
-    total = predict_footprint(needs[strategy], strategy, processes).total
-    there = "" if available is None else f", {in_gib(available)} are free for it"
+    # Of a run's libraries and rows this process holds all, and it will be gone then.
+    held = resident_memory()
+    total = predict_footprint(needs[strategy], strategy, processes).total + held
+    there = ""
+    if available is not None:
+        there = f", {in_gib(available + held // trainer.num_devices)} are free for it"
+    own = f", {in_gib(held)} of it libraries and rows" if held else ", without libraries and rows"
     sys.stdout.write(
-        f"each process of this run needs about {in_gib(total)} ({strategy} on {processes}){there}; "
-        "--memory_per_gpu GIB tells what it would need on GPUs\n"
+        f"each process of this run needs about {in_gib(total)} ({strategy} on {processes}{own})"
+        f"{there}; --memory_per_gpu GIB tells what it would need on GPUs\n"
     )

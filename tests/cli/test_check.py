@@ -48,10 +48,14 @@ def test_all_is_said_and_nothing_is_written(checked):
     assert lines[6] == "strategy: single on 1 CPU process"
     # It runs on a CPU, so nothing is said of GPUs.
     assert re.fullmatch(
-        r"each process of this run needs about \d+\.\d [MG]iB \(single on 1\), [\d.]+ GiB are free "
-        r"for it; --memory_per_gpu GIB tells what it would need on GPUs",
+        r"each process of this run needs about [\d.]+ GiB \(single on 1, [\d.]+ GiB of it "
+        r"libraries and rows\), [\d.]+ GiB are free for it; --memory_per_gpu GIB tells what it "
+        r"would need on GPUs",
         lines[-1],
     )
+    # A process that has imported what a run needs is the least that a run takes.
+    total, own = (float(one) for one in re.findall(r"([\d.]+) GiB", lines[-1])[:2])
+    assert 0.2 < own < total
     assert "GPU" not in outcome.out.replace(lines[-1], "")
 
 

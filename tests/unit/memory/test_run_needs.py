@@ -87,7 +87,11 @@ def test_a_model_that_is_no_language_model_is_refused():
 def test_a_key_value_cache_is_counted():
     shape = replace(SHAPE, eval_rows=2, eval_tokens=16)
     less, more = (run_needs(CONFIG, replace(shape, new_tokens=count)) for count in (1, 11))
-    # Keys and values of two layers, two heads of 16.
+    # Keys and values of two layers, two heads of 16; on a CPU twice, for what is freed between.
+    assert more.evaluation - less.evaluation == 2 * 4 * 2 * 10 * (2 * 2 * 2 * 16)
+    less, more = (
+        run_needs(CONFIG, replace(shape, new_tokens=count, on_cuda=True)) for count in (1, 11)
+    )
     assert more.evaluation - less.evaluation == 4 * 2 * 10 * (2 * 2 * 2 * 16)
 
 
