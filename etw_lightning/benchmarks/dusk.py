@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from etw_lightning.benchmarks.muse import KNOWMEM_STOPS, few_shot_prompt
-from etw_lightning.benchmarks.source import Source, check_limits, check_names
+from etw_lightning.benchmarks.source import Source, check_limits, check_names, read_sets
 from etw_lightning.benchmarks.source import field as text_of
 from etw_lightning.schema import EvalSet, Example, InputError, MissingRowsError
 
@@ -103,9 +103,7 @@ class DUSK:
         Raises:
             InputError: If there is no such set, or its rows can't be read.
         """
-        known = self.EVAL_SETS
-        chosen = check_names("data.eval_sets", known if names is None else names, known)
-        return {name: self._eval_set(name) for name in known if name in chosen}
+        return read_sets(names, self.EVAL_SETS, self._eval_set)
 
     def _eval_set(self, name: str) -> EvalSet:
         if name in _OF_THE_FIRST and self.forget_split != STYLES[0]:

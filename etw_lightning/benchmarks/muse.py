@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
-from etw_lightning.benchmarks.source import Source, check_limits, check_name, check_names
+from etw_lightning.benchmarks.source import Source, check_limits, check_name, check_names, read_sets
 from etw_lightning.benchmarks.source import field as text_of
 from etw_lightning.schema import EvalSet, Example, InputError
 
@@ -131,8 +131,7 @@ class MUSE:
         Raises:
             InputError: If there is no such set, or its rows can't be read.
         """
-        chosen = check_names("data.eval_sets", EVAL_SPLITS if names is None else names, EVAL_SPLITS)
-        return {name: self._eval_set(name) for name in EVAL_SPLITS if name in chosen}
+        return read_sets(names, EVAL_SPLITS, self._eval_set)
 
     def _eval_set(self, name: str) -> EvalSet:
         split = EVAL_SPLITS[name]

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
-from etw_lightning.benchmarks.source import Source, check_limits, check_name, check_names
+from etw_lightning.benchmarks.source import Source, check_limits, check_name, check_names, read_sets
 from etw_lightning.benchmarks.source import field as text_of
 from etw_lightning.schema import EvalSet, Example, InputError
 
@@ -166,9 +166,7 @@ class RTOFU:
         Raises:
             InputError: If there is no such set, or its rows can't be read.
         """
-        known = self.EVAL_SETS
-        chosen = check_names("data.eval_sets", known if names is None else names, known)
-        return {name: self._eval_set(name) for name in known if name in chosen}
+        return read_sets(names, self.EVAL_SETS, self._eval_set)
 
     def _eval_set(self, name: str) -> EvalSet:
         role, _, part = name.partition("_")

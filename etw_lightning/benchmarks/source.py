@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from etw_lightning.benchmarks.formats import FORMATS, SUFFIXES, is_saved, iter_file, suffix_of
 from etw_lightning.benchmarks.hub_rows import HUB, hub_name, read_hub
 from etw_lightning.files.places import is_below
-from etw_lightning.schema import InputError, MissingRowsError
+from etw_lightning.schema import EvalSet, InputError, MissingRowsError
 from etw_lightning.value_checks import check_name
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "check_names",
     "field",
     "fields",
+    "read_sets",
 ]
 
 #: Rows in both are the same rows, one packed.
@@ -139,6 +140,23 @@ def check_limits(limits: Mapping[str, int], known: Collection[str]) -> None:
         check_name("each name in data.rows", name, known)
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
             raise InputError(f"data.rows.{name} must be a whole number >= 1; got {limit!r}.")
+
+
+def read_sets(
+    names: Collection[str] | None, known: Collection[str], read: Callable[[str], EvalSet]
+) -> dict[str, EvalSet]:
+    """Return evaluation sets by name, in the benchmark's order.
+
+    Args:
+        names: Those that are wanted; None for all.
+        known: Those that the benchmark has.
+        read: Reads one.
+
+    Raises:
+        InputError: If there is no such set.
+    """
+    chosen = check_names("data.eval_sets", known if names is None else names, known)
+    return {name: read(name) for name in known if name in chosen}
 
 
 def check_names(key: str, names: Iterable[str], known: Collection[str]) -> list[str]:

@@ -40,12 +40,11 @@ def sequence(args: Sequence[str], reader: Callable[[], Parse]) -> int:
             used.
     """
     options = parser().parse_args(list(args))
-    changes = [text for some in options.set for text in some]
     try:
-        given = load_requests(options.config, options.output_dir, changes)
+        given = load_requests(options.config, options.output_dir, options.set)
         return _Sequence(given, reader()).answer(options.command, args)
     except InputError as error:
-        raise InputError(as_typed(str(error), options.config, changes)) from error
+        raise InputError(as_typed(str(error), options.config, options.set)) from error
 
 
 class _Sequence:
@@ -192,19 +191,10 @@ def parser() -> Options:
         help="count rows and print the commands; run what is not finished; print the tables (exit "
         "status 1: nothing to report yet)",
     )
-    parser.add_argument(
-        "--config",
-        required=True,
-        help="a sequence's file, or the name of a shipped one, as sequence/quickstart",
-    )
-    parser.add_argument("--output_dir", help="folder of the runs; takes the file's place")
-    parser.add_argument(
-        "--set",
-        action="append",
-        nargs="+",
-        default=[],
-        metavar="key=value",
-        help="setting of every run; takes the place of the file's; what is given to run must be "
-        "given to report too",
+    parser.add_file(
+        "sequence",
+        "sequence/quickstart",
+        "setting of every run; takes the place of the file's; what is given to run must be given "
+        "to report too",
     )
     return parser

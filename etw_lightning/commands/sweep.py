@@ -40,23 +40,15 @@ def sweep(args: Sequence[str], reader: Callable[[], Parse]) -> int:
             the rule names a number that no metric gives.
     """
     options = parser().parse_args(list(args))
-    changes, over = (
-        [text for texts in one for text in texts] for one in (options.set, options.over)
-    )
     try:
-        return _answer(options, args, reader, changes, over)
+        return _answer(options, args, reader)
     except InputError as error:
-        raise InputError(as_typed(str(error), options.config, [*changes, *over])) from error
+        typed = [*options.set, *options.over]
+        raise InputError(as_typed(str(error), options.config, typed)) from error
 
 
-def _answer(
-    options: argparse.Namespace,
-    args: Sequence[str],
-    reader: Callable[[], Parse],
-    changes: Sequence[str],
-    over: Sequence[str],
-) -> int:
-    given = load_sweep(options.config, options.output_dir, changes, over)
+def _answer(options: argparse.Namespace, args: Sequence[str], reader: Callable[[], Parse]) -> int:
+    given = load_sweep(options.config, options.output_dir, options.set, options.over)
     is_search = options.command == "search" or (options.command == "report" and has_ranges(given))
     failed = 0
     if is_search:
@@ -220,12 +212,12 @@ def parser() -> Options:
         help="print the commands; run them; draw points from ranges and run these; print the table "
         "(exit status 1: nothing to report yet)",
     )
-    parser.add_argument(
-        "--config",
-        required=True,
-        help="a sweep's file, or the name of a shipped one, as sweep/quickstart_lambda",
+    parser.add_file(
+        "sweep",
+        "sweep/quickstart_lambda",
+        "setting of every run; takes the place of the file's value or grid; what is given to plan "
+        "must be given to run and report too",
     )
-    parser.add_argument("--output_dir", help="folder of the runs; takes the file's place")
     parser.add_argument(
         "--frontier",
         action="store_true",
@@ -233,22 +225,10 @@ def parser() -> Options:
         "figure, which are written beside the runs (report)",
     )
     parser.add_argument("--jobs", type=_positive, default=1, help="runs at a time (run)")
-    parser.add_argument(
-        "--set",
-        action="append",
-        nargs="+",
-        default=[],
-        metavar="key=value",
-        help="setting of every run; takes the place of the file's value or grid; what is given to "
-        "plan must be given to run and report too",
-    )
-    parser.add_argument(
+    parser.add_settings(
         "--over",
-        action="append",
-        nargs="+",
-        default=[],
-        metavar="key=range",
-        help="what search draws from, as model.lambda=log:0.01..1, model.lr=1e-5..1e-3 or "
+        "key=range",
+        "what search draws from, as model.lambda=log:0.01..1, model.lr=1e-5..1e-3 or "
         "'model.weighting.temperature=[0.5, 1, 2]'; takes the place of the file's value or grid",
     )
     parser.add_argument(
@@ -258,10 +238,6 @@ def parser() -> Options:
         "--seed", type=_whole, help="seed of the draws (search); the file's, else 0"
     )
     return parser
-
-
-def _flat(texts: Sequence[Sequence[str]]) -> list[str]:
-    return [text for some in texts for text in some]
 
 
 def _whole(text: str) -> int:

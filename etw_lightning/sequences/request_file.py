@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from etw_lightning.files.config_files import find_config
 from etw_lightning.files.setting_names import renamed
 from etw_lightning.schema import InputError
 from etw_lightning.sweeps.file_checks import (
@@ -15,6 +14,7 @@ from etw_lightning.sweeps.file_checks import (
     as_texts,
     change,
     check_keys,
+    config_of,
     folder_of,
     needed,
     optional,
@@ -126,10 +126,7 @@ def load_requests(
     """
     given = read_file(path, _KIND)
     check_keys("", given, _KEYS)
-    config = needed(given, "config", "names or paths of run files, as [quickstart]", _KIND)
-    files = (config,) if isinstance(config, str) else tuple(as_texts("config", config))
-    for file in files:
-        find_config(file)
+    files = config_of(given, _KIND)
     requests = _requests(needed(given, "requests", _REQUESTS_HINT, _KIND))
     settings = settings_of("settings", optional(given, "settings"), _KIND)
     settings |= dict(change("--set", text, _KIND) for text in changes)

@@ -22,6 +22,7 @@ __all__ = [
     "as_texts",
     "change",
     "check_keys",
+    "config_of",
     "folder_of",
     "needed",
     "optional",
@@ -119,6 +120,20 @@ def needed(given: Mapping[str, Any], key: str, hint: str, kind: FileKind) -> Any
 def optional(given: Mapping[str, Any], key: str) -> Any:
     """Return what a file may hold; no pairs where it does not. What is wrong stays, if empty."""
     return {} if given.get(key) is None else given[key]
+
+
+def config_of(given: Mapping[str, Any], kind: FileKind) -> tuple[str, ...]:
+    """Return the complete run files that a file names, one or several, which must be there.
+
+    Args:
+        given: What the file holds.
+        kind: Of file.
+    """
+    config = needed(given, "config", "names or paths of run files, as [quickstart]", kind)
+    files = (config,) if isinstance(config, str) else tuple(as_texts("config", config))
+    for file in files:
+        find_config(file)
+    return files
 
 
 def folder_of(output_dir: str | None, given: Mapping[str, Any], kind: FileKind) -> str:

@@ -21,6 +21,7 @@ from etw_lightning.sweeps.file_checks import (
     as_texts,
     change,
     check_keys,
+    config_of,
     folder_of,
     needed,
     optional,
@@ -109,10 +110,7 @@ def load_sweep(
     """
     given = read_file(path, _SWEEP)
     check_keys("", given, _KEYS)
-    config = needed(given, "config", "names or paths of run files, as [quickstart]", _SWEEP)
-    files = (config,) if isinstance(config, str) else tuple(as_texts("config", config))
-    for file in files:
-        find_config(file)
+    files = config_of(given, _SWEEP)
     changed = dict(change("--set", text, _SWEEP) for text in changes)
     drawn = _grid("--over", dict(change("--over", text, _SWEEP) for text in over))
     settings = settings_of("settings", optional(given, "settings"), _SWEEP)

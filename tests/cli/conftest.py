@@ -148,6 +148,35 @@ def retain_model_dir(tmp_path_factory, tiny_model_dir):
     return folder
 
 
+@pytest.fixture(scope="session")
+def small_tofu(tiny_model_dir, retain_model_dir):
+    """Return what makes a run on rows of TOFU's shape small enough for a test, as a file has it."""
+
+    def call(root, callbacks=None):
+        shown = {} if callbacks is None else {"callbacks": callbacks}
+        return {
+            "model": {"pretrained": str(tiny_model_dir), "lr": 1e-3},
+            "data": {
+                "root": str(root),
+                "system_prompt": None,
+                "template_kwargs": None,
+                "retain_model": str(retain_model_dir),
+                "max_new_tokens": 4,
+                "batch_size": 2,
+            },
+            "trainer": {
+                "accelerator": "cpu",
+                "precision": "32-true",
+                "max_epochs": 1,
+                "accumulate_grad_batches": 1,
+                "enable_progress_bar": False,
+                **shown,
+            },
+        }
+
+    return call
+
+
 #: What makes a published configuration small enough for a test.
 _SMALL = (
     "--data.batch_size=2",

@@ -25,7 +25,7 @@ LAST = SEQUENCE["requests"][1]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, write_rows, corpus, tiny_model_dir, retain_model_dir):
+def place(tmp_path_factory, write_rows, corpus, small_tofu):
     """A folder with a sequence of two requests: two rows, then two more."""
     folder = tmp_path_factory.mktemp("sequence")
     (folder / "configs").symlink_to(ROOT / "configs")
@@ -43,26 +43,7 @@ def place(tmp_path_factory, write_rows, corpus, tiny_model_dir, retain_model_dir
         {"class_path": f"etw_lightning.callbacks.{name}", "init_args": {"every_n_epochs": 1}}
         for name in ("ForgetQuality", "ModelUtility")
     ]
-    small = {
-        "model": {"pretrained": str(tiny_model_dir), "lr": 1e-3},
-        "data": {
-            "root": str(rows),
-            "system_prompt": None,
-            "template_kwargs": None,
-            "retain_model": str(retain_model_dir),
-            "max_new_tokens": 4,
-            "batch_size": 2,
-        },
-        "trainer": {
-            "accelerator": "cpu",
-            "precision": "32-true",
-            "max_epochs": 1,
-            "accumulate_grad_batches": 1,
-            "enable_progress_bar": False,
-            "callbacks": callbacks,
-        },
-    }
-    (folder / "small.yaml").write_text(yaml.safe_dump(small))
+    (folder / "small.yaml").write_text(yaml.safe_dump(small_tofu(rows, callbacks)))
     (folder / "requests.yaml").write_text(yaml.safe_dump(SEQUENCE, sort_keys=False))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ETW_CACHE", str(folder / "cache"))

@@ -34,29 +34,11 @@ SWEEP = {
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, tofu_dir, tiny_model_dir, retain_model_dir):
+def place(tmp_path_factory, tofu_dir, small_tofu):
     """A folder with a sweep of two runs, one of which fails once it has been started."""
     folder = tmp_path_factory.mktemp("sweep")
     (folder / "configs").symlink_to(ROOT / "configs")
-    small = {
-        "model": {"pretrained": str(tiny_model_dir), "lr": 1e-3},
-        "data": {
-            "root": str(tofu_dir),
-            "system_prompt": None,
-            "template_kwargs": None,
-            "retain_model": str(retain_model_dir),
-            "max_new_tokens": 4,
-            "batch_size": 2,
-        },
-        "trainer": {
-            "accelerator": "cpu",
-            "precision": "32-true",
-            "max_epochs": 1,
-            "accumulate_grad_batches": 1,
-            "enable_progress_bar": False,
-        },
-    }
-    (folder / "small.yaml").write_text(yaml.safe_dump(small))
+    (folder / "small.yaml").write_text(yaml.safe_dump(small_tofu(tofu_dir)))
     (folder / "broken.yaml").write_text("data: {forget_split: forget77}\n")
     (folder / "sweep.yaml").write_text(yaml.safe_dump(SWEEP, sort_keys=False))
     with pytest.MonkeyPatch.context() as patch:

@@ -33,3 +33,29 @@ class Options(argparse.ArgumentParser):
         name = f"{self.command} " if self.command else ""
         prefix = f"{self.command}: " if self.command else ""
         raise InputError(f"{prefix}{message}; {name}--help lists what there is.")
+
+    def add_file(self, kind: str, shipped: str, of_set: str) -> None:
+        """Add the options of a command that reads a file of several runs.
+
+        Args:
+            kind: What the runs make up: a ``sweep`` or a ``sequence``.
+            shipped: Name of a shipped file.
+            of_set: What ``--set`` does.
+        """
+        self.add_argument(
+            "--config",
+            required=True,
+            help=f"a {kind}'s file, or the name of a shipped one, as {shipped}",
+        )
+        self.add_argument("--output_dir", help="folder of the runs; takes the file's place")
+        self.add_settings("--set", "key=value", of_set)
+
+    def add_settings(self, option: str, form: str, text: str) -> None:
+        """Add an option that takes settings, and may be given more than once.
+
+        Args:
+            option: Its name.
+            form: What a setting looks like.
+            text: What it does.
+        """
+        self.add_argument(option, action="extend", nargs="+", default=[], metavar=form, help=text)
