@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from etw_lightning.kernels import head as kernels
 from etw_lightning.kernels import plain_rows
@@ -88,6 +89,21 @@ def test_kept_or_computed_again_gradients_are_those_of_all_logits(
     ]
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("head_learns", "num_products"), [(True, 3), (False, 2)])
+def test_a_head_that_is_frozen_takes_two_products(inputs, head_learns, num_products):
+    """A product is 2 * positions * width * vocabulary operations, of whatever operator."""
+    hidden = inputs[0]
+    weight = inputs[1].detach().requires_grad_(head_learns)
+
+    def in_place(_, first, second, **__):
+        return 2 * first[0] * first[1] * second[1]
+
+    mapping = {torch.ops.aten.addmm_: in_place}
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+        linear_scores(hidden, weight, inputs[2]).logps.sum().backward()
+    assert counter.get_total_flops() == num_products * 2 * NUM * WIDTH * VOCABULARY
 
 
 def test_nothing_is_kept_where_nothing_learns(inputs):
