@@ -23,11 +23,18 @@ DATA = sorted(path.stem for path in CONFIGS.glob("data/*.yaml"))
 #: What is laid over a run, one of each kind.
 KINDS = {"method": METHODS, "strategy": STRATEGIES, "model": MODELS, "data": DATA}
 OTHERS = (STRATEGIES, MODELS, DATA)
-#: Runs that push nothing down: one fine-tunes, one is for ``evaluate`` only.
+#: Without runs that push nothing down: some fine-tune, one is for ``evaluate`` only.
 UNLEARNING = [
     name
     for name in COMPLETE
-    if name not in ("tofu_finetune", "tofu_small_finetune", "tofu_smollm2_finetune", "wmdp")
+    if name
+    not in (
+        "tofu_finetune",
+        "tofu_small_finetune",
+        "tofu_smollm2_finetune",
+        "tofu_smollm2_400_finetune",
+        "wmdp",
+    )
 ]
 
 #: What a method settles besides its classes.
