@@ -38,7 +38,7 @@ class Compared:
         keeps: Whether it keeps to every bound.
         numbers: By part of the forget rows, of each run of the chosen point.
         distances: Distance to the retain model of each of these runs, by group.
-        attacked: By attack, what it left of each of these runs.
+        attacked: By attack, what it left of each of these runs that was attacked.
     """
 
     method: str
@@ -131,7 +131,7 @@ class _Measuring:
         assert one.chosen is not None
         numbers: dict[PartName, list[Numbers]] = {"all": [], "test": [], "validation": []}
         distances: list[Numbers] = []
-        attacked = []
+        attacked: list[dict[str, float]] = []
         for run in one.chosen.found:
             for part, found in numbers.items():
                 found.append(self._numbers(run, part, _FURTHER if part == "test" else ()))
@@ -144,8 +144,15 @@ class _Measuring:
                 line = f"the distance to the retain model is left out: {error}"
                 self.notes.setdefault("distance", line)
             attacked.append(_attacked(run))
-        common = set.intersection(*map(set, attacked))
-        after = {name: sorted(found[name] for found in attacked) for name in sorted(common)}
+        after = {
+            name: sorted(found[name] for found in attacked if name in found)
+            for name in sorted(set().union(*attacked))
+        }
+        for name, found in after.items():
+            if len(found) < len(attacked):
+                self.notes[f"{one.method} {name}"] = (
+                    f"after {name}: {len(found)} of {len(attacked)} runs of {one.method}."
+                )
         return replace(one, numbers=numbers, distances=distances, attacked=after)
 
     def _of_other(self, run: Finished, who: Who) -> Numbers:

@@ -167,6 +167,10 @@ def test_attacks_have_a_column(swept):
     text = as_markdown(compare_methods(given, runs))
     assert "| -log10 FQ after nf4 |" in text
     assert text.count("| 1.50 (1.50 to 1.50) |") == 3
+    assert "after nf4:" not in text
+    (next(run for run in runs if run.method == "ga").folder / "attacks" / "nf4.json").unlink()
+    some = as_markdown(compare_methods(given, runs))
+    assert "after nf4: 1 of 2 runs of ga." in some
 
 
 def test_runs_of_other_rows_have_no_frontier(swept, leave_run):
