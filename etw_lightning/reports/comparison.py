@@ -148,11 +148,10 @@ class _Measuring:
             name: sorted(found[name] for found in attacked if name in found)
             for name in sorted(set().union(*attacked))
         }
-        for name, found in after.items():
-            if len(found) < len(attacked):
-                self.notes[f"{one.method} {name}"] = (
-                    f"after {name}: {len(found)} of {len(attacked)} runs of {one.method}."
-                )
+        for name, left in after.items():
+            if len(left) < len(attacked):
+                text = f"after {name}: {len(left)} of {len(attacked)} runs of {one.method}."
+                self.notes[f"{one.method} {name}"] = text
         return replace(one, numbers=numbers, distances=distances, attacked=after)
 
     def _of_other(self, run: Finished, who: Who) -> Numbers:

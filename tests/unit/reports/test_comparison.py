@@ -168,7 +168,9 @@ def test_attacks_have_a_column(swept):
     assert "| -log10 FQ after nf4 |" in text
     assert text.count("| 1.50 (1.50 to 1.50) |") == 3
     assert "after nf4:" not in text
-    (next(run for run in runs if run.method == "ga").folder / "attacks" / "nf4.json").unlink()
+    for run in runs:
+        if run.method == "ga" and run.seed == "0":
+            (run.folder / "attacks" / "nf4.json").unlink()
     some = as_markdown(compare_methods(given, runs))
     assert "after nf4: 1 of 2 runs of ga." in some
 
