@@ -42,8 +42,9 @@ def is_of_decoder(name):
     return ".layers." in name and "norm" not in name
 
 
-def test_pruning_takes_the_smallest_of_each_matrix():
-    lm = model(0)
+@pytest.mark.parametrize("tied", [False, True])
+def test_pruning_takes_the_smallest_of_each_matrix(tied):
+    lm = model(0, tie_word_embeddings=tied)
     before = weights(lm)
     after = weights(Prune(share=0.3).change_model(subject(lm)))
     for name, weight in before.items():
