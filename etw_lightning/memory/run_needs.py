@@ -31,7 +31,7 @@ __all__ = [
 _TRUE = {"64-true": torch.float64, "bf16-true": torch.bfloat16, "16-true": torch.float16}
 #: What scoring on a CPU takes of memory for each byte that is alive. A batch is cut into parts and
 #: rows that end leave the cache, and the C library holds on to some of what is freed between: 1.4
-#: (continuing) to 2.3 times (answers) were measured, ``tests/unit/memory/test_evaluation.py``.
+#: (continuing) to 2.3 times (answers) were measured, ``tests/unit/memory/test_scoring_peak.py``.
 _SPREAD_ON_CPU = 2
 _MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 

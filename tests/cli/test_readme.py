@@ -96,8 +96,7 @@ def test_a_sweep_is_one_that_is_shipped(monkeypatch, line):
     # ``test_sweep`` plans each of them.
     monkeypatch.chdir(ROOT)
     options = parser().parse_args(shlex.split(line)[1:])
-    over = [text for texts in options.over for text in texts]
-    assert load_sweep(options.config, over=over).methods
+    assert load_sweep(options.config, over=options.over).methods
 
 
 @pytest.mark.parametrize("line", _of("sequence"))
