@@ -41,7 +41,7 @@ def sequence(args: Sequence[str], reader: Callable[[], Parse]) -> int:
     """
     options = parser().parse_args(list(args))
     try:
-        given = load_requests(options.config, options.output_dir, options.set)
+        given = load_requests(options.config, options.output_dir, options.set, options.method)
         return _Sequence(given, reader()).answer(options.command, args)
     except InputError as error:
         raise InputError(as_typed(str(error), options.config, options.set)) from error
@@ -196,5 +196,10 @@ def parser() -> Options:
         "sequence/quickstart",
         "setting of every run; takes the place of the file's; what is given to run must be given "
         "to report too",
+    )
+    parser.add_argument(
+        "--method",
+        help="method file, as method/npo, laid over the sequence's configurations; it too must be "
+        "given to report",
     )
     return parser

@@ -42,8 +42,9 @@ def check_inputs(
             be made without it.
 
     Raises:
-        InputError: If a retain model can't be found or is not whole, rows can't be read as they
-            are watched, or do not have the numbers that are watched.
+        InputError: If a retain model can't be found or is not whole, its records are of other
+            rows, or rows can't be read as they are watched, or do not have the numbers that are
+            watched.
     """
     for request, step, watch in zip(given.requests, steps, watches, strict=True):
         names = {key: f"watched_with.{key}" for key in given.watched_with} | {"metrics": "watched"}
@@ -78,4 +79,8 @@ def _check_watched(data: UnlearningDataModule, settings: Mapping[str, Any]) -> N
     data.further = extras_of(
         data, settings.get("gibberish_classifier"), settings.get("spacy_model")
     )
-    Suite(settings["metrics"]).prepare(data)
+    suite = Suite(settings["metrics"])
+    suite.prepare(data)
+    asks = suite.plan is not None and suite.plan.needs & {"retain", "retain_tokens"}
+    if asks and "forget" in suite.retain_needs and "retain" in data.results:
+        data.results["retain"].require("forget", sum(1 for _ in data.forget_examples()))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from etw_lightning.files.config_files import find_config
 from etw_lightning.files.setting_names import renamed
 from etw_lightning.schema import InputError
 from etw_lightning.sweeps.file_checks import (
@@ -63,8 +64,23 @@ class Request:
     watched_as: str | None = None
 
     @property
-    def settings(self) -> dict[str, str]:
-        """Settings of its run."""
+    def settings(self) -> dict[str, str | None]:
+        """Settings of its run.
+
+        A retain model of its own stands in the place of the configuration's records, and records
+        in that of its model: those are of other rows.
+
+        Example:
+            >>> "data.retain_results" in Request("a", retain_model="retain/model").settings
+            True
+        """
+        given = self._given
+        other = {"data.retain_model": "data.retain_results"}
+        other |= {value: key for key, value in other.items()}
+        return {**given, **{other[key]: None for key in given if key in other}}
+
+    @property
+    def _given(self) -> dict[str, str]:
         given = {key: getattr(self, name) for key, name in _OF_REQUESTS.items()}
         return {key: value for key, value in given.items() if value is not None}
 
@@ -81,7 +97,7 @@ class Request:
             'requests.2.forget must be another.'
         """
         place = f"requests.{number}"
-        own = {key: f"{place}.{_OF_REQUESTS[key]}" for key in self.settings}
+        own = {key: f"{place}.{_OF_REQUESTS[key]}" for key in self._given}
         # A way out may name an option, and a file has none.
         plain = message.replace("--data.", "data.")
         named = renamed(plain, {**own, **(names or {})})
@@ -112,7 +128,10 @@ class RequestFile:
 
 
 def load_requests(
-    path: str, output_dir: str | None = None, changes: Sequence[str] = ()
+    path: str,
+    output_dir: str | None = None,
+    changes: Sequence[str] = (),
+    method: str | None = None,
 ) -> RequestFile:
     """Read and check a sequence's file.
 
@@ -120,6 +139,7 @@ def load_requests(
         path: The file.
         output_dir: Folder to use instead of the file's.
         changes: Texts ``key=value``; each takes the place of the file's setting.
+        method: Method file that is laid over the file's configurations.
 
     Raises:
         InputError: If a key is unknown or missing, or a value is none that the key takes.
@@ -127,6 +147,9 @@ def load_requests(
     given = read_file(path, _KIND)
     check_keys("", given, _KEYS)
     files = config_of(given, _KIND)
+    if method is not None:
+        find_config(method, "--method")
+        files = (*files, method)
     requests = _requests(needed(given, "requests", _REQUESTS_HINT, _KIND))
     settings = settings_of("settings", optional(given, "settings"), _KIND)
     settings |= dict(change("--set", text, _KIND) for text in changes)

@@ -8,7 +8,8 @@ import yaml
 
 from etw_lightning.benchmarks.quickstart_reader import REQUESTS
 from etw_lightning.runs.key import run_key
-from etw_lightning.schema import InputError
+from etw_lightning.schema import InputError, Record
+from etw_lightning.scoring.retain_results import save_records
 from etw_lightning.sequences.course import Course
 from etw_lightning.sequences.inputs import check_inputs
 from etw_lightning.sequences.request_file import load_requests
@@ -50,7 +51,7 @@ def parse(words):
     pairs = zip(words[1::2], words[2::2], strict=True)
     found = {"data": {}, "command": words[0]}
     for option, value in pairs:
-        key = option.removeprefix("--")
+        key, value = option.removeprefix("--"), None if value == "null" else value
         if key.startswith("data."):
             found["data"][key.removeprefix("data.")] = value
         else:
@@ -140,6 +141,15 @@ def test_what_is_typed_takes_the_place_of_the_file_s(load):
     assert given.settings == {"model.forget_weight": 0.5, "model.lr": "1e-3"}
 
 
+def test_a_method_is_laid_over_the_file_s_configurations(load):
+    given = load(None, [], "method/npo")
+    assert given.config == ("run.yaml", "method/npo")
+    (one, *_) = make_steps(given, parse)
+    assert one.run.words[:5] == ("fit", "--config", "run.yaml", "--config", "method/npo")
+    with pytest.raises(InputError, match=r"--method: there is no file 'method/nop'. Did you mean"):
+        load(None, [], "method/nop")
+
+
 @pytest.mark.parametrize(
     "path", sorted((CONFIGS / "sequence").glob("*.yaml")), ids=lambda p: p.stem
 )
@@ -172,6 +182,10 @@ def test_each_request_starts_from_the_last_one_s_model_and_keeps_no_row_of_it(lo
     assert options(one.run)["--data.retain_split"] == "retain+request2"
     assert options(one.run)["--data.retain_model"] == "near"
     assert options(two.run)["--data.retain_results"] == "theirs"
+    # What the configuration says of the other would count, or be of other rows.
+    assert options(one.run)["--data.retain_results"] == "null"
+    assert options(two.run)["--data.retain_model"] == "null"
+    assert "--data.retain_results" not in options(three.run)
     assert not {"--data.retain_split", "--data.retain_model"} & set(options(three.run))
     assert all(options(step.run)["--model.forget_weight"] == "0.2" for step in steps)
     assert one.run.key == run_key(parse(one.run.words))
@@ -293,14 +307,17 @@ def test_a_request_asks_for_something_new_and_leaves_something(load):
 # What is read beside the rows.
 
 
-def inputs_of(load, runs=False, **second):
+def inputs_of(load, runs=False, watched="extraction_strength", **second):
     """Look at what two requests on the quickstart read; the second one is told."""
     given = load(
-        requests=[{"forget": "request1"}, {"forget": "request2", **second}],
-        watched=["extraction_strength"],
+        requests=[
+            {"forget": "request1", "retain_model": "quickstart:retain"},
+            {"forget": "request2", **second},
+        ],
+        watched=[watched],
     )
     steps = make_steps(given, parse)
-    watches = [watch_of(given, steps, 2, n, ["extraction_strength"], parse) for n in (1, 2)]
+    watches = [watch_of(given, steps, 2, n, [watched], parse) for n in (1, 2)]
     check_inputs(given, steps, watches, data_of, runs=runs)
 
 
@@ -338,6 +355,21 @@ def test_a_later_request_s_retain_model_is_looked_for_at_once(load, monkeypatch)
 def test_rows_are_read_at_once_as_they_are_watched(load):
     inputs_of(load, watched_as="request3")
     assert refused_inputs(load, watched_as="request4").startswith("requests.2.watched_as must be f")
+
+
+@pytest.mark.filterwarnings("ignore:data.retain_results")
+def test_records_of_other_rows_are_told_at_once(load):
+    """The retain model's records of all forty rows are none of a request's sixteen."""
+    for name, rows in (("whole", 40), ("own", 16)):
+        save_records(name, {"forget": [Record("forget", f"forget/{n}", "a") for n in range(rows)]})
+    inputs_of(load, watched="forget_quality", retain_results="own")
+    line = refused_inputs(load, watched="forget_quality", retain_results="whole")
+    assert line.startswith(
+        "requests.2.retain_results: whole holds 40 rows of 'forget', this run scores 16: it was "
+        "made for another forget split; "
+    )
+    # They do not matter where no number of the rows asks for them.
+    inputs_of(load, retain_results="whole")
 
 
 # What is told.
