@@ -136,8 +136,8 @@ class _Measuring:
             for part, found in numbers.items():
                 found.append(self._numbers(run, part, _FURTHER if part == "test" else ()))
             mine = numbers["test"][-1]
-            retain, target = (self._of_other(run, who) for who in _OTHERS)
             try:
+                retain, target = (self._of_other(run, who) for who in _OTHERS)
                 distances.append(retain_distance(mine, retain, target))
             except InputError as error:
                 distances.append({})

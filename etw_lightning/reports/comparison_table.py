@@ -72,15 +72,23 @@ def _against_retain(found: Comparison) -> str:
         rows.append(
             [
                 one.method,
-                _spread(totals, ".3f"),
+                *([_spread(totals, ".3f")] if found.groups else []),
                 *(_spread([each[name] for each in one.distances], ".3f") for name in found.groups),
                 *(_spread(one.spread(name), form) for name, form in shown.items()),
                 *(_spread(one.attacked.get(name, ()), ".2f") for name in attacks),
             ]
         )
-    heads = ["method", "distance", *found.groups, "privleak", "extraction strength", "repetition"]
+    heads = ["method", *(["distance", *found.groups] if found.groups else [])]
+    heads += ["privleak", "extraction strength", "repetition"]
     heads += [f"-log10 FQ after {name}" for name in attacks]
-    text = (
+    text = _distance_text(found) if found.groups else "**The chosen point, further numbers.** "
+    text += "Numbers of forget rows are of the test rows. " * bool(found.sweep.select.validation)
+    text += "After an attack: all rows." * bool(attacks)
+    return _table(text.rstrip(), heads, rows)
+
+
+def _distance_text(found: Comparison) -> str:
+    return (
         "**Distance of the chosen point to the retain model**, 0 to 1, down: the mean of "
         f"{', '.join(found.groups)}, each the mean of shares cut at 1. forgotten: |x - retain| / "
         "|target - retain| of D*n, forget probability, forget ROUGE-L and extraction strength; "
@@ -88,9 +96,6 @@ def _against_retain(found: Comparison) -> str:
         "of the repeated 4-grams of forget and of retain answers; private: |privleak| / 100. Both "
         "sides count: forgotten more than the retain model is as far as less. "
     )
-    text += "Numbers of forget rows are of the test rows. " * bool(found.sweep.select.validation)
-    text += "After an attack: all rows." * bool(attacks)
-    return _table(text.rstrip(), heads, rows)
 
 
 def _frontiers(found: Comparison) -> str:

@@ -146,9 +146,15 @@ class RunRecords:
 
         path = folder / _FOLDERS[who] / "records" / f"{name}.jsonl.gz"
         if not path.is_file():
+            way_out = f"Remove {str(folder)!r} to run it again."
+            if who == "retain" and path.parent.is_dir():
+                way_out = (
+                    "A run scores data.retain_model on what its numbers ask for; "
+                    "data.retain_results of one that was evaluated by itself hold all sets."
+                )
             raise InputError(
                 f"sweep report: {path} is missing: what {_WHO[who]} said of {name!r}, of which "
-                f"numbers of some rows are made. Remove {str(folder)!r} to run it again."
+                f"numbers of some rows are made. {way_out}"
             )
         if who == "run":
             if path not in self.last:

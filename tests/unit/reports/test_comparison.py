@@ -157,6 +157,27 @@ def test_what_can_t_be_had_is_told(swept):
     assert "holdout.jsonl.gz is missing" in text
 
 
+def test_a_retain_model_that_was_asked_of_forget_rows_alone_leaves_the_distance_out(swept):
+    """As a run leaves it that scored ``data.retain_model`` by itself."""
+    given, runs = swept()
+    whole = compare_methods(given, runs)
+    for run in runs:
+        for name in ("retain", "real_authors", "world_facts"):
+            (run.folder / f"retain_model/records/{name}.jsonl.gz").unlink()
+    found = compare_methods(given, runs)
+    assert found.groups == ()
+    for method in ("etw", "ga"):
+        assert found.frontiers.area(method, "ga") == whole.frontiers.area(method, "ga")
+    text = as_markdown(found)
+    assert "the distance to the retain model is left out: sweep report: " in text
+    assert "data.retain_results of one that was evaluated by itself hold all sets" in text
+    assert "Remove" not in text
+    (head,) = [line for line in text.splitlines() if "| repetition |" in line]
+    assert head.startswith("| method | privleak | extraction strength |")
+    rows = [line for line in text.splitlines() if line.startswith("| etw |")]
+    assert rows[1].count("|") == head.count("|")
+
+
 def test_attacks_have_a_column(swept):
     given, runs = swept()
     number = {"neg_log10_forget_quality": {"after": 1.5, "direction": "down", "n": 12}}
