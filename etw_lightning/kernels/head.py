@@ -25,7 +25,7 @@ __all__ = [
 
 
 #: Bytes of probabilities that a forward pass keeps at most for its backward pass.
-_ROOM = 1 << 28
+_ROOM = 1 << 30
 
 
 class LinearScores(NamedTuple):
@@ -72,7 +72,7 @@ def linear_scores(
     """Score labels under ``softmax(hidden @ weight.T + bias)`` in chunks of positions.
 
     At most ``chunk_size`` rows of logits are worked on at a time. The backward pass takes the
-    probabilities of the first rows, as far as 256 MiB hold them, from the forward pass, and
+    probabilities of the first rows, as far as 1 GiB holds them, from the forward pass, and
     computes the others again, as it does all where logits are capped: memory does not grow with
     ``N``. Logits, log-probabilities and entropies are float32 whatever the dtype of the inputs
     (float64 for float64 inputs). The products of the backward pass use the dtype of the run: that

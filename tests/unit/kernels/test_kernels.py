@@ -329,7 +329,7 @@ def test_on_cuda_the_head_is_not_widened(inputs, monkeypatch):
 
 
 def test_what_a_pass_may_keep_and_what_a_core_has_at_hand():
-    assert kernels._ROOM == 268_435_456
+    assert kernels._ROOM == 1_073_741_824
     assert plain_rows._CACHED == 524_288
 
 
