@@ -117,12 +117,12 @@ def check_questions(name: str, rows: Sequence[Example]) -> None:
 
 def batch_size_of(run: AttackedRun) -> int:
     """Return how many rows the run scores together."""
-    return int(run.config["data"].get("eval_batch_size") or 32)
+    return int(run.data_settings.get("eval_batch_size") or 32)
 
 
 def words_of(run: AttackedRun) -> WordRule:
     """Return what counts as a word of a generated text in the run."""
-    return cast(WordRule, run.config["data"].get("rouge_tokenizer") or "published")
+    return cast(WordRule, run.data_settings.get("rouge_tokenizer") or "published")
 
 
 def asked(subject: Subject, eval_set: EvalSet) -> list[Record]:

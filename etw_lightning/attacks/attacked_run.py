@@ -25,9 +25,9 @@ class AttackedRun:
     Args:
         run: The run as it is read.
         make_data: Makes the run's data module anew.
-        retain_model: The model that never saw the forget set; None takes the run's, or the one
-            that lies beside its retain results.
-        target_model: The model that knows it; None takes the one the run began with.
+        data: Settings that it makes it from: the run's, and what was typed over them. Without a
+            ``retain_model`` the one counts that lies beside the ``retain_results``; without a
+            ``target_model`` the one that the run began with.
         seed: Of what is drawn in the attack; None takes the run's.
 
     Raises:
@@ -38,8 +38,7 @@ class AttackedRun:
         self,
         run: FinishedRun,
         make_data: Callable[[], UnlearningDataModule],
-        retain_model: str | None = None,
-        target_model: str | None = None,
+        data: Mapping[str, Any],
         seed: int | None = None,
     ) -> None:
         self.folder, self.config, self.results = run.folder, run.config, run.results
@@ -49,11 +48,11 @@ class AttackedRun:
         self.trainer: Mapping[str, Any] = run.config.get("trainer") or {}
         self.run_seed = int(run.results.get("seed") or 0)
         self.seed = self.run_seed if seed is None else seed
-        data = run.config["data"]
+        self.data_settings = data
         self._names: dict[Who, str | None] = {
             "unlearned": str(self.folder / "model"),
-            "target": target_model or data.get("target_model") or self.model["pretrained"],
-            "retain": retain_model or data.get("retain_model") or _model_of(data),
+            "target": data.get("target_model") or self.model["pretrained"],
+            "retain": data.get("retain_model") or _model_of(data),
         }
         self._tokenizer: Any = None
         self._rows: UnlearningDataModule | None = None

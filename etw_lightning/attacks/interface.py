@@ -81,6 +81,11 @@ class Attack(Shown, ABC):
         """Which robustness of the meta-evaluation the attack measures; None for neither."""
         return None
 
+    @property
+    def read_too(self) -> frozenset[str]:
+        """Settings of the run's rows that it reads and scoring does not: ``data.num_workers``."""
+        return frozenset()
+
     def check(self, run: AttackedRun) -> None:
         """Refuse what can't be done, before anything is loaded or scored.
 

@@ -61,6 +61,12 @@ class Relearn(Attack):
             raise InputError(f"attack.lr must be a number > 0; got {self.lr}.")
 
     @property
+    def read_too(self) -> frozenset[str]:
+        """What says which rows are trained on, and how they are read."""
+        own = {"forget": {"data.forget_part"}, "retain": {"data.leave_out"}}
+        return frozenset({"data.num_workers", *own.get(self.rows, ())})
+
+    @property
     def robustness(self) -> Robustness | None:
         """R, of relearning what was forgotten."""
         return "relearning" if self.rows == "forget" else None
@@ -129,7 +135,7 @@ class Relearn(Attack):
 
     def _own(self, run: AttackedRun) -> UnlearningDataModule:
         """Return rows of a file, told as the run tells its own."""
-        same: Mapping[str, Any] = run.config["data"]
+        same: Mapping[str, Any] = run.data_settings
         kept = ("template", "system_prompt", "template_kwargs", "max_length", "truncation")
         return UnlearningDataModule(
             "jsonl", split=self.rows, **{key: same[key] for key in kept if key in same}

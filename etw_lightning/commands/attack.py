@@ -6,14 +6,14 @@ import contextlib
 import difflib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from etw_lightning.commands.refusals.options import Options
 from etw_lightning.files.class_paths import is_class_path, look_here
 from etw_lightning.files.config_files import find_config, shipped
-from etw_lightning.files.setting_names import renamed
+from etw_lightning.files.setting_names import options_of, renamed, why_unread
 from etw_lightning.notices import printable
 from etw_lightning.schema import InputError
 
@@ -40,7 +40,9 @@ def attack(args: Sequence[str]) -> int:
     try:
         return _answer(list(args))
     except InputError as error:
-        raise InputError(renamed(str(error), _OPTIONS)) from error
+        typed = {name for name, _ in options_of(args)}
+        names = {key: option for key, option in _OPTIONS.items() if key not in typed}
+        raise InputError(renamed(str(error), names)) from error
 
 
 def _answer(words: list[str]) -> int:
@@ -65,16 +67,14 @@ def _answer(words: list[str]) -> int:
 
     inner = _inner()
     config = _parse(inner, [*_data_of(run), *given, *more])
+    _settle(config.data, options, {name for name, _ in options_of(more)})
     attacked = AttackedRun(
-        run,
-        lambda: inner.instantiate(config).data,
-        options.retain_model,
-        options.target_model,
-        options.seed,
+        run, lambda: inner.instantiate(config).data, config.data.as_dict(), options.seed
     )
     name = _name(options.name, more)
     output = Path(options.output or attacked.folder / "attacks" / f"{name}.json").expanduser()
     made = _built(inner, config)
+    _check_read(more, made.read_too)
     outcome = run_attack(
         made,
         attacked,
@@ -88,6 +88,32 @@ def _answer(words: list[str]) -> int:
     print_outcome(outcome, title, made.robustness, shows_all=options.all)
     sys.stdout.write(f"results: {output}\n")
     return 0
+
+
+def _settle(data: Any, options: Any, typed: Collection[str]) -> None:
+    """Let the models and records that were typed take the place of all that the run has of them."""
+    for role in ("retain", "target"):
+        model, results = f"{role}_model", f"{role}_results"
+        option = getattr(options, model)
+        if option is not None and f"data.{model}" in typed:
+            raise InputError(
+                f"attack: --{model} {option!r} and --data.{model} {data[model]!r} are the same "
+                "setting; leave one of them out."
+            )
+        if option is not None:
+            data[model] = option
+        is_asked = option is not None or f"data.{model}" in typed
+        if is_asked and f"data.{results}" not in typed:
+            data[results] = None
+        if role == "retain" and not is_asked and f"data.{results}" in typed:
+            data[model] = None
+
+
+def _check_read(words: Sequence[str], read_too: Collection[str]) -> None:
+    """Refuse settings of the run that an attack takes and does not read."""
+    line = why_unread("attack", words, read_too)
+    if line is not None:
+        raise InputError(line)
 
 
 def _say(line: str) -> None:
@@ -131,10 +157,10 @@ def _file(name: str) -> list[str]:
 
 
 def _name(name: str, more: Sequence[str]) -> str:
-    """Return what the results are called: the attack, and what was typed of its arguments."""
+    """Return what the results are called: the attack, what was typed for it and of the rows."""
     first = name.rpartition(".")[2] if _is_class(name) else Path(name).stem
     joined = " ".join(more)
-    typed = re.findall(r"--attack\.([\w.]+)[= ](\S+)", joined)
+    typed = re.findall(r"--(?:attack|data)\.(?!\w+_(?:model|results)\b)([\w.]+)[= ](\S+)", joined)
     parts = [f"{key.rpartition('.')[2]}{re.sub(r'[^A-Za-z0-9.]+', '_', to)}" for key, to in typed]
     return "-".join([first, *parts])
 

@@ -15,6 +15,7 @@ from etw_lightning.memory.model_checks import (
     describe_other,
     describe_weights,
 )
+from etw_lightning.models.checkpoints import check_resume_settings
 from etw_lightning.models.loading import load_config
 from etw_lightning.schema import InputError
 from etw_lightning.training.datamodule import Role
@@ -32,6 +33,10 @@ class CheckCommand(RunChecks):
         self.untrained = TemporaryDirectory()
         given = model.pretrained
         self._check_settings()
+        ckpt_path = self.config["check"].ckpt_path
+        if ckpt_path:
+            # Whether its weights fit is told by fit, which loads them.
+            check_resume_settings(ckpt_path, model.settings)
         config = load_config(model.pretrained)
         lines = [*describe_input(data, config), describe_weights(given)]
         check_layers(model, config)

@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from jsonargparse import ActionYesNo, Namespace
 from lightning.fabric.plugins.environments import SLURMEnvironment
@@ -35,7 +35,7 @@ from etw_lightning.commands.run_checks import say
 from etw_lightning.commands.weights import WeightsCommand
 from etw_lightning.files.checkpoint_folder import Saved, remove_checkpoints
 from etw_lightning.files.places import check_written, expand_home
-from etw_lightning.files.setting_names import as_typed
+from etw_lightning.files.setting_names import as_typed, options_of
 from etw_lightning.notices import printable
 from etw_lightning.runs.checkpointing import Checkpoints
 from etw_lightning.runs.companions import end_with_first, start_companions
@@ -60,7 +60,7 @@ from etw_lightning.runs.resume import (
 from etw_lightning.runs.run_report import RunReport
 from etw_lightning.runs.trainer import UnlearningTrainer
 from etw_lightning.schema import Conventions, InputError
-from etw_lightning.training.datamodule import UnlearningDataModule
+from etw_lightning.training.datamodule import Role, UnlearningDataModule
 from etw_lightning.training.module import UnlearningModule
 from etw_lightning.training.strategies import is_first_process
 
@@ -143,6 +143,8 @@ class UnlearningCLI(FitCommand, EvaluateCommand, CheckCommand, WeightsCommand):
             found = settle_precision(config.trainer, Parser.typed)
         if found is not None:
             self.changed["trainer.precision"] = found
+        for role in get_args(Role):
+            _check_typed_model(config, role)
         if not 0 <= int(config.seed_everything) < 2**32:
             raise InputError(
                 f"seed_everything must be a whole number from 0 to {2**32 - 1}; "
@@ -274,6 +276,18 @@ class UnlearningCLI(FitCommand, EvaluateCommand, CheckCommand, WeightsCommand):
             raise
         except ValueError as error:
             raise InputError(one_line(str(_root_cause(error)))) from error
+
+
+def _check_typed_model(config: Namespace, role: Role) -> None:
+    """Refuse another model that is typed where a file's records of it come first."""
+    model, results = f"data.{role}_model", f"data.{role}_results"
+    typed = {name for name, _ in options_of(Parser.typed)}
+    records = config.get(results)
+    if model in typed and results not in typed and config.get(model) and records:
+        raise InputError(
+            f"{model} {config.get(model)!r} would not be scored: {results} {records!r} of the "
+            f"configuration comes first; give --{results} null as well."
+        )
 
 
 def _has_lines(trainer: Namespace) -> bool:

@@ -118,8 +118,9 @@ def _hand_on(saved: Path, options: argparse.Namespace) -> int:
     told = "the run is finished and holds no checkpoint; its model is a folder already"
     changes = [name for name in ("dtype", "tokenizer") if getattr(options, name) is not None]
     if options.output_dir is None:
-        if changes:
-            raise InputError(f"{changes[0]}: {told}, {str(saved)!r}; give --output_dir for a copy.")
+        asked = [*changes, *["overwrite"] * options.overwrite]
+        if asked:
+            raise InputError(f"{asked[0]}: {told}, {str(saved)!r}; give --output_dir for a copy.")
         sys.stdout.write(f"{told}\nmodel: {saved}\n")
         return 0
     folder = Path(options.output_dir).expanduser()

@@ -33,8 +33,16 @@ def report(args: Sequence[str]) -> int:
     kind = options.format or (ending if ending in _FORMATS else "html")
     if output is None and kind in ("html", "png"):
         raise InputError(f"report: -o must be given for {kind}, such as -o report.{kind}.")
+    for key in ("title", "row"):
+        given = getattr(options, key)
+        if kind != "html" and given not in (None, []):
+            raise InputError(
+                f"report: --{key} belongs to the html page, and this makes {kind}; got {given!r}. "
+                "Leave it out."
+            )
     if output is not None and not output.parent.is_dir():
         raise InputError(f"report: -o {str(output)!r} is in no folder that exists.")
+    title = "Unlearning report" if options.title is None else options.title
     from etw_lightning.reports import page
     from etw_lightning.reports.finished_runs import read_runs
     from etw_lightning.reports.ranking import apart
@@ -45,7 +53,7 @@ def report(args: Sequence[str]) -> int:
     for line in apart(runs):
         sys.stderr.write(f"not comparable: {printable(line)}\n")
     made = {
-        "html": lambda: page.as_html(runs, left_out, options.title, options.row).encode("utf-8"),
+        "html": lambda: page.as_html(runs, left_out, title, options.row).encode("utf-8"),
         "md": lambda: page.as_markdown(runs, left_out).encode("utf-8"),
         "csv": lambda: page.as_csv(runs).encode("utf-8"),
         "json": lambda: page.as_json(runs, left_out).encode("utf-8"),
@@ -90,7 +98,7 @@ def parser() -> Options:
     parser.add_argument(
         "--format", choices=_FORMATS, help="what to make; by default what FILE ends in"
     )
-    parser.add_argument("--title", default="Unlearning report", help="title of the page")
+    parser.add_argument("--title", help="title of the page; without: Unlearning report")
     parser.add_argument(
         "--row",
         type=int,

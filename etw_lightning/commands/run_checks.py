@@ -102,9 +102,7 @@ class RunChecks(LightningCLI):
             whole: Use of what is known only parts of sets that lack no row.
         """
         model, data = self.model, self.datamodule
-        given = self.config_init[self.subcommand].conventions
-        named = {"definition": Conventions(), "peer": Conventions.peer()}
-        data.conventions = given if isinstance(given, Conventions) else named[given]
+        data.conventions = self._conventions
         data.seed = self.seed if data.seed is None else data.seed
         callbacks = [c for c in self._callbacks() if isinstance(c, EvaluationCallback)]
         for callback in callbacks:
@@ -184,6 +182,13 @@ class RunChecks(LightningCLI):
             computing_precision(self.trainer),
         )
         return {**made, "rouge_tokenizer": self.datamodule.rouge_tokenizer}
+
+    @property
+    def _conventions(self) -> Conventions:
+        """Whose way of scoring the run takes."""
+        given = self.config_init[self.subcommand].conventions
+        named = {"definition": Conventions(), "peer": Conventions.peer()}
+        return given if isinstance(given, Conventions) else named[given]
 
     @property
     def _precision(self) -> str:

@@ -48,8 +48,13 @@ def sweep(args: Sequence[str], reader: Callable[[], Parse]) -> int:
 
 
 def _answer(options: argparse.Namespace, args: Sequence[str], reader: Callable[[], Parse]) -> int:
+    for name, commands in _READ_BY.items():
+        if options.command not in commands and getattr(options, name):
+            raise InputError(_unread(name, options))
     given = load_sweep(options.config, options.output_dir, options.set, options.over)
     is_search = options.command == "search" or (options.command == "report" and has_ranges(given))
+    if options.seed is not None and not is_search:
+        raise InputError(_unread("seed", options))
     failed = 0
     if is_search:
         check_optuna()
@@ -57,7 +62,7 @@ def _answer(options: argparse.Namespace, args: Sequence[str], reader: Callable[[
         if options.command == "search":
             _check_parts(given, searches.ends, whole=True)
             with held(Path(given.output_dir), "sweep"):
-                failed = searches.run(options.trials or given.trials, options.jobs)
+                failed = searches.run(options.trials or given.trials, options.jobs or 1)
         runs = searches.drawn_runs()
         found = find_finished(runs)
     else:
@@ -72,7 +77,7 @@ def _answer(options: argparse.Namespace, args: Sequence[str], reader: Callable[[
         return 0
     if options.command == "run":
         _check_parts(given, runs, whole=True)
-        failed = _run(given, runs, options.jobs)
+        failed = _run(given, runs, options.jobs or 1)
     elif not found:
         way = "search" if is_search else "run"
         words = ["sweep", *(way if word == "report" else word for word in args)]
@@ -86,6 +91,22 @@ def _answer(options: argparse.Namespace, args: Sequence[str], reader: Callable[[
         write_atomically(Path(given.output_dir) / "report.md", text.encode("utf-8"))
         say(text)
     return 1 if failed else 0
+
+
+#: Which commands read an option that not all of them read.
+_READ_BY = {
+    "jobs": ("run", "search"),
+    "trials": ("search",),
+    "frontier": ("run", "search", "report"),
+}
+
+
+def _unread(name: str, options: argparse.Namespace) -> str:
+    takers = _READ_BY.get(name, ("search",))
+    said = f"{' and '.join(takers)} {'read' if len(takers) > 1 else 'reads'} it"
+    value = getattr(options, name)
+    got = "" if value is True else f"; got {value!r}"
+    return f"sweep: --{name} is not read by sweep {options.command}: {said}{got}. Leave it out."
 
 
 def _check_parts(given: Sweep, runs: Sequence[Run], *, whole: bool) -> str:
@@ -222,9 +243,9 @@ def parser() -> Options:
         "--frontier",
         action="store_true",
         help="compare the methods' frontiers of forgetting against utility in a table and a "
-        "figure, which are written beside the runs (report)",
+        "figure, which are written beside the runs (run, search, report)",
     )
-    parser.add_argument("--jobs", type=_positive, default=1, help="runs at a time (run)")
+    parser.add_argument("--jobs", type=_positive, help="runs at a time (run, search); else 1")
     parser.add_settings(
         "--over",
         "key=range",
@@ -235,7 +256,7 @@ def parser() -> Options:
         "--trials", type=_positive, help="points of each method (search); the file's, else 20"
     )
     parser.add_argument(
-        "--seed", type=_whole, help="seed of the draws (search); the file's, else 0"
+        "--seed", type=_whole, help="seed of the draws (search, and its report); the file's, else 0"
     )
     return parser
 

@@ -26,6 +26,7 @@ class WeightsCommand(RunChecks):
         model.trains = False
         data.follow(model.method)
         data.uses_retain = data.uses_alternative = data.uses_marks = data.uses_words = False
+        data.conventions = self._conventions
         data.seed = self.seed if data.seed is None else data.seed
         if data.benchmark_name == "quickstart" and data.annotations is None:
             data.annotations = _MARKS_OF_QUICKSTART

@@ -26,6 +26,7 @@ from etw_lightning.tuning.adapters import add_adapter, wrap_model
 __all__ = [
     "check_checkpoint_weights",
     "check_resume",
+    "check_resume_settings",
     "checkpoint_config",
     "checkpoint_dtype",
     "checkpoint_model",
@@ -80,15 +81,7 @@ def check_resume(path: str, settings: Mapping[str, str], weights: Mapping[str, A
     Raises:
         InputError: Names the first setting that differs, or that the weights do.
     """
-    content = _described(path, "ckpt_path")
-    # A strategy reads the shards by loaders of its own.
-    check_checkpoint(find_checkpoint(path, "ckpt_path"), "ckpt_path")
-    for key, was in json.loads(content[_ENTRY].get("settings", "{}")).items():
-        if settings.get(key) != was:
-            raise InputError(
-                f"{key} is {settings.get(key)}, but ckpt_path {path!r} is of a run with {was}; "
-                "give that value to go on with it, or start anew without ckpt_path."
-            )
+    content = check_resume_settings(path, settings)
     # Of shards a strategy itself refuses names that are not there.
     if "state_dict" in content and content["state_dict"].keys() != weights.keys():
         other = sorted(content["state_dict"].keys() ^ weights.keys())
@@ -103,6 +96,31 @@ def check_resume(path: str, settings: Mapping[str, str], weights: Mapping[str, A
     found = Misfit.between({name: stored.get(name, wanted[name]) for name in wanted}, wanted)
     refuse_misfit(found, path, "ckpt_path", "give the model.pretrained of its run")
     return {name.split("{")[0] for name in content.get("callbacks", {})}
+
+
+def check_resume_settings(path: str, settings: Mapping[str, str]) -> dict[str, Any]:
+    """Refuse to go on from a checkpoint of another method, whatever its weights are.
+
+    Args:
+        path: As of ``check_resume``.
+        settings: As of ``check_resume``.
+
+    Returns:
+        What the checkpoint holds.
+
+    Raises:
+        InputError: Names the first setting that differs.
+    """
+    content = _described(path, "ckpt_path")
+    # A strategy reads the shards by loaders of its own.
+    check_checkpoint(find_checkpoint(path, "ckpt_path"), "ckpt_path")
+    for key, was in json.loads(content[_ENTRY].get("settings", "{}")).items():
+        if settings.get(key) != was:
+            raise InputError(
+                f"{key} is {settings.get(key)}, but ckpt_path {path!r} is of a run with {was}; "
+                "give that value to go on with it, or start anew without ckpt_path."
+            )
+    return content
 
 
 def checkpoint_model(path: str, key: str, dtype: torch.dtype, extra: dict[str, Any]) -> Any:

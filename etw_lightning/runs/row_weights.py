@@ -13,14 +13,16 @@ from etw_lightning.boards.shades import hex_shade, shares
 from etw_lightning.data.encode import JOINT, is_raw
 from etw_lightning.data.marks import mark_rows, number_words
 from etw_lightning.metrics.tokens import Marks, token_auc
-from etw_lightning.models.loading import LabelScorer
+from etw_lightning.models.loading import LabelScorer, load_model
 from etw_lightning.notices import visible
 from etw_lightning.schema import IGNORE_INDEX, EncodedRow, Example, InputError
 from etw_lightning.scoring.row_weights import token_names, token_texts, weigh
+from etw_lightning.training import quickstart_models
 from etw_lightning.training.datamodule import UnlearningDataModule
 from etw_lightning.training.module import UnlearningModule
 from etw_lightning.training.named_methods import weighting_named
 from etw_lightning.training.other_models import OtherModels
+from etw_lightning.training.reference_model import check_tokens
 from etw_lightning.weighting import TokenWeighting, Uniform
 
 if TYPE_CHECKING:
@@ -148,12 +150,14 @@ def row_weights(
     others = OtherModels(data, trainer, module.dtype_name, module.attention, data.seed or 0)
     scorer = others.place(module.scorer)
     reference = _reference(others, scorer, chosen.values())
+    entropies_of = _entropies_of(module, data, others, chosen.values())
     found = {
         name: weigh(
             one,
             scorer.lm,
             rows[row],
             reference=reference,
+            entropies_of=entropies_of,
             marks=given[name],
             words=words if "words" in one.needs else None,
             context=trainer.precision_plugin.forward_context(),
@@ -242,6 +246,24 @@ def _reference(others: OtherModels, scorer: LabelScorer, chosen: Collection[Toke
     if compares and others.pretrained("target") is not None:
         return others.load("target").lm
     return scorer.lm
+
+
+def _entropies_of(
+    module: UnlearningModule,
+    data: UnlearningDataModule,
+    others: OtherModels,
+    chosen: Collection[TokenWeighting],
+) -> Any:
+    """Return the model that ``model.entropy_model`` names; None without, or where none is read."""
+    key = "model.entropy_model"
+    if module.entropy_model is None or not any(
+        "reference_entropies" in one.needs for one in chosen
+    ):
+        return None
+    found = quickstart_models.resolve(module.entropy_model, others.seed, key)
+    check_tokens(found, data.train_encoder.tokenizer)
+    scorer = LabelScorer(load_model(found, module.dtype_name, module.attention, key)).eval()
+    return others.place(scorer).lm
 
 
 def print_weights(found: RowWeights, console: Console | None = None) -> None:

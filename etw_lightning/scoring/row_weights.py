@@ -42,6 +42,7 @@ def weigh(
     row: EncodedRow,
     *,
     reference: Any = None,
+    entropies_of: Any = None,
     marks: Sequence[bool] | None = None,
     words: Sequence[int] | None = None,
     context: AbstractContextManager[Any] | None = None,
@@ -53,6 +54,8 @@ def weigh(
         lm: The model.
         row: The row.
         reference: Target model, for weightings that compare with it; None where there is none.
+        entropies_of: The model that has the entropies of ``source: reference``; None takes the
+            target model.
         marks: Which of the row's positions hold a label in marked text; None where it is not known.
         words: Which word the label at each of the row's positions belongs to; None as of ``marks``.
         context: Autocast that the models are asked in.
@@ -81,6 +84,10 @@ def weigh(
         if compared:
             target = _said(reference, row, compared, temperature)
             held |= {f"reference_{name}": getattr(target, name).to(place) for name in compared}
+        if "entropies" in compared and entropies_of is not None:
+            other = _said(entropies_of, row, ["entropies"], temperature).entropies
+            assert other is not None
+            held["reference_entropies"] = other.to(place)
         for name, values in of_labels.items():
             if values is not None:
                 pairs = zip(row.labels, values, strict=True)

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from etw_lightning.files.config_files import find_config
-from etw_lightning.files.setting_names import renamed
+from etw_lightning.files.setting_names import is_unread, renamed
 from etw_lightning.schema import InputError
 from etw_lightning.sweeps.file_checks import (
     FileKind,
     as_pairs,
     as_texts,
-    change,
+    changes_of,
     check_keys,
     config_of,
     folder_of,
@@ -152,11 +152,23 @@ def load_requests(
         files = (*files, method)
     requests = _requests(needed(given, "requests", _REQUESTS_HINT, _KIND))
     settings = settings_of("settings", optional(given, "settings"), _KIND)
-    settings |= dict(change("--set", text, _KIND) for text in changes)
+    changed = changes_of("--set", changes, _KIND)
+    settings |= changed
     for key, name in _OF_REQUESTS.items():
         if key in settings:
             raise InputError(f"{key} must stand in the requests, as {name}; it is in settings.")
     watched_with = settings_of("watched_with", optional(given, "watched_with"), _KIND)
+    for key in given.get("watched_with") or ():
+        if is_unread("evaluate", key):
+            raise InputError(
+                f"watched_with.{key} is not read by evaluate, which scores what is watched; leave "
+                "it out, or give it under settings."
+            )
+    for key in changed.keys() & watched_with.keys():
+        raise InputError(
+            f"--set {key} would not reach what is watched, which has {watched_with[key]!r} by "
+            "watched_with; change it in the file."
+        )
     columns, watched = (
         tuple(dict.fromkeys(as_texts(key, list(usual) if given.get(key) is None else given[key])))
         for key, usual in (("columns", _COLUMNS), ("watched", _WATCHED))

@@ -6,10 +6,12 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from etw_lightning.files.places import require_inside
+from etw_lightning.files.setting_names import is_unread
 from etw_lightning.runs.key import run_key, that_count
 from etw_lightning.schema import InputError
 from etw_lightning.sequences.request_file import RequestFile
@@ -78,7 +80,7 @@ def make_steps(given: RequestFile, parse: _Parse) -> list[Step]:
     Raises:
         InputError: If the parser refuses the settings of one; names it.
     """
-    common = _common(given)
+    common = _common(given.config, given.settings)
     steps: list[Step] = []
     for number, request in enumerate(given.requests, start=1):
         splits = [one.forget for one in given.requests[:number]]
@@ -139,6 +141,8 @@ def watch_of(
     """
     request = given.requests[number - 1]
     settings: dict[str, Any] = dict(request.settings)
+    # What only training reads, scoring would refuse.
+    read = {key: one for key, one in given.settings.items() if not is_unread("evaluate", key)}
     if request.watched_as is not None:
         settings["data.forget_split"] = request.watched_as
     settings |= given.watched_with
@@ -147,7 +151,7 @@ def watch_of(
     own = [word for key, value in settings.items() for word in option_words(key, value)]
     name = f"{after}_on_{number}"
     folder = Path(given.output_dir) / WATCHED / name
-    words = ("evaluate", *_common(given), *own, "--metrics", ",".join(metrics))
+    words = ("evaluate", *_common(given.config, read), *own, "--metrics", ",".join(metrics))
     run = Run(name, "", (), (), "", (*words, "--output_dir", str(folder)), folder)
     return Watch(after, number, _with_key(run, parse))
 
@@ -158,9 +162,9 @@ def _has_all(step: Step, names: Sequence[str]) -> bool:
     return metrics is None or all(name in metrics for name in names)
 
 
-def _common(given: RequestFile) -> tuple[str, ...]:
-    files = [word for file in given.config for word in ("--config", file)]
-    same = [word for key, value in given.settings.items() for word in option_words(key, value)]
+def _common(config: Sequence[str], settings: Mapping[str, Any]) -> tuple[str, ...]:
+    files = [word for file in config for word in ("--config", file)]
+    same = [word for key, value in settings.items() for word in option_words(key, value)]
     return (*files, *same)
 
 
@@ -195,10 +199,18 @@ def is_watched(watch: Watch, steps: Sequence[Step]) -> bool:
 
 def results_in(folder: Path) -> dict[str, Any]:
     """Return finished results; nothing where there are none."""
+    path = folder / "results.json"
     try:
-        found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        status = path.stat()
+        return _read(path, (status.st_ino, status.st_mtime_ns, status.st_size))
     except (OSError, ValueError):
         return {}
+
+
+@lru_cache
+def _read(path: Path, _state: tuple[int, int, int]) -> dict[str, Any]:
+    """Read results once for each state of their file: a course asks for them again and again."""
+    found = json.loads(path.read_text(encoding="utf-8"))
     return found if isinstance(found, dict) and found.get("finished") else {}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -20,16 +21,21 @@ __all__ = [
     "FileKind",
     "as_pairs",
     "as_texts",
-    "change",
+    "changes_of",
     "check_keys",
     "config_of",
     "folder_of",
     "needed",
     "optional",
     "read_file",
+    "setting_key",
     "settings_of",
     "value_text",
 ]
+
+
+#: What the parser of a run would take for a number.
+_ENDLESS = re.compile(r"[+-]?\.?(inf|infinity|nan)", re.IGNORECASE)
 
 
 class FileKind:
@@ -93,11 +99,53 @@ def settings_of(place: str, given: Any, kind: FileKind) -> dict[str, Any]:
         if key in found:
             both = " and ".join(one for one in given if SAME.get(one, one) == key)
             raise InputError(f"{place} must hold {key} once; {both} are the same setting.")
+        _check_finite(setting_key(place, name), value)
         found[key] = value
     return found
 
 
-def change(option: str, text: str, kind: FileKind) -> tuple[str, Any]:
+def setting_key(place: str, name: str) -> str:
+    """Return a setting's key as it was typed.
+
+    Args:
+        place: What it stands under, or the option that it was given to.
+        name: Its name.
+
+    Example:
+        >>> setting_key("grid", "model.lr"), setting_key("--set", "model.lr")
+        ('grid.model.lr', '--set model.lr')
+    """
+    return f"{place} {name}" if place.startswith("--") else f"{place}.{name}"
+
+
+def _check_finite(key: str, value: Any) -> None:
+    """Refuse a number that is none, which no run could begin with."""
+    for one in value if isinstance(value, list) else [value]:
+        is_endless = isinstance(one, float) and not math.isfinite(one)
+        if is_endless or (isinstance(one, str) and _ENDLESS.fullmatch(one)):
+            raise InputError(f"{key} must be a finite number; got {one}.")
+
+
+def changes_of(option: str, texts: Sequence[str], kind: FileKind) -> dict[str, Any]:
+    """Return the settings that texts ``key=value`` make, each given once.
+
+    Args:
+        option: What they were given to.
+        texts: As typed.
+        kind: Of file.
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, value = _change(option, text, kind)
+        if key in found:
+            raise InputError(
+                f"{option} must be given {key} once; got {found[key]!r} and {value!r}."
+            )
+        found[key] = value
+    return found
+
+
+def _change(option: str, text: str, kind: FileKind) -> tuple[str, Any]:
     """Return the setting that ``key=value`` makes, and its value."""
     name, is_pair, value = text.partition("=")
     if not is_pair or not name:

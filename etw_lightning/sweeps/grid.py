@@ -14,18 +14,20 @@ import yaml
 from etw_lightning.files.config_files import find_config, shipped
 from etw_lightning.files.setting_names import SAME
 from etw_lightning.files.setting_names import as_typed as names_as_typed
+from etw_lightning.files.yaml_checks import check_once
 from etw_lightning.schema import InputError
 from etw_lightning.sweeps.file_checks import (
     FileKind,
     as_pairs,
     as_texts,
-    change,
+    changes_of,
     check_keys,
     config_of,
     folder_of,
     needed,
     optional,
     read_file,
+    setting_key,
     settings_of,
     value_text,
 )
@@ -111,8 +113,10 @@ def load_sweep(
     given = read_file(path, _SWEEP)
     check_keys("", given, _KEYS)
     files = config_of(given, _SWEEP)
-    changed = dict(change("--set", text, _SWEEP) for text in changes)
-    drawn = _grid("--over", dict(change("--over", text, _SWEEP) for text in over))
+    changed = changes_of("--set", changes, _SWEEP)
+    drawn = _grid("--over", changes_of("--over", over, _SWEEP))
+    for key in changed.keys() & drawn.keys():
+        raise InputError(f"--set and --over are both given {key}; leave it out of one of them.")
     settings = settings_of("settings", optional(given, "settings"), _SWEEP)
     settings = {key: value for key, value in settings.items() if key not in drawn}
     common = _grid("grid", optional(given, "grid"))
@@ -156,7 +160,10 @@ def as_typed(message: str, path: str, words: Sequence[str] = ()) -> str:
     typed, both = list(words), {name for pair in SAME.items() for name in pair}
     if not both & {text.partition("=")[0] for text in typed}:
         try:
-            typed = [*_words(yaml.safe_load(find_config(path).path.read_text(encoding="utf-8")))]
+            text = find_config(path).path.read_text(encoding="utf-8")
+            # What holds itself has no end.
+            check_once(yaml.compose(text), path)
+            typed = [*_words(yaml.safe_load(text))]
         except (InputError, OSError, UnicodeDecodeError, yaml.YAMLError):
             return message
     return names_as_typed(message, typed)
@@ -260,7 +267,7 @@ def _method_names() -> list[str]:
 def _grid(place: str, given: Any) -> dict[str, list[Any] | Range]:
     grid = settings_of(place, given, _SWEEP)
     for (name, values), typed in zip(grid.items(), given, strict=True):
-        key = f"{place} {name}" if place.startswith("--") else f"{place}.{typed}"
+        key = setting_key(place, name if place.startswith("--") else typed)
         found = read_range(key, values)
         if found is not None:
             grid[name] = found

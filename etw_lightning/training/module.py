@@ -211,6 +211,12 @@ class UnlearningModule(PreparedModule):
             "model.entropy_model": str(entropy_model),
             "model.peft": json.dumps(peft, sort_keys=True),
             "model.train_only": json.dumps(train_only),
+            # A checkpoint's optimiser brings its own numbers, in the place of what is typed.
+            "model.optimizer": optimizer,
+            "model.optimizer_args": json.dumps(optimizer_args, sort_keys=True, default=str),
+            "model.lr": str(float(lr)),
+            "model.betas": json.dumps([float(beta) for beta in betas]),
+            "model.weight_decay": str(float(weight_decay)),
         }
         self.pretrained = pretrained
         # Plain numbers: the parser's own types would make checkpoints that can't be read safely.

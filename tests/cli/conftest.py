@@ -44,9 +44,17 @@ def configs():
     return Path(__file__).resolve().parents[2] / "configs"
 
 
+#: Words of a run that fixtures give to every command; scoring and ``weights`` refuse them.
+_OF_TRAINING = re.compile(
+    r"--(data\.batch_size=2|model\.lr=1e-\d|trainer\.(max_epochs=\d|accumulate_grad_batches=1))"
+)
+
+
 def _run(*args):
     from etw_lightning.commands.entry import main
 
+    if args[:1] in (("evaluate",), ("weights",)):
+        args = [word for word in args if not _OF_TRAINING.fullmatch(str(word))]
     keep_parsers()
     quiet = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed")
     levels = {name: logging.getLogger(name).level for name in quiet}

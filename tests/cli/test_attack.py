@@ -335,6 +335,20 @@ def test_without_a_retain_model_that_is_said(command, run, home):
         (["first_words", "--model", "{run}", "--attack.words", "99"], "attack.words is 99, and "),
         (["same_subject", "--model", "{run}", "--attack.facts", "0"], "attack.facts must be 1 "),
         (["options", "--model", "{run}", "--attack.options", "26"], "attack.options is 26, and "),
+        (["prune", "--model", "{run}", "--data.batch_size", "7"], "data.batch_size is not read by "
+         "attack, which scores rows as the run did, with the tokenizer of its model; got '7'. "),
+        (["relearn", "--model", "{run}", "--data.seed=7"], "data.seed is not read by attack, which "
+         "scores rows as the run did, with the tokenizer of its model; got '7'. Give --seed."),
+        (["relearn", "--model", "{run}", "--data.split", "x"], "data.split is not read by attack"),
+        (["prune", "--model", "{run}", "--data.tokenizer", "x"], "data.tokenizer is not read by "),
+        (["prune", "--model", "{run}", "--data.leave_out", "forget10"], "data.leave_out is not "),
+        (["prune", "--model", "{run}", "--data.num_workers", "1"], "data.num_workers is not read "),
+        (["relearn", "--model", "{run}", "--data.leave_out", "forget10"], "data.leave_out is not "),
+        (["relearn", "--model", "{run}", "--data.anchor", "retain"], "data.anchor is not read by "),
+        (["prune", "--model", "{run}", "--data.retain_model", "./gone"], "data.retain_model: there "
+         "is no folder './gone'"),
+        (["prune", "--model", "{run}", "--retain_model", "a", "--data.retain_model", "b"],
+         "attack: --retain_model 'a' and --data.retain_model 'b' are the same setting; "),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(refused, run, home, monkeypatch, words, message):
@@ -353,6 +367,26 @@ def test_bad_input_is_one_line(refused, run, home, monkeypatch, words, message):
     said = refused("attack", *[word.format(**places) for word in words])
     assert said.startswith(message.format(**places)), said
     assert not list(run.glob("attacks/prune.json"))
+
+
+@pytest.mark.parametrize("option", ["--retain_model", "--data.retain_model"])
+def test_a_typed_retain_model_is_the_one_that_is_attacked_and_compared_with(
+    attack, run, tofu_dir, tiny_model_dir, option
+):
+    """Its own target model stands for one: nobody has forgotten anything then."""
+    words = ["--attack.share=0.2", "--output", "typed.json"]
+    _, found = attack("prune", option, tiny_model_dir, *words, "--metrics=forget_quality")
+    assert found["retain_model"] == str(tiny_model_dir)
+    # A model that is compared with itself.
+    assert found["numbers"]["forget_quality"]["retain_before"] == pytest.approx(1.0)
+    assert found["numbers"]["forget_quality"]["target"] == pytest.approx(1.0)
+
+
+def test_settings_of_rows_stand_in_the_files_name(attack, run):
+    words = ["--attack.share=0.3", "--metrics=probability", "--data.rows.forget10=2"]
+    _, found = attack("prune", *words)
+    assert (run / "attacks" / "prune-share0.3-forget102.json").is_file()
+    assert found["numbers"]["forget_probability"]["n"] == 2
 
 
 def test_a_misspelled_attack_is_guessed(refused, run):

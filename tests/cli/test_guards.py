@@ -118,7 +118,9 @@ def test_a_resumed_run_knows_what_was_found(run, home, recwarn):
 
 
 def test_evaluate_takes_the_same_file_and_has_no_guard(command, args, home):
-    outcome = command(*args, "--collapse.action=stop", f"--output_dir={home.parent / 'out'}")
+    path = home.parent / "guard.yaml"
+    path.write_text("collapse: {action: stop}\n")
+    outcome = command(*args, f"--config={path}", f"--output_dir={home.parent / 'out'}")
     assert (outcome.status, outcome.err) == (0, "")
 
 

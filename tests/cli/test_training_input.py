@@ -157,12 +157,19 @@ def test_only_the_same_method_goes_on_from_a_checkpoint(command, stopped, home):
     for flags, said in (
         (["--model.forget.beta=0.7"], "model.forget is NPO(beta=0.7), but ckpt_path"),
         (["--model.lambda=0.9"], "model.lambda is 0.9, but ckpt_path"),
+        # The optimiser would go on with its own.
+        (["--model.lr=3e-3"], "model.lr is 0.003, but ckpt_path"),
+        (["--model.weight_decay=0.2"], "model.weight_decay is 0.2, but ckpt_path"),
+        (["--model.betas=[0.8,0.9]"], "model.betas is [0.8, 0.9], but ckpt_path"),
         (["--trainer.callbacks+", json.dumps(BUDGET)], "is of a run with no RetainBudget"),
     ):
         outcome = command(*args, *flags)
         assert outcome.status == 2
         assert said in outcome.err
         assert not (home.parent / "second").exists()
+    outcome = command("check", *args[1:], "--model.lr=3e-3")
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+    assert outcome.err.startswith("error: model.lr is 0.003, but ckpt_path")
     outcome = command(*args)
     assert outcome.status == 0
     results = json.loads((home.parent / "second" / "results.json").read_text())

@@ -9,8 +9,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
 @pytest.fixture
-def weights_args(tofu_args, home):
-    return ["weights", *tofu_args[1:], f"--output_dir={home.parent / 'run'}"]
+def weights_args(tofu_args):
+    """``weights`` of the tiny model, without what only scoring reads."""
+    unread = ("--data.retain_model", "--data.max_new_tokens")
+    return ["weights", *(word for word in tofu_args[1:] if not word.startswith(unread))]
 
 
 def table(out):
@@ -19,14 +21,10 @@ def table(out):
     return [words for words in lines if words and re.fullmatch(r"-?\d+\.\d{4}", words[-1])]
 
 
-def test_weights_are_the_formulas_side_by_side(command, weights_args, tofu_dir, tiny_model_dir):
-    outcome = command(*weights_args, "--row", "1", "--weightings", "etw,imp,wga,uniform,tnpo")
-    assert (outcome.status, outcome.err) == (0, "")
-    assert "\x1b" not in outcome.out, "what is no terminal gets no colours"
-    row = json.loads((tofu_dir / "forget10.jsonl").read_text().splitlines()[1])
-    assert outcome.out.startswith(f"forget10/1: {row['question']}\n")
-    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir).eval()
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+def by_hand(folder, row, count):
+    """Return entropies and probabilities of the first tokens of an answer, by transformers."""
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     turns = [("user", row["question"]), ("assistant", row["answer"])]
     turns = [{"role": role, "content": text} for role, text in turns]
     whole = tokenizer.apply_chat_template(turns, tokenize=False)
@@ -35,12 +33,36 @@ def test_weights_are_the_formulas_side_by_side(command, weights_args, tofu_dir, 
     first = len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
     with torch.no_grad():
         logps = model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
-    shown = table(outcome.out)
-    last = first + len(shown)
+    last = first + count
     assert last >= len(ids) - 1, "every token of the answer"
     picked = logps[first - 1 : last - 1]
     entropies = -(picked.exp() * picked).sum(-1)
-    probabilities = picked.gather(-1, torch.tensor(ids[first:last])[:, None])[:, 0].exp()
+    return entropies, picked.gather(-1, torch.tensor(ids[first:last])[:, None])[:, 0].exp()
+
+
+def test_the_entropies_are_those_of_the_model_that_is_named(
+    command, weights_args, tofu_dir, tiny_model_dir, retain_model_dir
+):
+    words = ["--model.weighting.source=reference", f"--model.entropy_model={retain_model_dir}"]
+    outcome = command(*weights_args, *words, "--row", "1")
+    assert (outcome.status, outcome.err) == (0, "")
+    row = json.loads((tofu_dir / "forget10.jsonl").read_text().splitlines()[1])
+    shown = table(outcome.out)
+    theirs, _ = by_hand(retain_model_dir, row, len(shown))
+    found = [float(words[-1]) for words in shown]
+    assert found == pytest.approx((len(shown) * theirs / theirs.sum()).tolist(), abs=1e-4)
+    own, _ = by_hand(tiny_model_dir, row, len(shown))
+    assert [float(words[-3]) for words in shown] == pytest.approx(own.tolist(), abs=1e-4)
+
+
+def test_weights_are_the_formulas_side_by_side(command, weights_args, tofu_dir, tiny_model_dir):
+    outcome = command(*weights_args, "--row", "1", "--weightings", "etw,imp,wga,uniform,tnpo")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert "\x1b" not in outcome.out, "what is no terminal gets no colours"
+    row = json.loads((tofu_dir / "forget10.jsonl").read_text().splitlines()[1])
+    assert outcome.out.startswith(f"forget10/1: {row['question']}\n")
+    shown = table(outcome.out)
+    entropies, probabilities = by_hand(tiny_model_dir, row, len(shown))
     expected = [
         entropies,
         probabilities,

@@ -28,6 +28,10 @@ pytestmark = [
 ]
 
 
+#: What of a run's words an evaluation would refuse.
+OF_TRAINING = ("--checkpoints", "--trainer.max", "--data.batch_size", "--trainer.callbacks=")
+
+
 @pytest.fixture(autouse=True)
 def _cache(monkeypatch, tmp_path):
     monkeypatch.setenv("ETW_CACHE", str(tmp_path / "cache"))
@@ -143,7 +147,7 @@ def test_a_signal_in_an_evaluation_ends_it_and_the_job_goes_on(words, tmp_path, 
     every = '--trainer.callbacks=[{"class_path": "SetScores", "init_args": {"every_n_epochs": 1}}]'
     some = [subcommand, *words[1:], every, "--trainer.max_epochs=2", "--data.eval_batch_size=1"]
     if subcommand == "evaluate":
-        some = [word for word in some if not word.startswith(("--checkpoints", "--trainer.max"))]
+        some = [word for word in some if not word.startswith(OF_TRAINING)]
         some.append("--metrics=probability,rouge")
     job = Job("single.sh", [*some, in_scoring(mark), "--output_dir", folder], tmp_path / "log")
     wait_until(mark.exists, job.said)
@@ -183,7 +187,7 @@ def test_a_job_without_progress_is_not_put_back_for_ever(words, tmp_path):
 
 def test_an_evaluation_that_scores_in_each_life_is_put_back_until_it_is_done(words, tmp_path):
     folder, mark = tmp_path / "run", tmp_path / "scoring"
-    some = [word for word in words[1:] if not word.startswith(("--checkpoints", "--trainer.max"))]
+    some = [word for word in words[1:] if not word.startswith(OF_TRAINING)]
     some = ["evaluate", *some, "--data.eval_batch_size=1", "--metrics=probability,rouge"]
     job = Job("single.sh", [*some, in_scoring(mark), "--output_dir", folder], tmp_path / "log")
     for _ in range(4):

@@ -15,6 +15,7 @@ from etw_lightning.commands.refusals.messages import LAMBDA, lacking, one_line, 
 from etw_lightning.commands.refusals.refused_values import KINDS, either, no_choice, no_class
 from etw_lightning.files.class_paths import is_class_path
 from etw_lightning.files.config_files import Found
+from etw_lightning.files.setting_names import options_of, why_unread
 from etw_lightning.files.yaml_checks import composed, keyed
 from etw_lightning.schema import InputError
 from etw_lightning.value_checks import RANGES
@@ -54,11 +55,11 @@ _LEAST = {
 def check_early(
     commands: Mapping[str, Any], command: str, words: Sequence[str], files: Iterable[Found]
 ) -> None:
-    """Refuse an option that does not exist, a value that its key can't take, and no settings.
+    """Refuse an option that is none or is not read, a value that its key can't take, no settings.
 
     Args:
         commands: What ``stored_help.load`` gave.
-        command: ``fit``, ``evaluate`` or ``check``.
+        command: ``fit``, ``evaluate``, ``check`` or ``weights``.
         words: What is typed behind it.
         files: Its configurations.
 
@@ -78,7 +79,7 @@ def check_early(
     options[LAMBDA[0]] = options[LAMBDA[1]]
     found = list(files)
     typed = [
-        (key, value) for key, value in _typed(words) if not (key in LAMBDA and value == "auto")
+        (key, value) for key, value in options_of(words) if not (key in LAMBDA and value == "auto")
     ]
     given = [*_of_files(found), *typed]
     # The parser knows by their short names all classes that a module of the user's brings.
@@ -96,6 +97,9 @@ def check_early(
     num_named = sum(word.partition("=")[0] in ("--config", "-c") for word in words)
     if not is_asked and num_named == len(found):
         _check_required(options, {key for key, _ in given})
+    line = None if is_asked else why_unread(command, words)
+    if line is not None:
+        raise InputError(line)
 
 
 def _is_own(setting: tuple[str, str]) -> bool:
@@ -176,15 +180,6 @@ def _flags(held: Mapping[str, Any]) -> set[str]:
 def _of_files(files: Iterable[Found]) -> Iterator[tuple[str, str]]:
     for one in files:
         yield from keyed(composed(one.path))
-
-
-def _typed(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield the options of a command with their values; empty where none is given."""
-    for word, following in zip(words, (*words[1:], ""), strict=False):
-        option, is_pair, value = word.partition("=")
-        if option.startswith("--"):
-            behind = "" if following.startswith("--") else following
-            yield option.lstrip("-").rstrip("+"), value if is_pair else behind
 
 
 def _type(option: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ def attacked(tmp_path, tiny_model_dir):
         forgets = {"pretrained": "./start", "forget": {"class_path": "GA"}}
         config = {"model": forgets, "data": {"benchmark": "jsonl", **data}}
         run = FinishedRun(tmp_path / "run", "run", {"command": "fit", "seed": 3}, {}, config)
-        return AttackedRun(run, lambda: None, **options)
+        return AttackedRun(run, lambda: None, config["data"], **options)
 
     return make
 
@@ -34,10 +34,9 @@ def test_the_retain_model_lies_beside_its_results(attacked, tmp_path, tiny_model
         assert found.name("retain") == str(tmp_path / "kept" / "model")
 
 
-def test_what_is_typed_comes_first(attacked, tmp_path, tiny_model_dir):
-    data = {"retain_model": "./none", "target_model": "./none"}
-    typed = {"retain_model": str(tiny_model_dir), "target_model": str(tiny_model_dir)}
-    found = attacked(data, **typed, seed=7)
+def test_the_models_are_those_of_the_settings(attacked, tmp_path, tiny_model_dir):
+    data = {"retain_model": str(tiny_model_dir), "target_model": str(tiny_model_dir)}
+    found = attacked(data, seed=7)
     assert found.name("retain") == found.name("target") == str(tiny_model_dir)
     assert found.name("unlearned") == str(tmp_path / "run" / "model")
     assert (found.seed, found.run_seed) == (7, 3)

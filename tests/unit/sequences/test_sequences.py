@@ -123,6 +123,14 @@ def leave(run, model, metrics, before=None, command="fit"):
         ({"columns": []}, "columns must be a list of names, at least one; got []."),
         ({"watched": 0}, "watched must be a list of names, at least one; got 0."),
         ({"settings": []}, "settings must hold pairs `name: value`; got []."),
+        (
+            {"watched_with": {"model.lambda": 2}},
+            "watched_with.model.lambda is not read by evaluate, which scores what is watched; ",
+        ),
+        (
+            {"settings": {"model.lambda": float("inf")}},
+            "settings.model.lambda must be a finite number; got inf.",
+        ),
         ({"watched_with": False}, "watched_with must hold pairs `name: value`; got False."),
         ({"config": ["nowhere"]}, "config: there is no file 'nowhere'."),
         ({"output_dir": ...}, "output_dir is missing from the sequence's file"),
@@ -133,6 +141,13 @@ def test_what_is_wrong_with_a_file_is_one_line(load, changes, line):
         load(**changes)
     assert str(error.value).startswith(line)
     assert "\n" not in str(error.value)
+
+
+def test_what_is_watched_keeps_to_the_file(load):
+    with pytest.raises(InputError, match=r"^--set data\.rows would not reach what is watched, wh"):
+        load(None, ["data.rows=2"], watched_with={"data.rows": 3})
+    given = load(None, ["data.max_length=2"], watched_with={"data.rows": 3})
+    assert given.settings["data.max_length"] == 2
 
 
 def test_what_is_typed_takes_the_place_of_the_file_s(load):
@@ -215,6 +230,9 @@ def test_rows_of_earlier_requests_are_scored_after_each(load):
     assert found["--data.forget_split"] == "request1"
     assert found["--data.retain_model"] == "near"
     assert (found["--metrics"], found["--output_dir"]) == ("m,n", "out/watched/2_on_1")
+    # What only training reads stays with the runs: scoring would refuse it.
+    assert options(steps[1].run)["--model.forget_weight"] == "0.2"
+    assert "--model.forget_weight" not in found
     # A run that lacks a number of its own rows has them scored too.
     leave(steps[0].run, "a", {"forget_quality": 0.1})
     assert due(1) == [(1, 1)]
