@@ -21,6 +21,7 @@ from etw_lightning.commands.refusals.options import Options
 from etw_lightning.commands.stored_help import laid_out, load
 from etw_lightning.files.class_paths import look_here
 from etw_lightning.files.config_files import resolve_words
+from etw_lightning.files.setting_names import why_unread
 from etw_lightning.notices import is_first, printable, program
 from etw_lightning.schema import InputError
 
@@ -89,8 +90,8 @@ def _is_answered(command: str, words: Sequence[str]) -> bool:
         Whether the help was shown.
 
     Raises:
-        InputError: If a configuration is absent, there is no option of a name, or a value is one
-            that its key can't take.
+        InputError: If a configuration is absent, there is no option of a name, a value is one
+            that its key can't take, or the command would not read it.
     """
     commands = load()
     if commands is not None and {"-h", "--help"} & set(words):
@@ -99,6 +100,10 @@ def _is_answered(command: str, words: Sequence[str]) -> bool:
     _, files = resolve_words(words)
     if commands is not None:
         check_early(commands, command, words, files)
+    is_shown = any("print_config" in word or word.endswith(".help") for word in words)
+    line = None if is_shown else why_unread(command, words)
+    if line is not None:
+        raise InputError(line)
     return False
 
 

@@ -310,7 +310,14 @@ def _with_numbers(run: Finished, own: Mapping[str, Any], target: Mapping[str, An
     results = {**run.results, "metrics": {**run.metrics, **own}}
     history = run.results.get("history")
     entries = list(history) if isinstance(history, list) else []
-    start = next((place for place, one in enumerate(entries) if one.get("epoch") == 0), None)
+    start = next(
+        (
+            place
+            for place, one in enumerate(entries)
+            if isinstance(one, Mapping) and one.get("epoch") == 0
+        ),
+        None,
+    )
     if start is not None:
         metrics = {**run.target_metrics, **target}
         entries[start] = {**entries[start], "metrics": metrics}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -67,7 +68,7 @@ def open_journal(folder: Path, *, mends: bool) -> JournalStorage:
     path = folder / JOURNAL
     if mends and path.is_file():
         whole = path.read_bytes()
-        path.write_bytes(whole[: whole.rfind(b"\n") + 1])
+        os.truncate(path, whole.rfind(b"\n") + 1)
         for lock in folder.glob(f"{JOURNAL}.lock*"):
             lock.unlink()
     try:

@@ -29,12 +29,12 @@ READ = {
 #: Further settings that commands take with the files of ``fit``, and do not read.
 UNREAD = {
     "evaluate": [
-        *("--trainer.max_epochs=3", "--trainer.logger=true", "--checkpoints.keep=3"),
+        *("--trainer.max_epochs=30", "--trainer.logger=true", "--checkpoints.keep=3"),
         *("--collapse.action=stop", "--model.weighting.temperature=2", "--model.lambda=3"),
         *("--trainer.callbacks=SetScores", "--data.batch_size=4", "--trainer.max_steps=7"),
     ],
     "weights": [
-        *("--output_dir=x", "--overwrite", "--ckpt_path=x", "--trainer.max_epochs=3"),
+        *("--output_dir=x", "--overwrite", "--ckpt_path=x", "--trainer.max_epochs=30"),
         *("--trainer.limit_val_batches=3", "--model.retain=KL", "--checkpoints.keep=3"),
     ],
     "fit": ["--trainer.default_root_dir=x", "--trainer.limit_test_batches=3"],

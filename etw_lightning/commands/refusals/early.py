@@ -15,7 +15,7 @@ from etw_lightning.commands.refusals.messages import LAMBDA, lacking, one_line, 
 from etw_lightning.commands.refusals.refused_values import KINDS, either, no_choice, no_class
 from etw_lightning.files.class_paths import is_class_path
 from etw_lightning.files.config_files import Found
-from etw_lightning.files.setting_names import options_of, why_unread
+from etw_lightning.files.setting_names import options_of
 from etw_lightning.files.yaml_checks import composed, keyed
 from etw_lightning.schema import InputError
 from etw_lightning.value_checks import RANGES
@@ -55,7 +55,7 @@ _LEAST = {
 def check_early(
     commands: Mapping[str, Any], command: str, words: Sequence[str], files: Iterable[Found]
 ) -> None:
-    """Refuse an option that is none or is not read, a value that its key can't take, no settings.
+    """Refuse an option that does not exist, a value that its key can't take, and no settings.
 
     Args:
         commands: What ``stored_help.load`` gave.
@@ -97,9 +97,6 @@ def check_early(
     num_named = sum(word.partition("=")[0] in ("--config", "-c") for word in words)
     if not is_asked and num_named == len(found):
         _check_required(options, {key for key, _ in given})
-    line = None if is_asked else why_unread(command, words)
-    if line is not None:
-        raise InputError(line)
 
 
 def _is_own(setting: tuple[str, str]) -> bool:
