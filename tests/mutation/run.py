@@ -35,7 +35,7 @@ import pytest  # noqa: E402
 from mutants import mutants_of  # noqa: E402
 
 PACKAGE = "etw_lightning"
-ROOMS = ("data", "scoring", "metrics", "weighting", "forget", "kernels")
+ROOMS = ("data", "scoring", "metrics", "weighting", "forget", "kernels", "sweeps", "sequences")
 #: Tests that are run for a room, beside ``tests/unit/ROOM``: the quick ones of its numbers.
 BESIDE = {
     "weighting": ("tests/parity/test_weightings.py",),
