@@ -112,8 +112,8 @@ def read_select(given: Any) -> Select:
             raise InputError(f"{place} must hold {' or '.join(_BOUNDS)}; got none.")
         for kind, value in limits.items():
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not is_number or math.isnan(value):
-                raise InputError(f"{place}.{kind} must be a number; got {value!r}.")
+            if not is_number or not math.isfinite(value):
+                raise InputError(f"{place}.{kind} must be a finite number; got {value!r}.")
             bounds.append(Bound(name, kind, float(value)))
     validation, seeds = pairs.get("validation"), pairs.get("seeds")
     return Select(

@@ -303,10 +303,15 @@ def is_finished(run: Run) -> bool:
     Raises:
         InputError: If the folder holds anything else that is finished.
     """
+    way_out = "remove the folder, or give another --output_dir."
+    if run.folder.exists() and not run.folder.is_dir():
+        raise InputError(
+            f"{str(run.folder)!r} is a file in the place of a run's folder; remove it, or give "
+            "another --output_dir."
+        )
     command = finished_command(run.folder)
     if command is None:
         return False
-    way_out = "remove the folder, or give another --output_dir."
     if command != "fit":
         what = (
             "a results.json that can't be read" if command == UNREADABLE else f"a run of {command}"

@@ -334,10 +334,17 @@ def test_a_report_before_any_run_is_one_line(place, command):
     assert not (place / "none").exists()
 
 
-def test_a_setting_that_is_unknown_is_one_line(place, command):
-    out = command("sweep", "plan", "--config", "sweep.yaml", "--set", "model.ls=1")
-    assert (out.status, out.out) == (2, "")
-    assert out.err == ("error: model.ls is not known. Did you mean 'model.lr'? (run etw_seed0)\n")
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("model.ls=1", "model.ls is not known. Did you mean 'model.lr'? (run etw_seed0)"),
+        ("seed_everything=a", "seed_everything must be true or false or a whole number; got 'a'. "),
+    ],
+)
+def test_a_setting_that_no_run_takes_is_one_line(place, command, setting, said):
+    out = command("sweep", "plan", "--config", "sweep.yaml", "--set", setting)
+    assert (out.status, out.out, out.err.count("\n")) == (2, "", 1)
+    assert out.err.startswith(f"error: {said}")
 
 
 def test_two_sweeps_do_not_share_a_folder(place, command):

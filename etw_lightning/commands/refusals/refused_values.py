@@ -105,7 +105,7 @@ def refused_value(raw: str, key: str, choices: Choices, typed: Sequence[str] = (
     length = re.search(r"Expected a tuple with (\d+) elements\. Got value: (.*)", inner)
     if length:
         return f"{key} must be a list of {length[1]} values; got {length[2]}."
-    expected = re.findall(r"Expected an? <class '(\w+)'>", inner)
+    expected = re.findall(r"Expected (?:an? )?<class '(\w+)'>", inner)
     if expected and given:
         kinds = either([KINDS.get(name, name) for name in dict.fromkeys(expected)])
         way_out = _WAYS_OUT.get(key, "")

@@ -237,6 +237,18 @@ def test_set_takes_the_place_of_grids_and_settings(write):
             "grid.model.lr must hold numbers, texts, true, false or null; got [1].",
         ),
         (
+            {"grid": {"model.lambda": [1, float("inf")]}},
+            "grid.model.lambda must be a finite number; got inf.",
+        ),
+        (
+            {"methods": {"etw": {"model.lr": ["nan"]}}},
+            "methods.etw.model.lr must be a finite number; got nan.",
+        ),
+        (
+            {"settings": {"model.lr": float("nan")}},
+            "settings.model.lr must be a finite number; got nan.",
+        ),
+        (
             {"grid": {"model.lr": ["1e-4", 0.0001]}},
             "grid.model.lr must hold each value once; got 0.0001 more often.",
         ),
@@ -266,7 +278,7 @@ def test_set_takes_the_place_of_grids_and_settings(write):
         ),
         (
             {"select": {"maximise": "x", "subject_to": {"y": {"at_least": "1"}}}},
-            "select.subject_to.y.at_least must be a number; got '1'.",
+            "select.subject_to.y.at_least must be a finite number; got '1'.",
         ),
         ({"columns": "x"}, "columns must be a list of names, at least one; got 'x'."),
     ],
@@ -394,7 +406,10 @@ def test_ranges():
 
 
 def test_a_run_is_finished_by_its_own_results_only(write):
-    first, second, third, fourth, fifth, _ = runs_of(write())
+    first, second, third, fourth, fifth, sixth = runs_of(write())
+    sixth.folder.write_text("")
+    with pytest.raises(InputError, match="is a file in the place of a run's folder; remove it"):
+        is_finished(sixth)
     assert not is_finished(first)
     finish(first, 0.5, 0.6)
     assert is_finished(first)
@@ -884,6 +899,13 @@ def test_a_file_with_both_names_is_refused_under_the_one_that_stands_there(tmp_p
         Path("sweep.yaml").write_text(yaml.safe_dump(BASE | {"methods": methods}))
         with pytest.raises(InputError, match=rf"^methods\.etw\.{one} must hold each value once"):
             sweep(["plan", "--config", "sweep.yaml"], lambda: None)
+
+
+def test_a_file_that_holds_itself_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("sweep.yaml").write_text("methods: &all [*all]\n")
+    with pytest.raises(InputError, match=r"^the sweep's file holds itself: an alias of what begi"):
+        sweep(["plan", "--config", "sweep.yaml"], lambda: None)
 
 
 def test_a_name_in_a_comment_or_a_value_is_none_that_was_given(tmp_path, monkeypatch):

@@ -288,7 +288,7 @@ def test_a_chosen_run_that_equals_one_that_was_not_is_run(write, leave_run, monk
         ({"select": {"seeds": [0, 0]}}, r"select.seeds must hold each seed once; got 0 more often"),
         ({"select": {"subject_to": []}}, r"select.subject_to must hold pairs"),
         ({"select": {"subject_to": {"model_utility": {"at_least": float("nan")}}}},
-         r"select.subject_to.model_utility.at_least must be a number; got nan"),
+         r"select.subject_to.model_utility.at_least must be a finite number; got nan"),
         ({"select": {"subject_to": {"model_utility": {}}}},
          r"select.subject_to.model_utility must hold at_least or at_most or at_least_of_target;"),
         ({"methods": {"etw": []}}, r"methods.etw must hold pairs `name: value`; got \[\]"),
