@@ -19,6 +19,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from etw_lightning.callbacks.comparisons import score_others
 from etw_lightning.catalogue import computations as of
+from etw_lightning.catalogue import membership_numbers
 from etw_lightning.catalogue.listing import CATALOGUE, Extra, Given, Part
 from etw_lightning.catalogue.suite import NoMetricError, Plan, metric_names, select
 from etw_lightning.metrics import Metric
@@ -192,7 +193,7 @@ class PrivLeak(EvaluationCallback):
 
     def compute(self, given: Given) -> dict[str, Metric]:
         """Return privleak, percent."""
-        return {"privleak": of.privleak(given, tuple(self.needs))["privleak"]}
+        return {"privleak": membership_numbers.privleak(given, tuple(self.needs))["privleak"]}
 
 
 class SetScores(EvaluationCallback):

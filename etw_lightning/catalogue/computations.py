@@ -1,27 +1,19 @@
-"""How each entry of the catalogue goes from records to named numbers; holds no formula."""
+"""How each entry of the catalogue goes from records to named numbers; holds no formula.
+
+Those of membership tests are in ``membership_numbers``, of single tokens in ``token_numbers``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any, Literal, get_args
+from collections.abc import Sequence
+from typing import Literal, get_args
 
 from etw_lightning import metrics
-from etw_lightning.catalogue.entries import Compute, Given, Sets
-from etw_lightning.catalogue.token_weights import weights_from_records
-from etw_lightning.metrics import Attack, Metric, RougeName, TruthRatioName
-from etw_lightning.metrics.depth import unlearning_depth as depth_of
+from etw_lightning.catalogue import membership_numbers
+from etw_lightning.catalogue.entries import Found, Given, Sets
+from etw_lightning.metrics import Metric, RougeName, TruthRatioName
 from etw_lightning.metrics.still_said import ItemKind, items_of, still_said_of_kind
-from etw_lightning.metrics.token_probabilities import (
-    probability_gap,
-    token_histograms,
-    token_rows,
-)
-from etw_lightning.metrics.tokens import mark_tokens, token_auc
 from etw_lightning.schema import InputError, Record
-from etw_lightning.weighting import ETW, TNPO, WGA, Annotated, SatImp, TokenWeighting
-
-Found = dict[str, Metric]
 
 
 def _direction(name: str) -> Literal["up", "down"]:
@@ -153,57 +145,6 @@ def exact_memorisation(given: Given, sets: tuple[str, ...]) -> Found:
     return {"exact_memorisation": metrics.exact_memorisation(records, given.conventions)}
 
 
-def _auc(given: Given, records: Sets, sets: tuple[str, ...], attack: Attack) -> Metric:
-    forget, holdout = sets
-    reference = None
-    if attack == "reference":
-        assert given.retain is not None
-        reference = (given.retain[forget], given.retain[holdout])
-    return metrics.attack_auc(
-        records[forget],
-        records[holdout],
-        attack,
-        reference=reference,
-        conventions=given.conventions,
-    )
-
-
-def membership(attack: Attack) -> Compute:
-    """Return what computes the AUC of one attack."""
-
-    def compute(given: Given, sets: tuple[str, ...]) -> Found:
-        return {f"mia_{attack}": _auc(given, given.records, sets, attack)}
-
-    return compute
-
-
-def privleak(given: Given, sets: tuple[str, ...]) -> Found:
-    """PrivLeak with Min-K, and its size."""
-    forget, holdout = sets
-    assert given.retain is not None
-    pair = given.retain[forget], given.retain[holdout]
-    retain_auc = metrics.min_k_auc(*pair, given.conventions)
-    auc = _auc(given, given.records, sets, "min_k")
-    leak = metrics.privleak_from_auc(auc, retain_auc)
-    return {"privleak": leak, "abs_privleak": metrics.abs_privleak(leak)}
-
-
-def privleak_min_k_plus_plus(given: Given, sets: tuple[str, ...]) -> Found:
-    """PrivLeak with Min-K++."""
-    assert given.retain is not None
-    auc = _auc(given, given.records, sets, "min_k_plus_plus")
-    retain = _auc(given, given.retain, sets, "min_k_plus_plus")
-    return {"privleak_min_k_plus_plus": metrics.privleak_from_auc(auc, retain.value)}
-
-
-def retain_deviation(given: Given, sets: tuple[str, ...]) -> Found:
-    """DUSK's deviation of texts that stay."""
-    assert given.retain is not None
-    auc = _auc(given, given.records, sets, "min_k_plus_plus")
-    retain = _auc(given, given.retain, sets, "min_k_plus_plus")
-    return {"retain_deviation": metrics.retain_deviation(auc, retain.value)}
-
-
 def traces(given: Given, sets: tuple[str, ...]) -> Found:
     """What is still thought of each set."""
     found: Found = {}
@@ -224,18 +165,6 @@ def answers_after_traces(given: Given, sets: tuple[str, ...]) -> Found:
         found[f"{name}_answer_rougeL_recall"] = score
         found[f"{name}_unfinished_traces"] = metrics.unfinished_traces(rows)
     return found
-
-
-def relative_difference(given: Given, sets: tuple[str, ...]) -> Found:
-    """Each attack's AUC relative to the retain model's."""
-    assert given.retain is not None
-    return {
-        f"mia_{attack}_relative_difference": metrics.relative_difference(
-            _auc(given, given.records, sets, attack),
-            _auc(given, given.retain, sets, attack).value,
-        )
-        for attack in metrics.PRIVACY_ATTACKS
-    }
 
 
 def repetition(given: Given, sets: tuple[str, ...]) -> Found:
@@ -340,16 +269,6 @@ def memorisation_score(given: Given, sets: tuple[str, ...]) -> Found:
     return {"memorisation_score": metrics.memorisation_score(parts, target)}
 
 
-def privacy_score(given: Given, sets: tuple[str, ...]) -> Found:
-    """Priv of the meta-evaluation."""
-    assert given.retain is not None
-    aucs, retain = (
-        {str(attack): _auc(given, records, sets, attack) for attack in metrics.PRIVACY_ATTACKS}
-        for records in (given.records, given.retain)
-    )
-    return {"privacy_score": metrics.privacy_score(aucs, retain)}
-
-
 def unlearning_score(given: Given, sets: tuple[str, ...]) -> Found:
     """Util of the meta-evaluation, and the score of all three."""
     assert given.target is not None
@@ -361,102 +280,8 @@ def unlearning_score(given: Given, sets: tuple[str, ...]) -> Found:
         metrics.gibberish(given.clean["target"][forget]),
     )
     memorisation = memorisation_score(given, (asked,))["memorisation_score"]
-    privacy = privacy_score(given, (forget, holdout))["privacy_score"]
+    privacy = membership_numbers.privacy_score(given, (forget, holdout))["privacy_score"]
     return {
         "utility_score": utility,
         "unlearning_score": metrics.unlearning_score(memorisation, privacy, utility),
-    }
-
-
-#: Weights whose power to find marked tokens is reported, from what records hold.
-DETECTORS: Mapping[str, TokenWeighting] = {
-    "etw": ETW(),
-    "imp": SatImp(beta1=0.0, beta2=1.0),
-    "wga": WGA(),
-    "satimp": SatImp(beta1=5.0, beta2=1.0),
-}
-#: The same, of words that spaCy finds.
-SPACY_DETECTORS = {"scn": "nouns", "sce": "entities"}
-
-
-def _detection(given: Given, name: str, weights: Mapping[str, Sequence[Sequence[float]]]) -> Found:
-    marks = mark_tokens(given.records[name], given.spans[name])
-    found: Found = {}
-    for label, rows in weights.items():
-        result = token_auc(rows, marks)
-        found[f"token_auc_{label}"] = Metric(result.pooled, "up", result.num_tokens)
-        found[f"token_auc_{label}_per_row"] = Metric(result.per_row, "up", result.num_rows)
-    return found
-
-
-def token_detection(given: Given, sets: tuple[str, ...]) -> Found:
-    """ROC-AUC of weights as detectors of marked tokens, over all tokens and a mean over rows."""
-    records = given.records[sets[0]]
-    weights = {label: weights_from_records(one, records) for label, one in DETECTORS.items()}
-    weights["entropy"] = [list(record.token_entropies) for record in records]
-    return _detection(given, sets[0], weights)
-
-
-def token_detection_by_ratio(given: Given, sets: tuple[str, ...]) -> Found:
-    """ROC-AUC of TNPO's weights, which compare with the target model."""
-    assert given.target is not None
-    name = sets[0]
-    weights = weights_from_records(TNPO(), given.records[name], given.target[name])
-    return _detection(given, name, {"tnpo": weights})
-
-
-def token_detection_by_spacy(given: Given, sets: tuple[str, ...]) -> Found:
-    """ROC-AUC of spaCy's nouns and entities."""
-    name = sets[0]
-    weights = {
-        label: weights_from_records(
-            Annotated(), given.records[name], spans=given.spacy_spans[kind][name]
-        )
-        for label, kind in SPACY_DETECTORS.items()
-    }
-    return _detection(given, name, weights)
-
-
-def _token_rows(given: Given, name: str) -> Any:
-    assert given.retain is not None
-    marks = mark_tokens(given.records[name], given.spans[name])
-    return token_rows(given.records[name], given.retain[name], marks)
-
-
-def token_gap(given: Given, sets: tuple[str, ...]) -> Found:
-    """Distance of token probabilities to the retain model's, marked and other tokens."""
-    gap = probability_gap(_token_rows(given, sets[0]))
-    return {
-        "token_gap_marked": Metric(gap.marked, "down", gap.num_marked),
-        "token_gap_unmarked": Metric(gap.unmarked, "down", gap.num_unmarked),
-    }
-
-
-def token_gap_rows(given: Given, sets: tuple[str, ...]) -> dict[str, Any]:
-    """Every token next to the retain model's."""
-    return {"tokens": [asdict(row) for row in _token_rows(given, sets[0])]}
-
-
-def token_means(given: Given, sets: tuple[str, ...]) -> Found:
-    """Means of the histograms' values."""
-    histograms = token_histograms(given.records[sets[0]])
-    return {
-        f"mean_{name}": Metric(one.total / sum(one.counts), "retain", sum(one.counts))
-        for name, one in histograms.items()
-    }
-
-
-def token_histogram_details(given: Given, sets: tuple[str, ...]) -> dict[str, Any]:
-    """The histograms."""
-    histograms = token_histograms(given.records[sets[0]])
-    return {name: asdict(histogram) for name, histogram in histograms.items()}
-
-
-def unlearning_depth(given: Given, sets: tuple[str, ...]) -> Found:
-    """Unlearning depth, and how many rows have a score."""
-    result = depth_of(*given.depth)
-    rows = len(result.rows)
-    return {
-        "unlearning_depth": Metric(result.value, "up", result.n),
-        f"{sets[0]}_rows_without_depth": Metric(float(rows - result.n), "none", rows),
     }

@@ -18,6 +18,7 @@ __all__ = [
     "Entry",
     "Extra",
     "Family",
+    "Found",
     "Given",
     "Part",
     "Sets",
@@ -99,7 +100,9 @@ class Given:
     words: WordRule = "published"
 
 
-Compute = Callable[[Given, tuple[str, ...]], dict[str, Metric]]
+#: Numbers by name.
+Found = dict[str, Metric]
+Compute = Callable[[Given, tuple[str, ...]], Found]
 
 
 @dataclass(frozen=True)

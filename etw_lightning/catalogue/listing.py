@@ -1,6 +1,6 @@
 """The catalogue of metrics: which functions' docstrings are the pages of a number, what it reads.
 
-Formulas live in ``metrics``; how numbers are named, in ``computations``.
+Formulas live in ``metrics``; how numbers are named, in ``computations`` and beside it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from etw_lightning import metrics
 from etw_lightning.catalogue import computations as of
+from etw_lightning.catalogue import membership_numbers, token_numbers
 from etw_lightning.catalogue.entries import FAMILIES, KEYS, Entry, Extra, Family, Given, Part
 from etw_lightning.metrics.depth import unlearning_depth
 from etw_lightning.metrics.still_said import ItemKind
@@ -104,7 +105,11 @@ def _detectors(*names: str) -> tuple[str, ...]:
 
 def _attack(attack: metrics.Attack, *pages: Callable[..., Any], **further: Any) -> Entry:
     return Entry(
-        (*_ATTACK_PAGES, *pages), _MEMBERS, of.membership(attack), (f"mia_{attack}",), **further
+        (*_ATTACK_PAGES, *pages),
+        _MEMBERS,
+        membership_numbers.membership(attack),
+        (f"mia_{attack}",),
+        **further,
     )
 
 
@@ -214,28 +219,28 @@ CATALOGUE: Mapping[str, Entry] = {
     "privleak": Entry(
         (metrics.privleak, metrics.abs_privleak, metrics.min_k_score),
         _MEMBERS,
-        of.privleak,
+        membership_numbers.privleak,
         ("privleak", "abs_privleak"),
         needs=_needs("retain"),
     ),
     "privleak_min_k_plus_plus": Entry(
         (metrics.privleak_from_auc, metrics.min_k_plus_plus_score),
         {"dusk": _MEMBERS["dusk"]},
-        of.privleak_min_k_plus_plus,
+        membership_numbers.privleak_min_k_plus_plus,
         ("privleak_min_k_plus_plus",),
         needs=_needs("retain_tokens"),
     ),
     "retain_deviation": Entry(
         (metrics.retain_deviation, metrics.min_k_plus_plus_score),
         {"dusk": ("privleak_retain", "privleak_holdout")},
-        of.retain_deviation,
+        membership_numbers.retain_deviation,
         ("retain_deviation",),
         needs=_needs("retain_tokens"),
     ),
     "mia_relative_difference": Entry(
         (metrics.relative_difference, *_ATTACK_PAGES),
         _MEMBERS,
-        of.relative_difference,
+        membership_numbers.relative_difference,
         tuple(f"mia_{attack}_relative_difference" for attack in metrics.PRIVACY_ATTACKS),
         needs=_needs("retain_tokens"),
     ),
@@ -309,7 +314,7 @@ CATALOGUE: Mapping[str, Entry] = {
     "privacy_score": Entry(
         (metrics.privacy_score, metrics.membership_similarity),
         {"tofu": _MEMBERS["tofu"], "own": _MEMBERS["own"]},
-        of.privacy_score,
+        membership_numbers.privacy_score,
         ("privacy_score",),
         needs=_needs("retain_tokens"),
     ),
@@ -324,43 +329,43 @@ CATALOGUE: Mapping[str, Entry] = {
     "token_auc": Entry(
         (token_auc,),
         _MARKED,
-        of.token_detection,
-        _detectors(*of.DETECTORS, "entropy"),
+        token_numbers.token_detection,
+        _detectors(*token_numbers.DETECTORS, "entropy"),
         needs=_needs("annotations"),
     ),
     "token_auc_tnpo": Entry(
         (token_auc,),
         _MARKED,
-        of.token_detection_by_ratio,
+        token_numbers.token_detection_by_ratio,
         _detectors("tnpo"),
         needs=_needs("annotations", "target"),
     ),
     "token_auc_spacy": Entry(
         (token_auc,),
         _MARKED,
-        of.token_detection_by_spacy,
-        _detectors(*of.SPACY_DETECTORS),
+        token_numbers.token_detection_by_spacy,
+        _detectors(*token_numbers.SPACY_DETECTORS),
         needs=_needs("annotations", "spacy"),
     ),
     "token_gap": Entry(
         (probability_gap,),
         _MARKED,
-        of.token_gap,
+        token_numbers.token_gap,
         ("token_gap_marked", "token_gap_unmarked"),
         needs=_needs("annotations", "retain_tokens"),
-        detail=of.token_gap_rows,
+        detail=token_numbers.token_gap_rows,
     ),
     "token_histograms": Entry(
         (token_histograms,),
         _MEMORISED,
-        of.token_means,
+        token_numbers.token_means,
         ("mean_token_probabilities", "mean_token_entropies"),
-        detail=of.token_histogram_details,
+        detail=token_numbers.token_histogram_details,
     ),
     "unlearning_depth": Entry(
         (unlearning_depth,),
         _MARKED,
-        of.unlearning_depth,
+        token_numbers.unlearning_depth,
         ("unlearning_depth", "{set}_rows_without_depth"),
         needs=_needs("depth"),
         by_default=False,
