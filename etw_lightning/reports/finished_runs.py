@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from etw_lightning.boards.grouped import hyperparameters
+from etw_lightning.reports.results_form import wrong_with
 from etw_lightning.runs.run_report import BEFORE, RETAIN
 from etw_lightning.schema import InputError, Record
 from etw_lightning.scoring.retain_results import load_records
@@ -117,6 +118,12 @@ def read_run(path: str | Path, name: str | None = None, key: str = "report") -> 
         raise InputError(f"{key}: {file} can't be read ({error}).") from error
     if not isinstance(results, dict) or "command" not in results:
         raise InputError(f"{key}: {file} was written by no run of ours.")
+    wrong = wrong_with(results)
+    if wrong:
+        raise InputError(
+            f"{key}: {file} must hold numbers as a run writes them; {wrong}. Run it again, or give "
+            "another run."
+        )
     if not results.get("finished"):
         reason = (results.get("stopped") or {}).get("reason", "it was broken off")
         raise InputError(f"{key}: {str(path)!r} is not finished: {reason}.")
@@ -130,7 +137,10 @@ def _config(folder: Path) -> Mapping[str, Any]:
         found = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return {}
-    return found if isinstance(found, dict) else {}
+    if not isinstance(found, dict):
+        return {}
+    parts = (found.get(key) for key in ("model", "data", "trainer"))
+    return found if all(part is None or isinstance(part, dict) for part in parts) else {}
 
 
 def read_runs(paths: Sequence[str], key: str = "report") -> tuple[list[FinishedRun], list[str]]:

@@ -213,12 +213,13 @@ def _terms(run: FinishedRun) -> dict[str, str]:
     model, data = (run.config.get(key) or {} for key in ("model", "data"))
     made = run.results.get("provenance") or {}
     numbers = run.results.get("metrics") or {}
-    sizes = {name: one["n"] for name, one in numbers.items() if name.startswith("forget_")}
+    forget = [one for name, one in numbers.items() if name.startswith("forget_")]
+    sizes = [one["n"] for one in forget if isinstance(one.get("n"), int)]
     template = made.get("template") or {}
     terms = {
         "data.benchmark": str(data.get("benchmark")),
         "data.forget_split": str(data.get("forget_split")),
-        "n of forget numbers": str(max(sizes.values(), default=None)),
+        "n of forget numbers": str(max(sizes, default=None)),
         "template": json.dumps(template, sort_keys=True),
         "model.pretrained": str(model.get("pretrained")),
     }

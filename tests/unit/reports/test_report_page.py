@@ -20,7 +20,7 @@ from etw_lightning.metrics import forget_quality
 from etw_lightning.reports import page
 from etw_lightning.reports.charts import make_charts
 from etw_lightning.reports.contents import changes, columns, medians
-from etw_lightning.reports.finished_runs import read_runs
+from etw_lightning.reports.finished_runs import read_run, read_runs
 from etw_lightning.reports.token_rows import token_rows, weighting_of
 from etw_lightning.reports.worlds import spread, worlds
 from etw_lightning.schema import InputError
@@ -344,6 +344,45 @@ def test_bad_input_is_one_line(folders, tmp_path, monkeypatch, words, message):
         report(given)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"metrics": [1]}, "metrics is [1]"),
+        ({"metrics": {"forget_quality": "x"}}, "metrics.forget_quality is 'x'"),
+        ({"metrics": {"forget_quality": {"n": 6}}}, "metrics.forget_quality.value is None"),
+        ({"metrics": {"privleak": {"value": float("nan")}}}, "metrics.privleak.value is nan"),
+        ({"seed": "x"}, "seed is 'x'"),
+        ({"seed": True}, "seed is True"),
+        ({"history": {"a": 1}}, "history is {'a': 1}"),
+        ({"history": ["a"]}, "history.0 is 'a'"),
+        ({"history": [{"epoch": 0, "metrics": [1]}]}, "history.0.metrics is [1]"),
+        ({"provenance": "a"}, "provenance is 'a'"),
+        ({"stopped": "a", "finished": False}, "stopped is 'a'"),
+        ({"judgement": {"models": {"target": 3}}}, "judgement.models.target is 3"),
+        ({"judgement": {"models": {"target": {"a": "b"}}}}, "judgement.models.target.a is 'b'"),
+        ({"judgement": {"findings": "a"}}, "judgement.findings is 'a'"),
+        ({"table": {"target": {"a": True}}}, "table.target.a is True"),
+    ],
+)
+def test_results_of_another_form_are_told_and_left_out(folders, tmp_path, changed, said):
+    (tmp_path / "odd").mkdir()
+    odd = make_run(tmp_path / "odd", **changed)
+    with pytest.raises(InputError) as caught:
+        read_run(odd, key="compare")
+    assert str(caught.value) == (
+        f"compare: {odd / 'results.json'} must hold numbers as a run writes them; {said}. Run it "
+        "again, or give another run."
+    )
+    runs, left_out = read_runs([str(folders[0]), str(odd)])
+    assert ([run.folder for run in runs], len(left_out)) == ([folders[0]], 1)
+
+
+def test_settings_of_another_form_are_none(tmp_path):
+    run = make_run(tmp_path)
+    (tmp_path / "config.yaml").write_text("model: 3\n")
+    assert read_run(run).config == {}
 
 
 #: Runs in the page: presses keys and types, and leaves what it found in the document.
