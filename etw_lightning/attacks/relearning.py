@@ -13,6 +13,7 @@ from etw_lightning.api.loaded import interruptible, quietly
 from etw_lightning.attacks.interface import Attack, Robustness, Subject
 from etw_lightning.attacks.scoring import trainer_like
 from etw_lightning.callbacks.guards import FiniteGuard
+from etw_lightning.files.setting_names import renamed
 from etw_lightning.schema import InputError
 from etw_lightning.training.datamodule import UnlearningDataModule
 from etw_lightning.training.module import UnlearningModule
@@ -57,8 +58,8 @@ class Relearn(Attack):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"attack.{name} must be a whole number > 0; got {value}.")
-        if self.lr is not None and not self.lr > 0:
-            raise InputError(f"attack.lr must be a number > 0; got {self.lr}.")
+        if self.lr is not None and not 0 < self.lr < float("inf"):
+            raise InputError(f"attack.lr must be a finite number > 0; got {self.lr}.")
 
     @property
     def read_too(self) -> frozenset[str]:
@@ -81,6 +82,8 @@ class Relearn(Attack):
         try:
             self._data(run).load(run.name("unlearned"))
         except InputError as error:
+            if self.rows not in ("forget", "retain"):
+                raise InputError(renamed(str(error), {"data.split": "attack.rows"})) from error
             # The limit is put where a run's own stands.
             if self.num_rows is None or not str(error).startswith("data.rows"):
                 raise

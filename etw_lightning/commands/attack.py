@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import difflib
 import re
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from etw_lightning.commands.refusals.options import Options
-from etw_lightning.files.class_paths import is_class_path, look_here
+from etw_lightning.files.class_paths import class_at, is_class_path, look_here
 from etw_lightning.files.config_files import find_config, shipped
 from etw_lightning.files.setting_names import options_of, renamed, why_unread
 from etw_lightning.notices import printable
@@ -65,6 +66,9 @@ def _answer(words: list[str]) -> int:
     from etw_lightning.attacks.running import run_attack
     from etw_lightning.catalogue.suite import metric_names
 
+    asked = metric_names(options.metrics)
+    if asked is not None and not asked:
+        raise InputError(f"attack: --metrics must name at least one; got {options.metrics!r}.")
     inner = _inner()
     config = _parse(inner, [*_data_of(run), *given, *more])
     _settle(config.data, options, {name for name, _ in options_of(more)})
@@ -73,12 +77,14 @@ def _answer(words: list[str]) -> int:
     )
     name = _name(options.name, more)
     output = Path(options.output or attacked.folder / "attacks" / f"{name}.json").expanduser()
+    _check_output(output)
+    _check_null(config.attack)
     made = _built(inner, config)
     _check_read(more, made.read_too)
     outcome = run_attack(
         made,
         attacked,
-        metric_names(options.metrics),
+        asked,
         progress=sys.stdout.isatty(),
         say=_say,
     )
@@ -107,6 +113,25 @@ def _settle(data: Any, options: Any, typed: Collection[str]) -> None:
             data[results] = None
         if role == "retain" and not is_asked and f"data.{results}" in typed:
             data[model] = None
+
+
+def _check_output(output: Path) -> None:
+    """Refuse a file that can't be written before hours are spent on what it is to hold."""
+    file = next((one for one in output.parents if one.exists() and not one.is_dir()), None)
+    if output.is_dir() or file is not None:
+        what = "is a folder" if file is None else f"is in {str(file)!r}, which is a file"
+        raise InputError(f"attack: --output {str(output)!r} {what}; give a file.")
+
+
+def _check_null(attack: Any) -> None:
+    """Refuse a null for an argument that takes none, which the parser lets through."""
+    from etw_lightning.attacks.interface import Attack
+
+    given = attack.as_dict().get("init_args") or {}
+    kind = class_at(attack.class_path, Attack, "attack")
+    for name, one in getattr(kind, "__dataclass_fields__", {}).items():
+        if name in given and given[name] is None and "None" not in str(one.type):
+            raise InputError(f"attack.{name} must have a value; got null.")
 
 
 def _check_read(words: Sequence[str], read_too: Collection[str]) -> None:
@@ -264,5 +289,13 @@ def parser() -> Options:
         help="model that knows it; without: the one that the run began with",
     )
     parser.add_argument("--all", action="store_true", help="print every number, not the first few")
-    parser.add_argument("--seed", type=int, help="of what is drawn; without: the run's")
+    parser.add_argument("--seed", type=_seed, help="of what is drawn; without: the run's")
     return parser
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number from 0 to {2**32 - 1}; got {text!r}"
+        )
+    return int(text)

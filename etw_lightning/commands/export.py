@@ -46,8 +46,9 @@ def export(args: Sequence[str]) -> int:
     if saved is not None:
         return _hand_on(saved, options)
     found = find_checkpoint(options.checkpoint, _KEY)
-    folder = Path(options.output_dir).expanduser() if options.output_dir else _beside(found)
-    _check_place(folder, may_replace=options.overwrite)
+    folder = _asked(options) or _beside(found)
+    held = found.parent.parent.parent / "model"
+    _check_place(folder, may_replace=options.overwrite, reads=(held,))
     _write(str(found), options, options.dtype or checkpoint_dtype(str(found), _KEY), folder)
     return 0
 
@@ -79,16 +80,17 @@ def _negate(options: argparse.Namespace) -> int:
     if not run.is_dir():
         find_checkpoint(options.checkpoint, _KEY)
     settings = settings_in(run)
-    model = settings.get("model") or {}
+    given, seed = settings.get("model"), settings.get("seed_everything") or 0
+    model = given if isinstance(given, dict) and isinstance(seed, int) else {}
     is_tuned = (run / "model" / "config.json").is_file() and model.get("pretrained")
     if not is_tuned or model.get("forget") is not None:
         raise InputError(
             f"negate: checkpoint {str(run)!r} must be the folder of a finished run of fit that "
             "fine-tuned on what is to be forgotten: model.forget null, data.split the forget split."
         )
-    folder = Path(options.output_dir or run / f"negated-{options.negate:g}").expanduser()
-    _check_place(folder, may_replace=options.overwrite)
-    place = resolve(str(model["pretrained"]), int(settings.get("seed_everything") or 0))
+    folder = _asked(options) or run / f"negated-{options.negate:g}"
+    place = resolve(str(model["pretrained"]), seed)
+    _check_place(folder, may_replace=options.overwrite, reads=(run / "model", Path(place)))
     stored = getattr(load_config(place, "model.pretrained"), "dtype", None) or "float32"
     # What a run changed of 16-bit weights is smaller than their steps.
     start = load_model(place, "float32", None, "model.pretrained")
@@ -123,10 +125,9 @@ def _hand_on(saved: Path, options: argparse.Namespace) -> int:
             raise InputError(f"{asked[0]}: {told}, {str(saved)!r}; give --output_dir for a copy.")
         sys.stdout.write(f"{told}\nmodel: {saved}\n")
         return 0
-    folder = Path(options.output_dir).expanduser()
-    if folder.resolve() == saved.resolve():
-        raise InputError(f"output_dir {str(folder)!r} is where the model is; give another folder.")
-    _check_place(folder, may_replace=options.overwrite)
+    folder = _asked(options)
+    assert folder is not None
+    _check_place(folder, may_replace=options.overwrite, reads=(saved,))
     sys.stdout.write(f"{told}\n")
     if changes:
         stored = getattr(load_config(str(saved), _KEY), "dtype", None) or "float32"
@@ -144,8 +145,27 @@ def _hand_on(saved: Path, options: argparse.Namespace) -> int:
     return 0
 
 
-def _check_place(folder: Path, *, may_replace: bool) -> None:
-    """Refuse a place that is taken; what is no saved model is not replaced either."""
+def _asked(options: argparse.Namespace) -> Path | None:
+    """Return the folder that was asked for; None where none was."""
+    given: str | None = options.output_dir
+    if given is not None and not given.strip():
+        raise InputError(f"output_dir must be a folder; got {given!r}.")
+    return None if given is None else Path(given).expanduser()
+
+
+def _check_place(folder: Path, *, may_replace: bool, reads: Sequence[Path] = ()) -> None:
+    """Refuse a place that is taken; what is no saved model is not replaced either.
+
+    Args:
+        folder: The place.
+        may_replace: A model that is there may be replaced.
+        reads: Models that the run holds or began with, which are never replaced.
+    """
+    if any(folder.resolve() == one.resolve() for one in reads):
+        raise InputError(f"output_dir {str(folder)!r} is where the model is; give another folder.")
+    file = next((one for one in folder.parents if one.exists() and not one.is_dir()), None)
+    if file is not None:
+        raise InputError(f"output_dir must be a folder; {str(file)!r} is a file.")
     if not folder.exists():
         return
     if not may_replace:

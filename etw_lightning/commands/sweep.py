@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from etw_lightning.commands.refusals.options import Options
+from etw_lightning.commands.refusals.refused_values import either
 from etw_lightning.notices import program
 from etw_lightning.schema import InputError
 from etw_lightning.scoring.retain_results import write_atomically
@@ -103,7 +104,7 @@ _READ_BY = {
 
 def _unread(name: str, options: argparse.Namespace) -> str:
     takers = _READ_BY.get(name, ("search",))
-    said = f"{' and '.join(takers)} {'read' if len(takers) > 1 else 'reads'} it"
+    said = f"{either(takers, 'and')} {'read' if len(takers) > 1 else 'reads'} it"
     value = getattr(options, name)
     got = "" if value is True else f"; got {value!r}"
     return f"sweep: --{name} is not read by sweep {options.command}: {said}{got}. Leave it out."

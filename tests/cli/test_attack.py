@@ -313,7 +313,20 @@ def test_without_a_retain_model_that_is_said(command, run, home):
          "compute rouge, "),
         (["relearn", "--model", "{run}", "--attack.rows", "no.jsonl"], "attack.rows must be "
          "forget, retain or a file of rows; there is no file 'no.jsonl'."),
+        (["prune", "--model", "{run}", "--metrics", ","], "attack: --metrics must name at least "
+         "one; got ','."),
+        (["prune", "--model", "{run}", "--seed", "-1"], "attack: argument --seed: must be a whole "
+         "number from 0 to 4294967295; got '-1'; "),
+        (["prune", "--model", "{run}", "--output", "{run}"], "attack: --output '{run}' is a "
+         "folder; give a file."),
+        (["prune", "--model", "{run}", "--output", "{run}/config.yaml/x"], "attack: --output "
+         "'{run}/config.yaml/x' is in '{run}/config.yaml', which is a file; give a file."),
         (["relearn", "--model", "{run}", "--attack.steps", "0"], "attack.steps must be "),
+        (["relearn", "--model", "{run}", "--attack.rows", "null"], "attack.rows must have a value; "
+         "got null."),
+        (["relearn", "--model", "{run}", "--attack.lr", "inf"], "attack.lr must be a finite number "
+         "> 0; got inf."),
+        (["relearn", "--model", "{run}", "--attack.rows", "{run}/config.yaml"], "attack.rows "),
         (["relearn", "--model", "{run}", "--attack.num_rows", "9"], "attack.num_rows is "
          "9, but there are fewer rows: data.rows"),
         (["merge", "--model", "{run}", "--target_model", "./gone"], "target_model: there "

@@ -193,6 +193,26 @@ def test_a_task_vector_is_taken_the_other_way(
     again = command("export", "--checkpoint", run, "--negate", "1", "--output_dir", "moved")
     assert again.status == 2
     assert "is there already" in again.err
+    # Neither the run's own model nor the one that it began with is ever replaced.
+    for place in (run / "model", tiny_model_dir):
+        words = ("--negate", "1", "--output_dir", place, "--overwrite")
+        said = command("export", "--checkpoint", run, *words)
+        assert (said.status, said.out) == (2, "")
+        assert said.err == (
+            f"error: output_dir {str(place)!r} is where the model is; give another folder.\n"
+        )
+        assert load_file(place / "model.safetensors").keys() == start.keys()
+    for place, wrong in (
+        ("", "output_dir must be a folder; got ''"),
+        (run / "config.yaml" / "x", "output_dir must be a folder; '"),
+    ):
+        said = command("export", "--checkpoint", run, "--negate", "1", "--output_dir", place)
+        assert (said.status, said.err.count("\n")) == (2, 1)
+        assert said.err.startswith(f"error: {wrong}")
+    for odd in ({"model": 3}, {"model": settings["model"], "seed_everything": "x"}):
+        (run / "config.yaml").write_text(yaml.safe_dump(odd))
+        said = command("export", "--checkpoint", run, "--negate", "1", "--output_dir", "more")
+        assert said.err.startswith("error: negate: checkpoint '")
     (run / "config.yaml").write_text(yaml.safe_dump({"model": {"pretrained": "x", "forget": {}}}))
     other = command("export", "--checkpoint", run, "--negate", "0.5", "--output_dir", "more")
     assert other.status == 2

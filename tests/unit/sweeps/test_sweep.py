@@ -15,13 +15,13 @@ import yaml
 from etw_lightning.commands.sweep import _ranges, plan, sweep
 from etw_lightning.runs.key import run_key, that_count
 from etw_lightning.schema import InputError
-from etw_lightning.sweeps.choice import choose, gather, rule
+from etw_lightning.sweeps.choice import average, choose, gather, rule
 from etw_lightning.sweeps.grid import load_sweep
 from etw_lightning.sweeps.processes import FIT, _start
 from etw_lightning.sweeps.reading import with_keys
 from etw_lightning.sweeps.report import check_metrics, report
 from etw_lightning.sweeps.rules import Bound, Select
-from etw_lightning.sweeps.runs import expand, find_finished, is_finished, strangers
+from etw_lightning.sweeps.runs import expand, find_finished, is_finished, option_words, strangers
 
 BASE = {
     "config": ["run.yaml"],
@@ -407,11 +407,11 @@ def test_ranges():
 
 def test_a_run_is_finished_by_its_own_results_only(write):
     first, second, third, fourth, fifth, sixth = runs_of(write())
+    assert not is_finished(first)
+    finish(first, 0.5, 0.6)
     sixth.folder.write_text("")
     with pytest.raises(InputError, match="is a file in the place of a run's folder; remove it"):
         is_finished(sixth)
-    assert not is_finished(first)
-    finish(first, 0.5, 0.6)
     assert is_finished(first)
     finish(second, 0.5, 0.6, key="0123456789ab")
     with pytest.raises(InputError) as caught:
@@ -503,6 +503,65 @@ def test_a_point_that_lacks_a_run_is_not_chosen(write):
 def test_directions_and_bounds(write, select, expected):
     points = points_of(write, (0.4, 0.5), (0.4, 0.5), (0.2, 0.6), (0.2, 0.6))
     assert dict(choose(points, select)[0].values) == {"lambda": expected}
+
+
+_HALF = (Bound("model_utility", "at_most", 0.5),)
+
+
+def test_a_point_on_its_bound_keeps_to_it(write):
+    points = points_of(write, *[(0.4, 0.5)] * 2, *[(0.9, 0.75)] * 2)
+    assert choose(points, Select("forget_quality", True, _HALF)) == (points[0], True)
+
+
+def test_of_equal_numbers_the_one_that_keeps_to_the_bounds_is_taken(write):
+    points = points_of(write, *[(0.4, 0.7)] * 2, *[(0.4, 0.3)] * 2)
+    assert choose(points, Select("forget_quality", True, _HALF)) == (points[1], True)
+
+
+def test_a_point_has_a_number_where_all_of_its_runs_do(write):
+    runs = runs_of(write())
+    finish(runs[0], 0.5, 0.6, rouge=0.3)
+    finish(runs[1], 0.5, 0.6)
+    point = gather(runs)[0]
+    assert (point.numbers("rouge"), point.mean("rouge")) == ([], None)
+    assert point.mean("model_utility") == 0.6
+
+
+def test_a_p_value_of_0_is_the_least_that_a_float_holds():
+    # 2.2250738585072014e-308, whose logarithm is -307.65265...
+    assert average("forget_quality", [0.0]) == pytest.approx(2.2250738585072014e-308, rel=1e-10)
+    assert average("forget_quality", [0.0, 1.0]) == pytest.approx(1.4916681462400413e-154)
+
+
+@pytest.mark.parametrize("other", ["a_copy", "zz_copy"])
+def test_of_several_folders_that_hold_a_run_its_own_counts(write, other):
+    first = runs_of(write())[0]
+    finish(first, 0.5, 0.6)
+    finish(replace(first, folder=Path("out") / other), 0.9, 0.6)
+    assert find_finished([first])[first.key].folder == first.folder
+
+
+def test_what_was_scored_stands_for_no_run(write):
+    first = runs_of(write())[0]
+    scored = Path("out/scored")
+    finish(replace(first, folder=scored), 0.5, 0.6)
+    assert find_finished([first])[first.key].folder == scored
+    text = (scored / "results.json").read_text().replace('"fit"', '"evaluate"')
+    (scored / "results.json").write_text(text)
+    assert find_finished([first]) == {}
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("", ["--data.template="]),
+        ("-1", ["--data.template=-1"]),
+        (None, ["--data.template", "null"]),
+        ({"a": 1}, ["--data.template", '{"a": 1}']),
+    ],
+)
+def test_every_value_is_read_as_one_word(value, words):
+    assert option_words("data.template", value) == words
 
 
 def test_a_number_that_a_run_lacks_is_an_error(write):
