@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ class AttackedRun:
         seed: int | None = None,
     ) -> None:
         self.folder, self.config, self.results = run.folder, run.config, run.results
-        self._check(run)
+        self.check_run(run)
         self.make_data = make_data
         self.model: Mapping[str, Any] = run.config["model"]
         self.trainer: Mapping[str, Any] = run.config.get("trainer") or {}
@@ -58,9 +59,17 @@ class AttackedRun:
         self._rows: UnlearningDataModule | None = None
 
     @staticmethod
-    def _check(run: FinishedRun) -> None:
+    def check_run(run: FinishedRun) -> None:
+        """Refuse what is no run that unlearned, or has left no model.
+
+        Args:
+            run: The run as it is read.
+
+        Raises:
+            InputError: Names what is missing.
+        """
         where, config = f"attack: --model {str(run.folder)!r}", run.config
-        if not config.get("model") or not config.get("data"):
+        if not (config.get("model") or {}).get("pretrained") or not config.get("data"):
             raise InputError(f"{where} holds no config.yaml that can be read; give another run.")
         if run.results["command"] != "fit" or not config["model"].get("forget"):
             raise InputError(
@@ -160,6 +169,13 @@ def _model_of(data: Mapping[str, Any]) -> str | None:
 
 
 def _conventions(given: Any) -> Conventions:
-    if isinstance(given, Mapping):
+    named = {None: Conventions(), "definition": Conventions(), "peer": Conventions.peer()}
+    known = {field.name for field in fields(Conventions)}
+    if isinstance(given, Mapping) and given.keys() <= known:
         return Conventions(**given)
-    return Conventions.peer() if given == "peer" else Conventions()
+    if not (given is None or isinstance(given, str)) or given not in named:
+        raise InputError(
+            f"attack: conventions of the run's config.yaml must be definition, peer or pairs of "
+            f"{', '.join(sorted(known))}; got {given!r:.60}."
+        )
+    return named[given]

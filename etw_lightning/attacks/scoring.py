@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from etw_lightning.api.loaded import interruptible, quietly
 from etw_lightning.attacks.attacked_run import AttackedRun
@@ -52,6 +53,9 @@ def trainer_like(run: AttackedRun, *, progress: bool, **settings: Any) -> Traine
         run: The run.
         progress: Draw bars.
         settings: Further arguments of ``lightning.Trainer``.
+
+    Raises:
+        InputError: If this machine has no such device, or not the run's precision.
     """
     defaults = {
         "accelerator": run.trainer.get("accelerator") or "auto",
@@ -64,7 +68,15 @@ def trainer_like(run: AttackedRun, *, progress: bool, **settings: Any) -> Traine
         "num_sanity_val_steps": 0,
         "use_distributed_sampler": False,
     }
-    return Trainer(**{**defaults, **settings})
+    try:
+        return Trainer(**{**defaults, **settings})
+    except (MisconfigurationException, ValueError) as error:
+        raise InputError(
+            f"attack: the run's trainer.accelerator {defaults['accelerator']!r} and "
+            f"trainer.precision {defaults['precision']!r} can't be had here "
+            f"({' '.join(str(error).split())}); attack it where it was run, or change them in "
+            f"{str(run.folder / 'config.yaml')!r}."
+        ) from error
 
 
 class Examiner:

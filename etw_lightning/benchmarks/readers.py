@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any, Literal, cast, get_args
 
 from etw_lightning.benchmarks import Benchmark
@@ -14,7 +15,7 @@ from etw_lightning.benchmarks.own import OwnBenchmark
 from etw_lightning.benchmarks.quickstart_reader import Quickstart
 from etw_lightning.benchmarks.r_tofu import RTOFU, ForgetPart
 from etw_lightning.benchmarks.source import Source, check_name
-from etw_lightning.benchmarks.tofu import TOFU
+from etw_lightning.benchmarks.tofu import TOFU, Columns
 from etw_lightning.files.class_paths import build, class_at, is_class_path
 from etw_lightning.schema import InputError
 
@@ -66,13 +67,19 @@ def make_reader(
         forget_part: What of the forget rows of ``r_tofu`` is labelled.
 
     Raises:
-        InputError: If there is no such split, or another benchmark is given a ``forget_part``.
+        InputError: If there is no such split, or the benchmark is given what another one reads.
     """
     if forget_part != "both" and name != "r_tofu":
         raise InputError(
             f"data.forget_part is {forget_part!r}, but only the rows of data.benchmark r_tofu have "
             f"parts; got {name if isinstance(name, str) else name.name!r}. Leave it out."
         )
+    if name != "choice":
+        _check_usual("data.choice_prompt", choice_prompt, ChoicePrompt(), "choice", name)
+    if isinstance(name, str) and name != "jsonl":
+        _check_usual("data.columns", own["columns"], Columns(), "jsonl", name)
+        if own["which_turns"] != "last":
+            raise InputError(_is_unread("data.which_turns", own["which_turns"], "jsonl", name))
     if isinstance(name, OwnBenchmark):
         return name.begin(source, splits, {**own, "max_new_tokens": max_new_tokens})
     if name == "tofu":
@@ -90,3 +97,21 @@ def make_reader(
         own = {**own, **splits}
         return JSONL(source, max_new_tokens=max_new_tokens, **own)
     return MUSE(source, corpus="news" if name == "muse_news" else "books", **splits)
+
+
+def _check_usual(
+    key: str, given: Any, usual: Any, reader: str, name: BenchmarkName | OwnBenchmark
+) -> None:
+    """Refuse fields of a setting that another benchmark reads."""
+    for field in fields(usual):
+        value = getattr(given, field.name)
+        if value != getattr(usual, field.name):
+            raise InputError(_is_unread(f"{key}.{field.name}", value, reader, name))
+
+
+def _is_unread(key: str, value: Any, reader: str, name: BenchmarkName | OwnBenchmark) -> str:
+    other = name if isinstance(name, str) else name.name
+    return (
+        f"{key} is {value!r}, but only rows of data.benchmark {reader} are read by it, not those "
+        f"of {other}. Leave it out."
+    )

@@ -69,6 +69,7 @@ def _answer(words: list[str]) -> int:
     asked = metric_names(options.metrics)
     if asked is not None and not asked:
         raise InputError(f"attack: --metrics must name at least one; got {options.metrics!r}.")
+    AttackedRun.check_run(run)
     inner = _inner()
     config = _parse(inner, [*_data_of(run), *given, *more])
     _settle(config.data, options, {name for name, _ in options_of(more)})
@@ -101,6 +102,8 @@ def _settle(data: Any, options: Any, typed: Collection[str]) -> None:
     for role in ("retain", "target"):
         model, results = f"{role}_model", f"{role}_results"
         option = getattr(options, model)
+        if option is not None and not option.strip():
+            raise InputError(f"{model} must be a model's folder, file or name; got {option!r}.")
         if option is not None and f"data.{model}" in typed:
             raise InputError(
                 f"attack: --{model} {option!r} and --data.{model} {data[model]!r} are the same "

@@ -70,6 +70,41 @@ def keys_of(runs):
     return [run.key for run in with_keys(runs, counted)], len(asked)
 
 
+def test_what_two_values_do_together_alone_is_found_by_the_first_run():
+    """Each of both changes nothing else beside the last run's values; the first run has both."""
+
+    def parse(words):
+        held = dict(zip(words[1::2], words[2::2], strict=True))
+        one, two = held["--model.one"], held["--model.two"]
+        return {"model": {"one": one, "two": two, "both": one == two == "1"}}
+
+    runs = grid("GA", model__one=[1, 2], model__two=[1, 2])
+    assert [run.settings["model"]["both"] for run in with_keys(runs, parse)] == [
+        *(True, False, False, False),
+    ]
+
+
+def test_a_value_that_changes_another_setting_is_parsed_whole():
+    """Of the seeds 1, 2 and 3 the first and the last leave the same epochs, 2 leaves others."""
+    runs = grid("GA", seed_everything=[1, 2, 3], trainer__max_epochs=[5])
+    assert keys_of(runs)[0] == [run_key(parse(run.words)) for run in runs]
+    assert [parse(run.words)["trainer"]["max_epochs"] for run in runs] == [10, 5, 10]
+
+
+def test_a_class_reads_a_value_in_its_own_way():
+    """Equal words are a whole number to the one and none to the other."""
+
+    def parse(words):
+        held = dict(zip(words[1::2], words[2::2], strict=True))
+        kind = int if held["--config"] == "GA" else float
+        return {"model": {"forget": {"beta": kind(held["--model.forget.beta"])}}}
+
+    runs = [run for name in ("GA", "NPO") for run in grid(name, model__forget__beta=[1, 2, 3])]
+    assert [run.key for run in with_keys(runs, parse)] == [
+        run_key(parse(run.words)) for run in runs
+    ]
+
+
 def test_many_runs_are_read_with_few_parses():
     seeds, rates = range(10), [10.0**-power for power in range(1, 6)]
     runs = [

@@ -18,7 +18,7 @@ from etw_lightning.sweeps.grid import load_sweep
 from etw_lightning.sweeps.parts import RunRecords, check_parts, in_part, part_numbers, rows_of
 from etw_lightning.sweeps.reading import with_keys
 from etw_lightning.sweeps.report import report
-from etw_lightning.sweeps.rules import Validation
+from etw_lightning.sweeps.rules import Validation, read_frontier
 from etw_lightning.sweeps.runs import Finished, expand
 
 SWEEP = {
@@ -297,7 +297,7 @@ def test_a_chosen_run_that_equals_one_that_was_not_is_run(write, leave_run, monk
         ({"grid": 0}, r"grid must hold pairs"),
         ({"search": False}, r"search must hold pairs"),
         ({"frontier": {"floor": 1}}, r"frontier.floor must be a number from 0 to below 1; got 1"),
-        ({"frontier": {"draws": 10}}, r"frontier.draws must be a whole number from 100 to 20"),
+        ({"frontier": {"draws": 99}}, r"frontier.draws must be a whole number from 100 to 20"),
         ({"frontier": {"draws": 20001}}, r"frontier.draws must .* to 20000; got 20001\. More take"),
         ({"frontier": {"flor": 1}}, r"frontier.flor is not known. Did you mean frontier.floor\?"),
     ],
@@ -313,3 +313,9 @@ def test_a_search_runs_all_seeds_of_a_point(write):
     given = write({"seeds": [0]})
     with pytest.raises(InputError, match=r"select.seeds must be left out of a search"):
         Searches(given, parse, 0)
+
+
+@pytest.mark.parametrize("given", [{"draws": 100}, {"draws": 20_000}, {"floor": 0}])
+def test_the_ends_of_what_a_frontier_takes_are_taken(given):
+    found = read_frontier(given, ["etw"])
+    assert {key: getattr(found, key) for key in given} == given
