@@ -20,7 +20,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from etw_lightning.boards.grouped import GroupedTensorBoard
 from etw_lightning.boards.loggers import give_defaults, place_loggers
 from etw_lightning.boards.pictures import WeightPictures
-from etw_lightning.boards.progress import LineProgress
+from etw_lightning.boards.progress import LineProgress, count_epochs_from_one
 from etw_lightning.callbacks.collapse import Collapse
 from etw_lightning.callbacks.evaluation import EvaluationCallback, SetScores, Suite
 from etw_lightning.callbacks.findings import TrainingStoppedError
@@ -203,6 +203,7 @@ class UnlearningCLI(FitCommand, EvaluateCommand, CheckCommand, WeightsCommand):
         callbacks = cast(Any, trainer).callbacks
         if has_lines:
             callbacks.append(LineProgress())
+        count_epochs_from_one(callbacks)
         if evaluates:
             # The file's own choice is for training.
             self.suite = Suite(config.metrics)

@@ -221,8 +221,8 @@ def compute_values(
     order = sorted(filter(counts.__getitem__, range(len(rows))), key=lambda n: -lengths[n])
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     values = {} if order else _nothing(wanted)
-    words = f"Reference values: {group}"
-    for batch in track(batches, words, disable=not model.shows_progress):
+    words = f"Reference model, {group} answers"
+    for batch in track(batches, words, disable=not model.shows_progress, transient=True):
         with torch.inference_mode(), model.context():
             found = _values_of([rows[number] for number in batch], wanted, model.scorer)
         places = _places(offsets, batch)
