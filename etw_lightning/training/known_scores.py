@@ -12,6 +12,9 @@ from etw_lightning.training.scoring_module import Scores
 
 __all__ = ["find_known"]
 
+#: What is said of a part of which no row is missing.
+_ALL = "read from cache"
+
 
 def find_known(
     pretrained: str,
@@ -21,7 +24,9 @@ def find_known(
     whole: bool,
     say: Callable[[str], None],
 ) -> tuple[Scores, dict[tuple[str, Part], str]]:
-    """Look up what has been scored of a model before, and say so in one line a set.
+    """Look up what has been scored of a model before, and say so.
+
+    Sets of which all is known share a line; one of which some is has its own.
 
     Args:
         pretrained: The model.
@@ -36,6 +41,7 @@ def find_known(
     identity = model_identity(pretrained)
     known: Scores = {}
     keys: dict[tuple[str, Part], str] = {}
+    whole_sets = []
     for name, eval_set in data.eval_sets.items():
         said = []
         for part, key in score_keys(identity, eval_set, data.encoder, precision).items():
@@ -47,8 +53,12 @@ def find_known(
             if takes:
                 known[name, part] = found.scores
             said.append(f"{part} {_how(found if takes else None, len(eval_set.examples))}")
-        if any(name == known_name for known_name, _ in known):
+        if all(one.endswith(f" {_ALL}") for one in said):
+            whole_sets.append(name)
+        elif any(name == known_name for known_name, _ in known):
             say(f"{name}: {', '.join(said)}")
+    if whole_sets:
+        say(f"{_ALL}: what the model says of {', '.join(whole_sets)}")
     return known, keys
 
 
@@ -56,7 +66,7 @@ def _how(found: Known | None, n: int) -> str:
     if found is None:
         return "scored"
     if not found.pending:
-        return "read from cache"
+        return _ALL
     return (
         f"of {n - len(found.pending)} of {n} rows read from cache, of {len(found.pending)} scored"
     )
