@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -140,9 +141,24 @@ def print_judgement(judged: Judgement, console: Console | None = None) -> None:
     if not console.is_terminal:
         console.width = max(console.width, _LOG_WIDTH)
     console.print(_table(judged))
-    console.print(Text(f"  {_caption(judged)}"))
-    for place, line in enumerate(judged.lines):
-        console.print(Text(line if not place else f"  {line}"), soft_wrap=not console.is_terminal)
+    lines = [f"  {_caption(judged)}"]
+    lines += [f"  {line}" if place else line for place, line in enumerate(judged.lines)]
+    for line in lines:
+        shown_line = _hanging(line, console.width) if console.is_terminal else line
+        console.print(Text(shown_line), soft_wrap=True)
+
+
+def _hanging(line: str, width: int) -> str:
+    """Return a line broken between words for a terminal, its further lines set in."""
+    indent = " " * (len(line) - len(line.lstrip()))
+    return textwrap.fill(
+        line.lstrip(),
+        width,
+        initial_indent=indent,
+        subsequent_indent=f"{indent}  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _table(judged: Judgement) -> Table:
@@ -175,7 +191,7 @@ def _caption(judged: Judgement) -> str:
         if model.get("n") and model.get("forget_quality") is not None
     }
     parts = ["↑ higher is better, ↓ lower, → 0 nearest to zero"]
-    parts += [f"FQ of n = {n} can't be below {floor:.2e}" for n, floor in floors.items() if floor]
+    parts += [f"FQ of {n} rows can't be below {floor:.1e}" for n, floor in floors.items() if floor]
     return "; ".join(parts)
 
 

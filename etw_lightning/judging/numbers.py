@@ -52,7 +52,7 @@ class Line:
 LINES: Mapping[str, Line] = {
     "forget_quality": Line("forgotten", "forget quality FQ ↑", "p", "forget_quality"),
     "neg_log10_forget_quality": Line("forgotten", "-log10 FQ ↓", ".3f", "neg_log10_forget_quality"),
-    "d_times_n": Line("forgotten", "D·n/n ↓", "count", "d_times_n"),
+    "d_times_n": Line("forgotten", "KS distance D·n/n ↓", "count", "d_times_n"),
     "forget_probability": Line("forgotten", "forget probability ↓", ".4f", "probability"),
     "forget_rouge": Line("forgotten", "forget ROUGE-L ↓", ".4f", "rouge"),
     "forget_truth_ratio": Line("forgotten", "forget truth ratio ↑", ".4f", "truth_ratio"),

@@ -90,7 +90,7 @@ def _forgetting(after: Numbers, before: Numbers, retain: Numbers) -> Iterator[Fi
         yield from _forgetting_without_quality(after, before, retain)
         return
     fq = f"FQ {quality:.3g}"
-    counts = f"D·n/n {after.get('d_times_n')}/{after.get('n')}"
+    counts = f"KS distance {after.get('d_times_n')}/{after.get('n')}"
     pair = "" if mine is None or theirs is None else f"{mine:.3g}, the retain model's {theirs:.3g}"
     if quality >= bound:
         text = f"forgotten: {fq} >= {bound:g} ({counts}): by truth ratios it can't be told from "

@@ -46,6 +46,8 @@ _RETAIN_LEGEND = "→ retain nearest to the retain model's"
 _NAME_WIDTH, _GAP = 30, 2
 #: Columns of a table that is not printed to a terminal.
 _LOG_WIDTH = 120
+#: So many metrics that could not be had are named on the line that tells of them.
+_NAMED = 3
 _LOSSES = ("answer_loss", "perturbed_losses")
 
 
@@ -411,10 +413,17 @@ def precision_lines(others: Mapping[Any, str]) -> list[str]:
 
 
 def left_out_line(left_out: Mapping[str, str]) -> str:
-    """Return the line that names metrics which could not be had; ``results.json`` says why.
+    """Return the line that tells of metrics which could not be had; ``results.json`` says why.
 
     Example:
         >>> left_out_line({"gibberish": "only evaluate computes it"})
         'left out (results.json says why): gibberish'
+        >>> left_out_line(dict.fromkeys("abcd", "needs data.annotations"))
+        'left out: 4 metrics that need more than this run has (results.json says which and what)'
     """
-    return f"left out (results.json says why): {', '.join(left_out)}"
+    if len(left_out) <= _NAMED:
+        return f"left out (results.json says why): {', '.join(left_out)}"
+    return (
+        f"left out: {len(left_out)} metrics that need more than this run has "
+        "(results.json says which and what)"
+    )

@@ -76,8 +76,8 @@ GOLD_MODEL = {"forget_probability": 0.12}
 def test_forget_quality_says_whether_it_can_be_told_from_the_retain_model():
     [text] = texts(FORGOTTEN, None, GOLD_MODEL)
     assert text == (
-        "forgotten: FQ 0.4 >= 0.05 (D·n/n 8/40): by truth ratios it can't be told from the retain "
-        "model; forget probability 0.1, below the retain model's 0.12"
+        "forgotten: FQ 0.4 >= 0.05 (KS distance 8/40): by truth ratios it can't be told from the "
+        "retain model; forget probability 0.1, below the retain model's 0.12"
     )
     [text] = texts({**FORGOTTEN, "forget_probability": 0.37}, None, GOLD_MODEL)
     assert text.endswith("forget probability 0.37, above the retain model's 0.12")
@@ -99,8 +99,8 @@ def test_answers_beyond_the_truth_ratio_s_scale_are_over_forgotten():
     [one] = findings({**pushed, "beyond_scale": 0.45}, None, GOLD_MODEL)
     assert not one.is_good
     assert one.text == (
-        "over-forgotten: FQ 1e-09 < 0.05 (D·n/n 8/40): 18 of 40 right answers are less likely than "
-        "1e-10 a token, where the truth ratio falls to 0; push less"
+        "over-forgotten: FQ 1e-09 < 0.05 (KS distance 8/40): 18 of 40 right answers are less "
+        "likely than 1e-10 a token, where the truth ratio falls to 0; push less"
     )
     assert texts({**pushed, "beyond_scale": 0.05}, None, GOLD_MODEL)[0].startswith("not forgotten")
     good = {**FORGOTTEN, "beyond_scale": 0.5}
@@ -169,9 +169,25 @@ def test_the_table_leaves_out_what_no_model_has():
     assert "model utility" not in text
     assert "private" not in text
     rows = {line.split("  ")[0]: line for line in map(str.strip, text.splitlines())}
-    assert rows["D·n/n ↓"].split()[-2:] == ["\u2013", "30/40"]
+    assert rows["KS distance D·n/n ↓"].split()[-2:] == ["\u2013", "30/40"]
     assert rows["forget: a word twice in a row ↓"].split()[-2:] == ["0/2", "1/2"]
-    assert "FQ of n = 40 can't be below 1.00e-23" in text
+    assert "FQ of 40 rows can't be below 1.0e-23" in text
+
+
+def test_a_verdict_breaks_between_words_of_a_terminal_and_not_at_all_in_a_log():
+    judged = judge({"target": sets(), "unlearned": BROKEN, "retain": sets()}, "unlearned", {})
+    assert max(map(len, judged.lines)) > 60
+    for is_terminal in (True, False):
+        page = io.StringIO()
+        console = Console(file=page, width=60, force_terminal=is_terminal, color_system=None)
+        print_judgement(judged, console)
+        below = page.getvalue().partition("→ 0 nearest to zero")[2].strip("\n").splitlines()
+        if not is_terminal:
+            assert below == [judged.lines[0], *(f"  {line}" for line in judged.lines[1:])]
+            continue
+        assert max(map(len, below)) <= 60
+        assert " ".join(map(str.strip, below)) == " ".join(judged.lines)
+        assert all(line.startswith(("verdict", "  ")) for line in below)
 
 
 def test_the_worst_rows_are_those_still_known_and_those_lost():
