@@ -112,7 +112,10 @@ def _names(runs: Sequence[FinishedRun]) -> list[tuple[str, str]]:
 
 
 def _label(run: FinishedRun, *left_out: str) -> str:
-    """Return a method with its settings but for the seed."""
+    """Return a method with its settings but for the seed; even weights need no name."""
     shown = [key for key in run.settings if key not in ("seed", "weighting", "forget", *left_out)]
-    method = "-".join(str(run.settings.get(key, "")) for key in ("weighting", "forget")).strip("-")
+    parts = [str(run.settings.get(key, "")) for key in ("weighting", "forget")]
+    if parts[0] == "Uniform" and parts[1]:
+        parts[0] = ""
+    method = "-".join(filter(None, parts))
     return " ".join([method, *(f"{key}={run.settings[key]}" for key in shown)])

@@ -54,7 +54,7 @@ def test_forget_quality_counts_above_the_floor_of_utility_alone(board):
         ),
         "fq_at_utility_floor",
     )  # fmt: skip
-    assert names(places) == ["WGA", "ETW", "Uniform"]
+    assert names(places) == ["WGA", "ETW", "GA"]
     assert [place.passes for place in places] == [True, True, False]
     first, second, _ = places
     assert first.mean == pytest.approx(-1.5)
@@ -75,7 +75,7 @@ def test_other_seeds_are_resampled_apart_and_one_seed_has_no_interval(board):
               run("Uniform", 0, 9.0)),
         "agg_paper",
     )  # fmt: skip
-    assert names(places) == ["ETW", "WGA", "Uniform"]
+    assert names(places) == ["ETW", "WGA", "GA"]
     assert places[1].interval == pytest.approx((2.0, 4.0))
     assert places[2].interval is None
     assert places[2].deviation is None
@@ -99,7 +99,7 @@ def test_extraction_strength_comes_first_and_utility_breaks_ties(board):
         return method, 0, {"extraction_strength": strength, "model_utility": utility}
 
     runs = board(run("ETW", 0.101, 0.5), run("WGA", 0.104, 0.6), run("Uniform", 0.09, 0.1))
-    assert names(rank(runs, "es_then_utility")) == ["Uniform", "WGA", "ETW"]
+    assert names(rank(runs, "es_then_utility")) == ["GA", "WGA", "ETW"]
 
 
 def test_a_run_without_a_number_is_named(board):
@@ -156,6 +156,13 @@ def test_where_and_how_runs_were_made_is_nothing_that_they_differ_in(board, name
     held = runs[1].config.get(name)
     runs[1].config[name] = {**held, **value} if isinstance(held, dict) else value
     assert [method.name for method in by_method(runs)] == ["ETW-GA"]
+
+
+def test_even_weights_have_no_name_beside_a_forget_objective(tmp_path):
+    make_run(tmp_path / "one", method="Uniform")
+    make_run(tmp_path / "two", method="Random")
+    runs = read_runs([str(tmp_path)])[0]
+    assert [method.line for method in by_method(runs)] == ["GA", "Random-GA"]
 
 
 def change(folder, name, *keys, value):

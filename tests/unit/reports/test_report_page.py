@@ -130,6 +130,14 @@ def test_rows_are_text_and_nothing_is_asked_of_anybody(html):
 
 
 @pytest.mark.slow
+def test_a_name_may_break_behind_a_stroke_and_stays_text(tmp_path):
+    html = page.as_html(read_runs([str(make_run(tmp_path / "etw_<b>_seed0"))])[0])
+    assert html.startswith("<!doctype html>")
+    assert html.count("etw_<wbr>&lt;b&gt;_<wbr>seed0</th>") == 2  # of the numbers and the texts
+    assert "<b>_" not in html
+    assert "<summary>verdict" not in html
+
+
 def test_twenty_runs_stay_below_three_megabytes(runs):
     assert len(page.as_html(list(runs) * 10).encode()) < 3 * 2**20
 
