@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import textwrap
 import unicodedata
 import warnings
 from pathlib import Path
 
-__all__ = ["as_markdown_text", "is_first", "printable", "program", "visible", "warn_first"]
+__all__ = [
+    "as_markdown_text",
+    "for_screen",
+    "hanging",
+    "is_first",
+    "printable",
+    "program",
+    "visible",
+    "warn_first",
+]
 
 #: Where launchers say which process this is; torchrun, Lightning and SLURM.
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
@@ -48,6 +59,39 @@ def printable(text: str) -> str:
         if (unicodedata.category(sign) == "Cc" and sign not in "\n\t") or sign in _TURNING
         else sign
         for sign in text
+    )
+
+
+def for_screen(text: str) -> str:
+    """Return lines as standard output takes them: broken between words for a terminal alone."""
+    if not sys.stdout.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    return "\n".join(hanging(line, width) for line in text.split("\n"))
+
+
+def hanging(line: str, width: int, more: int = 2) -> str:
+    """Return a line broken between words, its further lines set in; a path stays whole.
+
+    Args:
+        line: The line, perhaps set in itself.
+        width: Columns of the terminal.
+        more: Columns by which further lines are set in more than the first.
+
+    Example:
+        >>> print(hanging("  kept: utility is what it was before", 24))
+          kept: utility is what
+            it was before
+    """
+    text = line.lstrip(" ")
+    indent = len(line) - len(text)
+    return textwrap.fill(
+        text,
+        width,
+        initial_indent=" " * indent,
+        subsequent_indent=" " * (indent + more),
+        break_long_words=False,
+        break_on_hyphens=False,
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from etw_lightning.commands.refusals.options import Options
 from etw_lightning.files.config_files import about, find_config, shipped, shipped_folder
+from etw_lightning.notices import hanging
 from etw_lightning.schema import InputError
 
 __all__ = ["configs", "parser"]
@@ -38,7 +39,11 @@ def configs(args: Sequence[str]) -> int:
         sys.stdout.write(found.path.read_text(encoding="utf-8"))
     else:
         width = max(map(len, shipped()))
-        sys.stdout.write("".join(f"{n:{width}}  {about(p)}\n" for n, p in shipped().items()))
+        for name, path in shipped().items():
+            line = f"{name:{width}}  {about(path)}"
+            if sys.stdout.isatty():
+                line = hanging(line, shutil.get_terminal_size().columns, width + 2)
+            sys.stdout.write(f"{line}\n")
     return 0
 
 

@@ -23,7 +23,7 @@ from etw_lightning.memory.model_checks import (
 )
 from etw_lightning.models.loading import check_stored, check_vocabulary, load_config
 from etw_lightning.models.weight_fit import refuse_training
-from etw_lightning.notices import printable
+from etw_lightning.notices import for_screen, printable
 from etw_lightning.runs.checkpointing import Checkpoints
 from etw_lightning.runs.cpu_precision import Changed
 from etw_lightning.runs.preemption import StopSignals
@@ -207,5 +207,5 @@ class RunChecks(LightningCLI):
 def say(line: str) -> None:
     """Write a line from the first process; a log file is read while the run goes on."""
     if is_first_process():
-        sys.stdout.write(f"{printable(line)}\n")
+        sys.stdout.write(f"{for_screen(printable(line))}\n")
         sys.stdout.flush()

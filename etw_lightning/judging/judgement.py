@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from etw_lightning.judging.verdict import BOUNDS, Finding, findings, headline
 from etw_lightning.judging.worst_rows import WorstRow, as_page, worst_rows
 from etw_lightning.metrics.still_said import said_items
 from etw_lightning.metrics.words import WordRule
+from etw_lightning.notices import hanging
 from etw_lightning.schema import Conventions, Record
 
 if TYPE_CHECKING:
@@ -144,21 +144,8 @@ def print_judgement(judged: Judgement, console: Console | None = None) -> None:
     lines = [f"  {_caption(judged)}"]
     lines += [f"  {line}" if place else line for place, line in enumerate(judged.lines)]
     for line in lines:
-        shown_line = _hanging(line, console.width) if console.is_terminal else line
+        shown_line = hanging(line, console.width) if console.is_terminal else line
         console.print(Text(shown_line), soft_wrap=True)
-
-
-def _hanging(line: str, width: int) -> str:
-    """Return a line broken between words for a terminal, its further lines set in."""
-    indent = " " * (len(line) - len(line.lstrip()))
-    return textwrap.fill(
-        line.lstrip(),
-        width,
-        initial_indent=indent,
-        subsequent_indent=f"{indent}  ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
 
 
 def _table(judged: Judgement) -> Table:

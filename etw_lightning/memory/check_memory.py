@@ -24,6 +24,7 @@ from etw_lightning.memory.prediction import GIB, Strategy, choose_strategy, pred
 from etw_lightning.memory.run_needs import RunShape, Sizes, find_sizes, needs_by_strategy
 from etw_lightning.memory.table import in_gib, memory_table, say_choice
 from etw_lightning.models.loading import load_config
+from etw_lightning.notices import for_screen
 from etw_lightning.training.datamodule import UnlearningDataModule
 from etw_lightning.training.module import UnlearningModule
 
@@ -211,7 +212,8 @@ def print_memory(
     if available is not None:
         there = f", {in_gib(available + held // trainer.num_devices)} are free for it"
     own = f", {in_gib(held)} of it libraries and rows" if held else ", without libraries and rows"
-    sys.stdout.write(
+    line = (
         f"each process of this run needs about {in_gib(total)} ({strategy} on {processes}{own})"
-        f"{there}; --memory_per_gpu GIB tells what it would need on GPUs\n"
+        f"{there}; --memory_per_gpu GIB tells what it would need on GPUs"
     )
+    sys.stdout.write(f"{for_screen(line)}\n")

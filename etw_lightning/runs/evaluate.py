@@ -12,6 +12,7 @@ from typing import Any, cast
 from etw_lightning.catalogue.entries import Part
 from etw_lightning.judging.judgement import Judgement, judge, print_judgement
 from etw_lightning.metrics import Metric
+from etw_lightning.notices import for_screen
 from etw_lightning.runs.results import (
     MUSE_SETS,
     left_out_line,
@@ -342,7 +343,7 @@ class Evaluation:
         for line in precision_lines(self.data.precision_of_others):
             sys.stdout.write(f"{line}\n")
         if left_out:
-            sys.stdout.write(f"{left_out_line(left_out)}\n")
+            sys.stdout.write(f"{for_screen(left_out_line(left_out))}\n")
         sys.stdout.write(f"results: {self.folder / 'results.json'}\n")
 
 

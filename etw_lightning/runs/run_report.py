@@ -22,7 +22,7 @@ from etw_lightning.callbacks.retain_budget import RetainBudget
 from etw_lightning.judging.judgement import Judgement, judge, print_judgement
 from etw_lightning.metrics import Metric
 from etw_lightning.metrics.words import WordRule
-from etw_lightning.notices import as_markdown_text
+from etw_lightning.notices import as_markdown_text, for_screen
 from etw_lightning.runs.checkpointing import Checkpoints
 from etw_lightning.runs.evaluate import WORST_ROWS, sources
 from etw_lightning.runs.key import run_key
@@ -277,11 +277,11 @@ class RunReport(Callback):
         for line in precision_lines(data.precision_of_others):
             sys.stdout.write(f"{line}\n")
         if left_out:
-            sys.stdout.write(f"{left_out_line(left_out)}\n")
+            sys.stdout.write(f"{for_screen(left_out_line(left_out))}\n")
         if "stopped" in found:
             sys.stdout.write(f"stopped: {_line(found['stopped'])}\n")
         for one in found.get("warnings", ()):
-            sys.stdout.write(f"warning: {_line(one)}\n")
+            sys.stdout.write(for_screen(f"warning: {_line(one)}") + "\n")
 
     def _others(self, data: UnlearningDataModule) -> tuple[_Sets, _Sets]:
         """Return what the retain and a target model that was given say of this run's rows."""
