@@ -183,7 +183,7 @@ def _number(metric: Metric | None) -> str:
     if metric is None:
         return "-"
     value = metric.value + 0.0
-    return f"{value:.2e}" if 0 < abs(value) < 1e-3 else f"{value:.4g}"
+    return f"{value:.2e}" if 0 < abs(value) < 1e-3 else f"{value:#.4g}"
 
 
 def _share(value: float | None) -> str:

@@ -35,7 +35,7 @@ class GroupedTensorBoard(TensorBoardLogger):
         """
         from torch.utils.tensorboard.summary import hparams
 
-        lines = [f"| {name} | {value:.6g} |" for name, value in numbers.items()]
+        lines = [f"| {name} | {value:.4g} |" for name, value in numbers.items()]
         table = "\n".join(["| number | value |", "| --- | ---: |", *lines])
         self.experiment.add_text("numbers/all", table, step)
         tags = {card(f"eval/{name}"): numbers[name] for name in HEADLINES if name in numbers}

@@ -310,6 +310,8 @@ def _line_table(
     from rich.markup import escape
     from rich.table import Table
 
+    # A model that has none of these numbers needs no column.
+    labels = [one for one in labels if any(one in found for found in lines.values())]
     rows = []
     for (name, n), found in lines.items():
         arrow = _ARROWS[next(iter(found.values())).direction]

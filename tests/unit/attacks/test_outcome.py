@@ -2,6 +2,7 @@
 
 import pytest
 
+from etw_lightning.attacks.results import print_outcome
 from etw_lightning.attacks.running import AttackOutcome
 from etw_lightning.metrics import Metric
 
@@ -47,3 +48,9 @@ def test_of_kept_rows_nothing_can_come_back_but_in_a_number_of_the_attack():
     own = outcome("letters", "down", *values, own=["letters"])
     assert own.recovered("letters") == 1 / 3
     assert own.recovered_by_retain("letters") == 0.25
+
+
+def test_numbers_are_printed_with_as_many_digits_beside_each_other(capsys):
+    print_outcome(outcome("forget_probability", "down", 0.9, 0.2, 0.8125, 0.3, 0.00012), "relearn")
+    [row] = [line for line in capsys.readouterr().out.splitlines() if "probability" in line]
+    assert row.split()[2:-2] == ["0.9000", "0.2000", "0.8125", "88", "%", "0.3000", "1.20e-04"]

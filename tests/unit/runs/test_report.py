@@ -153,6 +153,12 @@ def test_p_values_of_different_n_never_share_a_line():
     assert rows == [["40", "0.5000", "\u2013"], ["400", "\u2013", "0.2500"]]
 
 
+def test_a_model_without_any_of_the_numbers_has_no_column():
+    text = printed_metrics({"model": {"privleak": Metric(5.0, "zero", 4)}, "retain": {}})
+    assert "model" in text
+    assert "retain" not in text
+
+
 def test_each_metric_is_a_line_with_its_n_direction_and_interval():
     text = printed_metrics(
         {
