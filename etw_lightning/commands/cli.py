@@ -36,7 +36,7 @@ from etw_lightning.commands.weights import WeightsCommand
 from etw_lightning.files.checkpoint_folder import Saved, remove_checkpoints
 from etw_lightning.files.places import check_written, expand_home
 from etw_lightning.files.setting_names import as_typed, options_of
-from etw_lightning.notices import printable
+from etw_lightning.notices import printable, program
 from etw_lightning.runs.checkpointing import Checkpoints
 from etw_lightning.runs.companions import end_with_first, start_companions
 from etw_lightning.runs.cpu_precision import settle_precision
@@ -74,6 +74,11 @@ class UnlearningCLI(FitCommand, EvaluateCommand, CheckCommand, WeightsCommand):
         """Make a parser that takes no abbreviated options: a typo could be one."""
         give_defaults()
         return super().init_parser(**{**kwargs, "allow_abbrev": False})
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> Any:
+        """Say in a line how a command is used: to name every option took two hundred."""
+        usage = f"{program()} {subcommand} [--config FILE ...] [--KEY VALUE ...]"
+        return super()._prepare_subcommand_parser(klass, subcommand, usage=usage, **kwargs)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:

@@ -22,7 +22,7 @@ from etw_lightning.commands.stored_help import laid_out, load
 from etw_lightning.files.class_paths import look_here
 from etw_lightning.files.config_files import resolve_words
 from etw_lightning.files.setting_names import why_unread
-from etw_lightning.notices import is_first, printable, program
+from etw_lightning.notices import hanging, is_first, printable, program
 from etw_lightning.schema import InputError
 
 __all__ = ["COMMANDS", "main"]
@@ -177,7 +177,9 @@ def _of_program(typed: Sequence[str]) -> int:
         "'etw-lightning[completion]'",
     )
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:{width}}  {line}" for name, line in COMMANDS.items()]
+    lines = [
+        hanging(f"  {name:{width}}  {line}", columns, width + 2) for name, line in COMMANDS.items()
+    ]
     parser.add_argument_group(
         "commands", "COMMAND --help lists the options of one.\n\n" + "\n".join(lines)
     )

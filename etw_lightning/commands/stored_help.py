@@ -117,11 +117,7 @@ def describe_parser(parser: Any) -> dict[str, Any]:
     Args:
         parser: The parser of jsonargparse.
     """
-    from jsonargparse._actions import filter_non_parsing_actions
-
     formatter = parser.formatter_class(prog=parser.prog)
-    in_usage = filter_non_parsing_actions(parser._actions)
-    order = [one.option_strings[-1] for one in in_usage]
     groups = []
     for group in parser._action_groups:
         shown = [one for one in group._group_actions if one.help != argparse.SUPPRESS]
@@ -137,8 +133,7 @@ def describe_parser(parser: Any) -> dict[str, Any]:
         if options:
             texts = {"title": group.title, "description": group.description}
             groups.append({**texts, "options": options})
-    texts = {"prog": parser.prog, "description": parser.description}
-    return {**texts, "groups": groups, "usage": order}
+    return {"usage": parser.usage, "description": parser.description, "groups": groups}
 
 
 def _takes(formatter: Any, action: Any) -> str:
@@ -162,22 +157,13 @@ def laid_out(held: Mapping[str, Any]) -> str:
     Args:
         held: What ``describe_parser`` gave.
     """
-    shown: dict[str, Any] = {}
-
-    class Formatter(argparse.HelpFormatter):
-        """Shows options in the usage in the order in which they were defined."""
-
-        def _format_usage(self, text: Any, _actions: Any, *rest: Any) -> str:
-            return super()._format_usage(text, [shown[flag] for flag in held["usage"]], *rest)
-
     parser = argparse.ArgumentParser(
-        held["prog"].replace(_PROGRAM, program(), 1),
+        usage=held["usage"].replace(_PROGRAM, program(), 1),
         description=held["description"],
         add_help=False,
         allow_abbrev=False,
-        formatter_class=Formatter,
     )
-    shown.update(add_options(parser, held))
+    add_options(parser, held)
     return parser.format_help()
 
 
