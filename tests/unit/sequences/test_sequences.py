@@ -261,6 +261,27 @@ def test_rows_that_are_read_otherwise_are_scored_before_their_request_too(load):
     assert "--model.pretrained" not in found  # the configuration's own
 
 
+def test_what_is_watched_is_read_as_the_file_says_not_as_the_request(load):
+    requests = [{"forget": "a", "retain": "b"}, {"forget": "c"}]
+    given = load(requests=requests, watched_with={"data.retain_split": "d"})
+    steps = make_steps(given, parse)
+    (watch, _) = watches_of(given, steps, 1, ["m"], parse)
+    assert options(watch.run)["--data.retain_split"] == "d"
+    assert options(steps[0].run)["--data.retain_split"] == "b"
+
+
+def test_numbers_that_are_read_otherwise_are_none_of_the_run_s(load):
+    given = load(watched_with={"data.rows": 3})
+    steps = make_steps(given, parse)
+    numbers = dict.fromkeys(given.watched, 0.5)
+    leave(steps[0].run, "a", numbers, numbers)
+    course = Course(given, steps)
+    assert course.course(1, "forget_quality") == [None] * 4
+    (watch,) = watches_of(given, steps, 0, ["m"], parse)
+    leave(watch.run, "x", {**numbers, "forget_quality": 0.25}, command="evaluate")
+    assert course.course(1, "forget_quality") == [0.25, None, None, None]
+
+
 def test_a_scoring_counts_for_the_model_that_is_there_now(load):
     given = load()
     steps = make_steps(given, parse)
@@ -273,6 +294,10 @@ def test_a_scoring_counts_for_the_model_that_is_there_now(load):
     assert is_watched(watch, steps)
     other, *_ = watches_of(given, steps, 2, ["n"], parse)
     assert not is_watched(other, steps)  # other numbers were asked for
+    # Of models that are not noted nobody knows whether they are one.
+    leave(steps[1].run, None, {})
+    leave(watch.run, None, {}, command="evaluate")
+    assert not is_watched(watch, steps)
 
 
 # The rows.
