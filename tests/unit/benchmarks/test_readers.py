@@ -34,7 +34,8 @@ def test_what_another_benchmark_reads_is_refused(name, own, prompt, said):
 
 def test_what_it_reads_itself_is_handed_on():
     own = {"columns": Columns(question="prompt"), "which_turns": "all"}
-    found = make_reader("jsonl", Source(), {"forget_split": "a"}, own, ChoicePrompt(), 3)
+    splits = {"forget_split": "a", "retain_split": "b"}
+    found = make_reader("jsonl", Source(), splits, own, ChoicePrompt(), 3)
     assert (found.columns.question, found.which_turns, found.max_new_tokens) == ("prompt", "all", 3)
     prompt = ChoicePrompt("text", 2)
     made = make_reader("choice", Source(), {"forget_split": "wmdp_bio"}, USUAL, prompt, 3)
