@@ -18,7 +18,7 @@ from etw_lightning.files.class_paths import is_class_path
 from etw_lightning.metrics import Metric
 from etw_lightning.models.loading import LabelScorer
 from etw_lightning.schema import EvalSet, InputError
-from etw_lightning.scoring.record_cache import precision_name
+from etw_lightning.scoring.cache.keys import precision_name
 from etw_lightning.training.datamodule import UnlearningDataModule
 from etw_lightning.training.known_scores import find_known
 from etw_lightning.training.module import UnlearningModule

@@ -39,7 +39,8 @@ from etw_lightning.runs.resume import (
 )
 from etw_lightning.runs.state_file import StateFile
 from etw_lightning.schema import InputError
-from etw_lightning.scoring.record_cache import Journal, model_identity, score_keys
+from etw_lightning.scoring.cache.journals import Journal
+from etw_lightning.scoring.cache.keys import model_identity, score_keys
 from etw_lightning.training.strategies import is_first_process
 
 __all__ = ["FitCommand"]

@@ -29,9 +29,9 @@ from etw_lightning.runs.cpu_precision import Changed
 from etw_lightning.runs.preemption import StopSignals
 from etw_lightning.runs.run_report import RunReport
 from etw_lightning.schema import Conventions
+from etw_lightning.scoring.cache.keys import model_identity, precision_name
 from etw_lightning.scoring.gibberish_classifier import check_classifier
 from etw_lightning.scoring.provenance import describe
-from etw_lightning.scoring.record_cache import model_identity, precision_name
 from etw_lightning.training import quickstart_models
 from etw_lightning.training.datamodule import Role, UnlearningDataModule
 from etw_lightning.training.known_scores import find_known

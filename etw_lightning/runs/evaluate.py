@@ -23,9 +23,9 @@ from etw_lightning.runs.results import (
 )
 from etw_lightning.schema import InputError, Record
 from etw_lightning.scoring.batches import make_records
+from etw_lightning.scoring.cache.journals import known_scores
 from etw_lightning.scoring.parts import parts_of, with_parts
 from etw_lightning.scoring.provenance import generating
-from etw_lightning.scoring.record_cache import known_scores
 from etw_lightning.scoring.retain_results import (
     differing,
     load_provenance,

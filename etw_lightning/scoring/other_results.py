@@ -10,8 +10,8 @@ from etw_lightning.benchmarks import Benchmark
 from etw_lightning.data.encode import Encoder
 from etw_lightning.notices import program, warn_first
 from etw_lightning.schema import Conventions, EvalSet, Example, InputError, Record
+from etw_lightning.scoring.cache.keys import rows_hash
 from etw_lightning.scoring.provenance import encoding, texts_hashes
-from etw_lightning.scoring.record_cache import rows_hash
 from etw_lightning.scoring.retain_results import RetainResults, load_retain_results
 
 __all__ = ["Role", "checked_records", "missing_results", "read_results"]

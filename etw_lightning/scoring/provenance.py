@@ -13,8 +13,8 @@ from typing import Any
 
 from etw_lightning.data.encode import Encoder
 from etw_lightning.schema import EvalSet
+from etw_lightning.scoring.cache.keys import rows_hash
 from etw_lightning.scoring.parts import parts_of
-from etw_lightning.scoring.record_cache import rows_hash
 
 __all__ = ["describe", "encoding", "generating", "git_commit", "library_versions", "texts_hashes"]
 

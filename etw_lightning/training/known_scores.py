@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from etw_lightning.catalogue.entries import Part
+from etw_lightning.scoring.cache.journals import Known, known_scores
+from etw_lightning.scoring.cache.keys import model_identity, score_keys
 from etw_lightning.scoring.parts import with_parts
-from etw_lightning.scoring.record_cache import Known, known_scores, model_identity, score_keys
 from etw_lightning.training.datamodule import UnlearningDataModule
 from etw_lightning.training.scoring_module import Scores
 

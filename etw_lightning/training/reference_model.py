@@ -26,7 +26,7 @@ from etw_lightning.models.loading import (
 )
 from etw_lightning.schema import IGNORE_INDEX, EncodedRow, InputError
 from etw_lightning.scoring.batches import pad_rows
-from etw_lightning.scoring.record_cache import model_identity, precision_name
+from etw_lightning.scoring.cache.keys import model_identity, precision_name
 
 __all__ = ["ReferenceModel", "ReferenceValues", "Wanted", "check_tokens", "compute_values"]
 

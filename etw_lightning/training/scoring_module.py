@@ -17,9 +17,9 @@ from etw_lightning.models.loading import LabelScorer
 from etw_lightning.models.shards import move_buffers, whole_copy
 from etw_lightning.schema import Record
 from etw_lightning.scoring.batches import Score, make_records, score_in_turn
+from etw_lightning.scoring.cache.journals import Journal, note_progress
 from etw_lightning.scoring.evaluation_rows import ScoreWork
 from etw_lightning.scoring.parts import parts_of, with_parts
-from etw_lightning.scoring.record_cache import Journal, note_progress
 from etw_lightning.scoring.retain_results import RetainResults
 from etw_lightning.scoring.scores import is_finite, not_finite
 from etw_lightning.training.datamodule import UnlearningDataModule

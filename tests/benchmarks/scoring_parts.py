@@ -32,7 +32,7 @@ from etw_lightning.models import label_scorer
 from etw_lightning.schema import Record
 from etw_lightning.scoring import batches
 from etw_lightning.scoring.batches import Score
-from etw_lightning.scoring.record_cache import Journal
+from etw_lightning.scoring.cache.journals import Journal
 from etw_lightning.scoring.retain_results import save_records
 
 #: Where each part is called.

@@ -308,7 +308,7 @@ def plain(value):
 def drawn(room, count, seed):
     """Return that many faults of a room's modules, the same for the same seed, and how many are."""
     found = []
-    for path in sorted((ROOT / PACKAGE / room).glob("*.py")):
+    for path in sorted((ROOT / PACKAGE / room).rglob("*.py")):
         if path.name != "__init__.py" or room == "metrics":
             name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
             name = name.removesuffix(".__init__")

@@ -8,7 +8,7 @@ from etw_lightning.data.encode import Encoder
 from etw_lightning.data.marks import mark_rows
 from etw_lightning.data.streams import StreamSettings, second_answers
 from etw_lightning.schema import IGNORE_INDEX, EvalSet, Example, InputError
-from etw_lightning.scoring.record_cache import rows_hash
+from etw_lightning.scoring.cache.keys import rows_hash
 
 WORDS = ("Who wrote it?", "Nobody.\nAt all.", "When, then?", " In 1958 ", "Where?", "Nobody.")
 #: ChatML, which says itself which tokens are the assistant's.

@@ -10,8 +10,8 @@ from etw_lightning.data.encode_many import encode_each
 from etw_lightning.data.kept_rows import _hashed
 from etw_lightning.data.streams import StreamSettings, second_answers
 from etw_lightning.schema import IGNORE_INDEX, EvalSet, Example
+from etw_lightning.scoring.cache.keys import rows_hash
 from etw_lightning.scoring.provenance import texts_hashes
-from etw_lightning.scoring.record_cache import rows_hash
 
 #: White space at borders, which templates take off answers that they get to see.
 PLAIN = Example("f/0", " He is Basil.", "Who?")

@@ -7,7 +7,7 @@ import pytest
 
 import etw_lightning
 from etw_lightning.files.code_hash import code_hash
-from etw_lightning.scoring import record_cache
+from etw_lightning.scoring.cache import keys
 from etw_lightning.training import reference_values
 
 
@@ -22,6 +22,6 @@ def test_a_module_that_has_moved_is_an_error():
         code_hash(("schema", "elsewhere"))
 
 
-@pytest.mark.parametrize("modules", [record_cache._CODE, reference_values._CODE])
+@pytest.mark.parametrize("modules", [keys._CODE, reference_values._CODE])
 def test_the_lists_in_use_name_files_that_are_there(modules):
     assert len(code_hash(modules)) == 64

@@ -8,9 +8,9 @@ import pytest
 from etw_lightning.data.encode import Encoder
 from etw_lightning.schema import Conventions, EvalSet, Example, InputError, Record, Turn
 from etw_lightning.scoring import other_results
+from etw_lightning.scoring.cache.keys import rows_hash
 from etw_lightning.scoring.other_results import checked_records, missing_results, read_results
 from etw_lightning.scoring.provenance import texts_hashes
-from etw_lightning.scoring.record_cache import rows_hash
 from etw_lightning.scoring.retain_results import RetainResults
 
 KNOWN = {

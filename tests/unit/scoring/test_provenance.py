@@ -9,6 +9,7 @@ import pytest
 from etw_lightning.data.encode import Encoder
 from etw_lightning.schema import Conventions, EvalSet, Example
 from etw_lightning.scoring import provenance
+from etw_lightning.scoring.cache.keys import rows_hash
 from etw_lightning.scoring.provenance import (
     describe,
     encoding,
@@ -16,7 +17,6 @@ from etw_lightning.scoring.provenance import (
     library_versions,
     texts_hashes,
 )
-from etw_lightning.scoring.record_cache import rows_hash
 
 SET = EvalSet("forget", (Example("f/0", "a", "q"),), max_new_tokens=3, stop_strings=("END",))
 

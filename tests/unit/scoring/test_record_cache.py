@@ -18,14 +18,11 @@ from etw_lightning.models.loading import LabelScorer, load_model, load_tokenizer
 from etw_lightning.schema import Conventions, EvalSet, Example, InputError
 from etw_lightning.scoring import record_cache
 from etw_lightning.scoring.batches import Score, expected_scores, make_records
+from etw_lightning.scoring.cache import journals
+from etw_lightning.scoring.cache import keys as keys_module
+from etw_lightning.scoring.cache.journals import Journal, known_scores, note_progress
+from etw_lightning.scoring.cache.keys import model_identity, score_keys
 from etw_lightning.scoring.parts import with_parts
-from etw_lightning.scoring.record_cache import (
-    Journal,
-    known_scores,
-    model_identity,
-    note_progress,
-    score_keys,
-)
 
 EXAMPLES = tuple(
     Example(f"set/{row}", f"Answer {row}.", f"Question {row}?", perturbed_answers=("No.", "Never."))
@@ -58,7 +55,7 @@ def test_each_part_has_a_key_whatever_else_is_scored(encoder):
 
 
 def test_keys_are_of_24_hexadecimal_digits(encoder):
-    for key in (*keys(encoder).values(), record_cache.rows_hash(SET)):
+    for key in (*keys(encoder).values(), keys_module.rows_hash(SET)):
         assert len(key) == 24
         assert set(key) <= set("0123456789abcdef")
 
@@ -89,7 +86,7 @@ def test_a_key_depends_on_the_tokens_and_the_code(tiny_tokenizer, encoder, monke
         assert not set(first.values()) & set(keys(other).values())
     # The floor is of a metric; records are the same.
     assert keys(Encoder(tiny_tokenizer, conventions=Conventions(floor="peer"))) == first
-    monkeypatch.setattr(record_cache, "code_hash", lambda _: "other")
+    monkeypatch.setattr(keys_module, "code_hash", lambda _: "other")
     assert not set(first.values()) & set(keys(encoder).values())
 
 
@@ -355,6 +352,8 @@ NEUTRAL = {
     "files.places",
     "files.safe_files",
     "notices",
+    "scoring.cache.journals",
+    "scoring.cache.keys",
     "scoring.parts",
     "scoring.record_cache",
     "value_checks",
@@ -379,11 +378,11 @@ def test_every_module_that_a_score_passes_through_counts(tiny_model_dir):
     ours = [Path(name).relative_to(package) for name in seen if name.startswith(str(package))]
     names = {".".join(path.with_suffix("").parts) for path in ours}
     assert {"kernels.head", "scoring.answers", "models.generation"} <= names
-    assert names - NEUTRAL <= {*record_cache._CODE}
+    assert names - NEUTRAL <= {*keys_module._CODE}
 
 
 def test_the_code_that_loads_weights_counts():
-    assert {"models.checkpoints", "models.loading", "models.positions"} <= {*record_cache._CODE}
+    assert {"models.checkpoints", "models.loading", "models.positions"} <= {*keys_module._CODE}
 
 
 def test_what_another_process_is_at_is_waited_for_last(monkeypatch):
@@ -415,8 +414,8 @@ def test_a_lock_is_one_processs_and_is_let_go():
 
 def test_a_batch_is_on_the_disk_two_seconds_later_at_most(monkeypatch):
     now, synced = [100.0], []
-    monkeypatch.setattr(record_cache.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(record_cache.os, "fsync", lambda _: synced.append(now[0]))
+    monkeypatch.setattr(journals.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(journals.os, "fsync", lambda _: synced.append(now[0]))
     journal = Journal("key", of_rows=True)
     for now[0] in (101.0, 102.0, 102.5, 104.0, 104.5, 104.75, 107.0):
         journal.append(scores_of(0))
@@ -455,7 +454,7 @@ def test_what_of_a_folder_is_the_model(tmp_path, monkeypatch):
     one.write_bytes(b"other")
     assert model_identity(str(one)) != alone
     config = SimpleNamespace(_commit_hash="123abc")
-    monkeypatch.setattr(record_cache, "load_config", lambda *_: config)
+    monkeypatch.setattr(keys_module, "load_config", lambda *_: config)
     assert model_identity("some/model") == "some/model@123abc"
     del config._commit_hash
     assert model_identity("some/model") == "some/model@None"
@@ -468,7 +467,7 @@ def test_what_can_not_be_told_from_others_is_refused_under_its_key(tmp_path, mon
     with pytest.raises(InputError, match=rf"^{key}: checkpoint '{folder}' holds no checkpoint;"):
         model_identity(str(folder), key)
     asked = []
-    monkeypatch.setattr(record_cache, "load_config", lambda *given: asked.append(given))
+    monkeypatch.setattr(keys_module, "load_config", lambda *given: asked.append(given))
     assert model_identity("some/model", key) == "some/model@None"
     assert asked == [("some/model", key)]
 
@@ -482,7 +481,7 @@ def test_a_cache_that_can_not_be_written_is_named(monkeypatch, cache):
 
 @pytest.mark.parametrize("line", [b"", b"x", b"00000000 [", b"00000000"])
 def test_what_is_no_line_of_a_journal(line):
-    assert record_cache._read_line(line) is None
+    assert journals._read_line(line) is None
 
 
 @pytest.mark.parametrize(("waits", "seconds"), [(True, -1), (False, 0)])
