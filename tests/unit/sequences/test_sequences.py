@@ -450,6 +450,12 @@ def test_a_request_s_rows_are_followed(gone):
     )
 
 
+def test_what_comes_after_a_request_that_is_not_done_is_not_done(gone):
+    given, steps = gone
+    (steps[0].run.folder / "results.json").unlink()
+    assert Course(given, steps).done == []
+
+
 def test_the_tables_say_what_was_forgotten_and_what_came_back(gone):
     course = Course(*gone)
     lines = course.as_markdown(COUNTS).splitlines()
