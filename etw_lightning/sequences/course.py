@@ -38,12 +38,15 @@ class Course:
         self.folder = Path(given.output_dir)
         #: Hash of the model that each request's run started from, by its folder's name.
         self.starts = _starts_in(self.folder)
+        #: The same of runs that this process has begun: another one may report meanwhile.
+        self._begun: dict[str, str] = {}
 
     def begin(self, step: Step) -> None:
         """Note which model a request's run starts from; the first one's has no hash of ours."""
         if step.number > 1:
             start = model_hash(results_in(self.steps[step.number - 2].run.folder))
-            self.starts |= {} if start is None else {step.run.folder.name: start}
+            self._begun |= {} if start is None else {step.run.folder.name: start}
+            self.starts |= self._begun
 
     def check_start(self, step: Step) -> None:
         """Refuse a finished run that started from another model than the one there is now.
@@ -188,6 +191,7 @@ class Course:
 
     def write(self, counts: Sequence[RowCounts]) -> str:
         """Write ``sequence.json``, ``report.md`` and TensorBoard's curves; return the report."""
+        self.starts |= _starts_in(self.folder) | self._begun
         text = self.as_markdown(counts)
         made = json.dumps(self.as_json(counts), indent=2, ensure_ascii=False)
         write_atomically(self.folder / FILE, f"{made}\n".encode())

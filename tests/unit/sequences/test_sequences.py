@@ -496,6 +496,16 @@ def test_what_is_written_can_be_read_by_machines_and_seen(gone):
     assert [one.step for one in curves.Scalars("after each request/model_utility")] == [1, 2]
 
 
+def test_a_report_keeps_what_a_run_has_noted_since(gone):
+    given, steps = gone
+    reporting, running = Course(given, steps), Course(given, steps)
+    running.begin(steps[1])
+    running.write(COUNTS)
+    reporting.write(COUNTS)
+    found = json.loads(Path("out/sequence.json").read_text())["requests"]
+    assert [one["started_from"] for one in found] == [None, "a", None]
+
+
 def test_a_run_from_another_model_than_there_is_now_is_refused(gone):
     given, steps = gone
     course = Course(given, steps)
