@@ -276,3 +276,23 @@ def refused(command, home):
         return line.removeprefix("error: ").rstrip("\n")
 
     return call
+
+
+@pytest.fixture
+def scored(monkeypatch):
+    """Rows that go through the model, by set and part, in the order of the batches."""
+    from etw_lightning.training import scoring_module
+
+    batches = []
+    original = scoring_module.ScoringModule.validation_step
+
+    def note(self, work, batch_idx):
+        place = (work.dataset, work.part)
+        before = len(self._scores.get(place, ()))
+        original(self, work, batch_idx)
+        rows = {score.row for score in self._scores.get(place, ())[before:]}
+        if rows:
+            batches.append((*place, len(rows)))
+
+    monkeypatch.setattr(scoring_module.ScoringModule, "validation_step", note)
+    return batches
