@@ -209,6 +209,18 @@ def test_each_token_stands_behind_those_of_its_row():
             assert part.mask.sum(1).tolist() == [depth + n + 1 for n in range(part.width)]
 
 
+def test_of_a_part_that_predicts_nothing_no_position_is_read():
+    """``1 2`` begins all rows and predicts no label; ``7`` and ``4`` predict the last tokens."""
+    ids = ((1, 2, 3, 4, 5), (1, 2, 3, 4, 6), (1, 2, 7, 8))
+    rows = [EncodedRow("", one, (IGNORE_INDEX,) * (len(one) - 1) + (one[-1],)) for one in ids]
+    labels = torch.full((3, 5), IGNORE_INDEX)
+    labels[0, 4], labels[1, 4], labels[2, 3] = 5, 6, 8
+    packed = plan_layout(rows, labels, 0).packed
+    assert packed.input_ids.tolist() == [[1, 2, 7, 3, 4]]
+    assert packed.read.tolist() == [2, 4]
+    assert [(part.width, part.unread) for part in packed.parts] == [(2, 2), (1, 0), (2, 1)]
+
+
 @pytest.mark.parametrize("sizes", [(1,), (4, 4), (9, 3, 5, 5, 2), (7, 1, 1, 30, 31, 8, 9, 10, 2)])
 @pytest.mark.parametrize("cost", [0, 3, 100])
 def test_the_cuts_cost_least(sizes, cost):

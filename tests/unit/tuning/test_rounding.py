@@ -7,7 +7,13 @@ import torch
 
 from etw_lightning.schema import InputError
 from etw_lightning.tuning.optimizers import make_optimizer
-from etw_lightning.tuning.rounding import _BLOCKS, Draws, round_stochastically, rounding_class
+from etw_lightning.tuning.rounding import (
+    _BLOCKS,
+    Draws,
+    _filled,
+    round_stochastically,
+    rounding_class,
+)
 
 KINDS = [torch.bfloat16, torch.float16]
 
@@ -300,3 +306,10 @@ def test_what_stands_in_blocks_before_a_sharded_weight_moves_no_draw_of_a_whole_
         ends.append(whole.detach().clone())
     assert torch.equal(*ends)
     assert 0 < (ends[0] < 1).sum() < 1600
+
+
+def test_blocks_are_filled_to_the_last_number():
+    assert [*_filled([3, 5], 4)] == [[(0, 0, 3), (1, 0, 1)], [(1, 1, 5)]]
+    assert [*_filled([2, 0, 2], 2)] == [[(0, 0, 2)], [(2, 0, 2)]]
+    assert [*_filled([1], 4)] == [[(0, 0, 1)]]
+    assert [*_filled([], 4)] == []
