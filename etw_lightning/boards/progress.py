@@ -1,4 +1,4 @@
-"""Progress: a bar in a terminal, elsewhere a line a minute, for logs of Slurm and nohup."""
+"""Progress where there is no terminal: a line a minute, for logs of Slurm and nohup."""
 
 from __future__ import annotations
 
@@ -8,27 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
 
-__all__ = ["LineProgress", "count_epochs_from_one"]
-
-
-class _EpochsFromOne(RichProgressBar):
-    """Lightning's bar, which counts epochs as all else here does."""
-
-    def _get_train_description(self, current_epoch: int) -> str:
-        whole = self.trainer.max_epochs or 0
-        words = f"Epoch {current_epoch + 1}" + (f"/{whole}" if whole > 0 else "")
-        # As wide as the other bar's, so that bars do not jump.
-        return words.ljust(len(self.validation_description))
-
-
-def count_epochs_from_one(callbacks: list[Callback]) -> None:
-    """Have Lightning's bar among the callbacks count epochs from 1, as tables and files do."""
-    for place, one in enumerate(callbacks):
-        if type(one) is RichProgressBar:
-            callbacks[place] = bar = _EpochsFromOne()
-            vars(bar).update(vars(one))
+__all__ = ["LineProgress"]
 
 
 class LineProgress(Callback):

@@ -20,7 +20,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from etw_lightning.boards.grouped import GroupedTensorBoard
 from etw_lightning.boards.loggers import give_defaults, place_loggers
 from etw_lightning.boards.pictures import WeightPictures
-from etw_lightning.boards.progress import LineProgress, count_epochs_from_one
+from etw_lightning.boards.progress import LineProgress
 from etw_lightning.callbacks.collapse import Collapse
 from etw_lightning.callbacks.evaluation import EvaluationCallback, SetScores, Suite
 from etw_lightning.callbacks.findings import TrainingStoppedError
@@ -62,6 +62,7 @@ from etw_lightning.runs.trainer import UnlearningTrainer
 from etw_lightning.schema import Conventions, InputError
 from etw_lightning.training.datamodule import Role, UnlearningDataModule
 from etw_lightning.training.module import UnlearningModule
+from etw_lightning.training.step_log import count_epochs_from_one
 from etw_lightning.training.strategies import is_first_process
 
 __all__ = ["UnlearningCLI", "main"]

@@ -8,7 +8,7 @@ import shutil
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from filelock import FileLock
 from lightning.pytorch import Trainer, seed_everything
@@ -20,6 +20,7 @@ from etw_lightning.models.random_llama import LlamaShape, save_random_llama
 from etw_lightning.schema import InputError
 from etw_lightning.training.datamodule import UnlearningDataModule
 from etw_lightning.training.module import UnlearningModule
+from etw_lightning.training.step_log import count_epochs_from_one
 
 __all__ = ["PREFIX", "Recipe", "check_role", "resolve", "resolve_untrained"]
 
@@ -169,6 +170,7 @@ def _train(role: str, folder: Path, recipe: Recipe) -> None:
         limit_val_batches=0,
         use_distributed_sampler=False,
     )
+    count_epochs_from_one(cast(Any, trainer).callbacks)
     trainer.fit(module, datamodule=data)
     assert module.scorer is not None
     export_model(module.scorer.lm, data.encoder.tokenizer, folder / role)

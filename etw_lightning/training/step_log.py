@@ -1,4 +1,4 @@
-"""What is logged of an optimiser step: its losses, and how the token weights lie."""
+"""What is logged of an optimiser step: losses, how token weights lie; and the bar that shows it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.callbacks import RichProgressBar
 from torch import Tensor
 
 from etw_lightning.kernels.signals import TokenSignals
 from etw_lightning.weighting.spread import row_aucs, row_ginis
 
-__all__ = ["StepLog", "ends_step"]
+__all__ = ["StepLog", "count_epochs_from_one", "ends_step"]
 
 #: What is counted of all processes, and what each statistic of the weights is a mean over.
 _COUNTS = ("weights/batches", "weights/tokens", "weights/rows", "weights/annotated_rows")
@@ -24,6 +25,24 @@ _MEAN_OVER = {
 }
 #: Of these an epoch has a mean of its own.
 _OF_EPOCH = ("weights/gini", "weights/auc")
+
+
+class _EpochsFromOne(RichProgressBar):
+    """Lightning's bar, which counts epochs as all else here does."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        whole = self.trainer.max_epochs or 0
+        words = f"Epoch {current_epoch + 1}" + (f"/{whole}" if whole > 0 else "")
+        # As wide as the other bar's, so that bars do not jump.
+        return words.ljust(len(self.validation_description))
+
+
+def count_epochs_from_one(callbacks: list[Callback]) -> None:
+    """Have Lightning's bar among the callbacks count epochs from 1, as tables and files do."""
+    for place, one in enumerate(callbacks):
+        if type(one) is RichProgressBar:
+            callbacks[place] = bar = _EpochsFromOne()
+            vars(bar).update(vars(one))
 
 
 def ends_step(trainer: Any, batch_idx: int) -> bool:

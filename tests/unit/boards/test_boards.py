@@ -12,7 +12,7 @@ from etw_lightning.boards.grouped import GroupedTensorBoard, hyperparameters
 from etw_lightning.boards.groups import HEADLINES, card
 from etw_lightning.boards.loggers import give_defaults, place_loggers
 from etw_lightning.boards.pictures import WeightPictures, heat_map
-from etw_lightning.boards.progress import LineProgress, count_epochs_from_one
+from etw_lightning.boards.progress import LineProgress
 from etw_lightning.catalogue.suite import is_known_number
 from etw_lightning.runs.folder import run_label
 from etw_lightning.schema import InputError
@@ -122,18 +122,6 @@ def test_progress_is_a_line_a_minute(capsys):
         "epoch 1, step 12 of 100, loss/total 1.5, about 15 min left",
         "evaluating, batch 4 of 7",
     ]
-
-
-@pytest.mark.parametrize(("epochs", "words"), [(7, "Epoch 1/7"), (-1, "Epoch 1")])
-def test_the_bar_counts_epochs_from_one(epochs, words):
-    from lightning.pytorch.callbacks import RichProgressBar
-
-    callbacks = [RichProgressBar(refresh_rate=3)]
-    count_epochs_from_one(callbacks)
-    (bar,) = callbacks
-    bar._trainer = SimpleNamespace(max_epochs=epochs)
-    assert bar.refresh_rate == 3
-    assert bar._get_train_description(0).rstrip() == words
 
 
 def test_loggers_write_into_the_run_s_folder(tmp_path, monkeypatch):
