@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -35,6 +36,10 @@ def program() -> str:
     return "etw" if Path(sys.argv[0]).stem == "etw" else "python -m etw_lightning"
 
 
+#: What may mean something to Markdown; within a word three signs that names are full of do not.
+_MARKUP = re.compile(
+    r"(?<![A-Za-z0-9])[-=_]|[-=_](?![A-Za-z0-9])|[^A-Za-z0-9 .,;'\-=_\x80-\U0010ffff]"
+)
 #: Signs that turn the direction of what follows, so that it is not read as it is written.
 _TURNING = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
@@ -114,9 +119,8 @@ def as_markdown_text(text: str) -> str:
     Example:
         >>> as_markdown_text("a|b <i>c</i>")
         'a&#124;b &#60;i&#62;c&#60;&#47;i&#62;'
+        >>> as_markdown_text("etw-npo lambda_auto=1 -- ok")
+        'etw-npo lambda_auto=1 &#45;&#45; ok'
     """
     shown = printable(text).replace("\n", " ").replace("\t", " ")
-    return "".join(
-        f"&#{ord(sign)};" if sign.isascii() and not (sign.isalnum() or sign in " .,;'") else sign
-        for sign in shown
-    )
+    return _MARKUP.sub(lambda found: f"&#{ord(found[0])};", shown)
