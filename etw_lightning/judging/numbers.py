@@ -68,7 +68,7 @@ LINES: Mapping[str, Line] = {
         for key, words, form, metric in (
             ("repetition", "repeated 4-grams ↓", ".4f", "repetition"),
             ("stutter", "a word twice in a row ↓", "share", "sanity"),
-            ("looped", "gibberish (loops, empty) ↓", "share", "sanity"),
+            ("looped", "gibberish or empty ↓", "share", "sanity"),
             ("refusals", "refusals", "share", "sanity"),
         )
         for name in ("forget", "retain")

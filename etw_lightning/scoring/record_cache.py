@@ -121,7 +121,7 @@ def score_model(
     def score(only: EvalSet, rows: Sequence[int], cached: str, title: str) -> list[Score]:
         journal, scores = Journal(cached, of_rows=True), []
         batches = join_generations(build_batches(only, encoder, batch_size, rows))
-        for batch in track(batches, f"Scoring {Path(pretrained).name}: {title}"):
+        for batch in track(batches, f"Scoring {Path(pretrained).name}: {title}", transient=True):
             with context():
                 for some in score_in_turn(loaded(), batch, encoder.tokenizer):
                     done = [score._replace(row=rows[score.row]) for score in some]

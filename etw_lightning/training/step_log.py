@@ -27,14 +27,24 @@ _MEAN_OVER = {
 _OF_EPOCH = ("weights/gini", "weights/auc")
 
 
+#: What some numbers are called beside the bar.
+_SHORT = {"forget_quality": "FQ", "model_utility": "MU"}
+
+
 class _EpochsFromOne(RichProgressBar):
-    """Lightning's bar, which counts epochs as all else here does."""
+    """Lightning's bar, with epochs counted as all else here does, and names that fit beside it."""
 
     def _get_train_description(self, current_epoch: int) -> str:
         whole = self.trainer.max_epochs or 0
         words = f"Epoch {current_epoch + 1}" + (f"/{whole}" if whole > 0 else "")
         # As wide as the other bar's, so that bars do not jump.
         return words.ljust(len(self.validation_description))
+
+    def get_metrics(self, trainer: Any, pl_module: LightningModule) -> dict[str, Any]:
+        """Return the numbers beside the bar, by names that fit there."""
+        shown = super().get_metrics(trainer, pl_module)
+        names = {name: name.removeprefix("eval/") for name in shown}
+        return {_SHORT.get(names[name], names[name]): value for name, value in shown.items()}
 
 
 def count_epochs_from_one(callbacks: list[Callback]) -> None:

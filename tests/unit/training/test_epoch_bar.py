@@ -1,4 +1,4 @@
-"""The bar counts epochs as all else does."""
+"""The bar counts epochs as all else does, and its numbers have names that fit beside it."""
 
 from types import SimpleNamespace
 
@@ -16,3 +16,12 @@ def test_the_bar_counts_epochs_from_one(epochs, words):
     bar._trainer = SimpleNamespace(max_epochs=epochs)
     assert bar.refresh_rate == 3
     assert bar._get_train_description(0).rstrip() == words
+
+
+def test_numbers_beside_the_bar_have_short_names():
+    callbacks = [RichProgressBar()]
+    count_epochs_from_one(callbacks)
+    given = {"loss/forget": 0.5, "eval/forget_quality": 0.25, "eval/privleak": -99.5}
+    trainer = SimpleNamespace(loggers=[], progress_bar_metrics=given)
+    shown = callbacks[0].get_metrics(trainer, None)
+    assert shown == {"loss/forget": 0.5, "FQ": 0.25, "privleak": -99.5}
