@@ -11,6 +11,7 @@ from etw_lightning.tuning.rounding import (
     _BLOCKS,
     Draws,
     _filled,
+    _goes_in_blocks,
     round_stochastically,
     rounding_class,
 )
@@ -313,3 +314,25 @@ def test_blocks_are_filled_to_the_last_number():
     assert [*_filled([2, 0, 2], 2)] == [[(0, 0, 2)], [(2, 0, 2)]]
     assert [*_filled([1], 4)] == [[(0, 0, 1)]]
     assert [*_filled([], 4)] == []
+
+
+def test_no_number_becomes_infinite_that_was_none():
+    """bfloat16's largest is 3.3895e38, float32's 3.4028e38: what is between is cut."""
+    largest = torch.finfo(torch.bfloat16).max
+    value = torch.tensor([3.4e38, -3.4e38, float("inf"), -float("inf"), float("nan"), 1.0])
+    target = torch.empty(6, dtype=torch.bfloat16)
+    for seed in range(8):
+        round_stochastically(target, value, Draws(target.device, seed))
+        assert target[:4].tolist() == [largest, -largest, float("inf"), -float("inf")]
+        assert target[4].isnan()
+        assert target[5] == 1
+
+
+@pytest.mark.parametrize(
+    ("fused", "amsgrad", "goes"),
+    [(True, False, True), (None, False, False), (True, True, False)],
+)
+def test_blocks_are_for_the_fused_kernel_that_looks_at_no_largest_square(fused, amsgrad, goes):
+    weight = torch.nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
+    weight.grad = torch.ones_like(weight)
+    assert _goes_in_blocks({"fused": fused, "amsgrad": amsgrad}, weight, {}) == goes
