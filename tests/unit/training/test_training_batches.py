@@ -1,6 +1,7 @@
 """Steps as batches: marks, weights of rows, values of the target model, and counts of terms."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,12 @@ from torch.utils.data import DataLoader
 from etw_lightning.data.pairing import Pairing, StepRows
 from etw_lightning.data.streams import Streams
 from etw_lightning.schema import IGNORE_INDEX, EncodedRow
-from etw_lightning.training.training_batches import PairedRows
+from etw_lightning.training.training_batches import (
+    PairedLoader,
+    PairedRows,
+    PairedSampler,
+    trained_batches,
+)
 
 #: Tokens and labels of each row.
 FORGET = [(4, 2), (6, 5), (3, 1)]
@@ -147,3 +153,31 @@ def test_workers_make_the_same_batches():
         values = [batch["reference"]["forget"]["reference_logps"] for batch in (made, expected)]
         assert torch.equal(*values)
         assert made["counts"] == expected["counts"]
+
+
+def test_only_the_first_epoch_begins_where_training_was_broken_off():
+    pairing = Pairing(num_forget=6, num_retain=6, batch_size=2)
+    sampler = PairedSampler(pairing, rank=0, epoch=0)
+    whole = list(sampler)
+    assert len(whole) == 3
+    sampler.start = 2
+    assert list(sampler) == whole[2:]
+    assert list(sampler) == whole
+
+
+@pytest.mark.parametrize(
+    ("trained", "state"), [(0, (4, 0)), (2, (4, 2)), (3, (5, 0))], ids=["new", "within", "done"]
+)
+def test_a_loader_goes_on_behind_what_was_trained_on(trained, state):
+    pairing = Pairing(num_forget=6, num_retain=6, batch_size=2)
+    rows = PairedRows(make_streams(), scale=1.0, pad_id=0)
+    sampler = PairedSampler(pairing, rank=0, epoch=4)
+    found = PairedLoader(rows, sampler, lambda: (trained, 3)).state_dict()
+    assert found == dict(zip(("epoch", "batches"), state, strict=True))
+
+
+def test_a_batch_counts_once_its_step_is_made():
+    """A checkpoint at a batch's end finds it processed, and not yet completed."""
+    progress = SimpleNamespace(current=SimpleNamespace(processed=3, completed=2))
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
+    assert trained_batches(SimpleNamespace(fit_loop=loop, num_training_batches=5)) == (3, 5)

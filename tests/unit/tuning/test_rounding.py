@@ -336,3 +336,14 @@ def test_blocks_are_for_the_fused_kernel_that_looks_at_no_largest_square(fused, 
     weight = torch.nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
     weight.grad = torch.ones_like(weight)
     assert _goes_in_blocks({"fused": fused, "amsgrad": amsgrad}, weight, {}) == goes
+
+
+@pytest.mark.parametrize("maximize", [False, True])
+def test_the_fused_step_goes_the_way_that_is_asked_for(maximize):
+    weight = torch.nn.Parameter(torch.ones(64, dtype=torch.bfloat16))
+    weight.grad = torch.ones_like(weight)
+    kind = rounding_class(torch.optim.AdamW)
+    kind([weight], lr=0.125, weight_decay=0.0, fused=True, maximize=maximize).step()
+    # Adam's first step is the rate, whatever the gradient's size.
+    expected = 1.125 if maximize else 0.875
+    assert weight.detach().float().mean().item() == pytest.approx(expected, abs=0.005)
