@@ -116,6 +116,8 @@ def run_attack(
     attack.check(run)
     names = metrics_of_run(run, needed=attack.scores_suite) if metrics is None else list(metrics)
     plain = Examiner(run, names if attack.scores_suite else [], progress=progress)
+    if metrics is not None and attack.scores_suite:
+        plain.require(names)
     heard = _heard_suite(attack, names, run, is_asked=metrics is not None)
     attacked = plain
     if attack.changes_rows:

@@ -12,6 +12,7 @@ from etw_lightning.api.loaded import interruptible, quietly
 from etw_lightning.attacks.attacked_run import AttackedRun
 from etw_lightning.attacks.interface import Who
 from etw_lightning.callbacks.evaluation import Suite
+from etw_lightning.catalogue.entries import KEYS, Extra
 from etw_lightning.catalogue.listing import CATALOGUE
 from etw_lightning.catalogue.suite import metric_of
 from etw_lightning.files.class_paths import is_class_path
@@ -25,6 +26,14 @@ from etw_lightning.training.module import UnlearningModule
 from etw_lightning.training.strategies import computing_precision, place_whole
 
 __all__ = ["Examiner", "metrics_of_run", "trainer_like"]
+
+
+#: What gives an attack what a metric needs.
+_WAYS: Mapping[Extra, str] = {
+    "retain": "--retain_model PATH",
+    "retain_tokens": "--retain_model PATH",
+    "annotations": "--data.annotations FILE",
+}
 
 
 def metrics_of_run(run: AttackedRun, *, needed: bool = True) -> list[str]:
@@ -111,6 +120,25 @@ class Examiner:
             for name in metrics
             if is_class_path(name) or name not in CATALOGUE or CATALOGUE[name].needs <= has
         ]
+
+    def require(self, names: Sequence[str]) -> None:
+        """Refuse metrics that the run has not what they need for.
+
+        Args:
+            names: Metrics that somebody has asked for.
+
+        Raises:
+            InputError: Names the first of them, and what gives it.
+        """
+        for name in names:
+            if name not in self.metrics:
+                lacking = sorted(CATALOGUE[name].needs - self.data.extras)
+                ways = {_WAYS[one] for one in lacking if one in _WAYS}
+                way_out = f", or give {' and '.join(sorted(ways))}" if ways else ""
+                raise InputError(
+                    f"attack: --metrics {name} needs {' and '.join(KEYS[one] for one in lacking)}, "
+                    f"which this attack does not have; leave it out{way_out}."
+                )
 
     @property
     def sets(self) -> Mapping[str, EvalSet]:

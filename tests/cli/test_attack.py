@@ -287,6 +287,12 @@ def test_without_a_retain_model_that_is_said(command, run, home):
     assert found["retain_model"] is None
     assert found["warning"].startswith("no retain model is at hand")
     assert all(one["retain_after"] is None for one in found["numbers"].values())
+    asked = command("attack", "prune", "--model", bare, "--metrics", "probability,forget_quality")
+    assert (asked.status, asked.out) == (2, "")
+    assert asked.err == (
+        "error: attack: --metrics forget_quality needs data.retain_results or retain_model, which "
+        "this attack does not have; leave it out, or give --retain_model PATH.\n"
+    )
 
 
 @pytest.mark.parametrize(
