@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from etw_lightning.files.config_files import find_config
-from etw_lightning.files.setting_names import SAME
+from etw_lightning.files.setting_names import SAME, is_unread
 from etw_lightning.files.yaml_checks import check_once
 from etw_lightning.schema import InputError
 
@@ -96,6 +96,8 @@ def settings_of(place: str, given: Any, kind: FileKind) -> dict[str, Any]:
         key = SAME.get(name, name)
         if key in kind.own:
             raise InputError(f"{place} can't hold {name}: each run of a {kind.name} has its own.")
+        if is_unread("fit", key):
+            raise InputError(f"{place} can't hold {name}: no run reads it. Leave it out.")
         if key in found:
             both = " and ".join(one for one in given if SAME.get(one, one) == key)
             raise InputError(f"{place} must hold {key} once; {both} are the same setting.")

@@ -245,6 +245,10 @@ def test_set_takes_the_place_of_grids_and_settings(write):
             "methods.etw.model.lr must be a finite number; got nan.",
         ),
         (
+            {"settings": {"trainer.default_root_dir": "x"}},
+            "settings can't hold trainer.default_root_dir: no run reads it. Leave it out.",
+        ),
+        (
             {"settings": {"model.lr": float("nan")}},
             "settings.model.lr must be a finite number; got nan.",
         ),
