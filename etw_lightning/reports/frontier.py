@@ -231,7 +231,7 @@ class Frontiers:
         return float(self._utility(run, who)[0])
 
     def _utility(self, run: Finished, who: Who) -> Floats:
-        words: WordRule = (run.results.get("provenance") or {}).get("rouge_tokenizer", "published")
+        words: WordRule = run.provenance.get("rouge_tokenizer", "published")
         sets = {name: self._records.of(run.folder, who, name) for name in _KEPT}
         # The target model is the same for many runs, and its rows are read once.
         key = tuple(id(rows) for rows in sets.values())

@@ -295,7 +295,7 @@ def _given(run: Finished, entry: Entry, sets: tuple[str, ...], who: Who, said: _
         return {name: said(one, name) for name in sets}
 
     conventions = run.results.get("conventions")
-    made = run.results.get("provenance") or {}
+    made = run.provenance
     return Given(
         of(who),
         of("retain") if entry.needs & {"retain", "retain_tokens"} else None,

@@ -199,6 +199,12 @@ class Finished:
         return self._pairs(self.results.get("metrics"))
 
     @property
+    def provenance(self) -> Mapping[str, Any]:
+        """What the run's records were made with; empty of an older run."""
+        given = self.results.get("provenance")
+        return {} if given is None else self._pairs(given)
+
+    @property
     def target_metrics(self) -> Mapping[str, Any]:
         """The numbers of the target model: those of the start of training."""
         history = self.results.get("history", ())
@@ -231,7 +237,7 @@ class Finished:
     def _pairs(self, given: Any) -> Mapping[str, Any]:
         if not isinstance(given, dict):
             raise InputError(
-                f"{self.folder / 'results.json'} must hold metrics as a run writes them; got "
+                f"{self.folder / 'results.json'} must hold what a run writes as pairs; got "
                 f"{given!r:.60}. Remove the folder to run it again."
             )
         return given

@@ -21,7 +21,14 @@ from etw_lightning.sweeps.processes import FIT, _start
 from etw_lightning.sweeps.reading import with_keys
 from etw_lightning.sweeps.report import check_metrics, report
 from etw_lightning.sweeps.rules import Bound, Select
-from etw_lightning.sweeps.runs import expand, find_finished, is_finished, option_words, strangers
+from etw_lightning.sweeps.runs import (
+    Finished,
+    expand,
+    find_finished,
+    is_finished,
+    option_words,
+    strangers,
+)
 
 BASE = {
     "config": ["run.yaml"],
@@ -772,7 +779,7 @@ def test_results_of_another_shape_are_one_line(write, change):
     for run in runs:
         finish(run, 0.5, 0.6)
     set_results(runs[0], change)
-    with pytest.raises(InputError, match=r"^out/etw_lambda0.1_seed0/results.json must hold metr"):
+    with pytest.raises(InputError, match=r"^out/etw_lambda0.1_seed0/results.json must hold what"):
         report(given, runs)
 
 
@@ -978,3 +985,12 @@ def test_a_name_in_a_comment_or_a_value_is_none_that_was_given(tmp_path, monkeyp
     Path("sweep.yaml").write_text(f"# not model.forget_weight\n{yaml.safe_dump(given)}")
     with pytest.raises(InputError, match=r"^model\.lambda must stand in settings or in a grid"):
         sweep(["plan", "--config", "sweep.yaml"], lambda: None)
+
+
+def test_what_records_were_made_with_is_pairs_or_nothing(tmp_path):
+    assert Finished(tmp_path, {}).provenance == {}
+    assert Finished(tmp_path, {"provenance": {"dtype": "float32"}}).provenance["dtype"] == "float32"
+    with pytest.raises(
+        InputError, match=r"results\.json must hold what a run writes as pairs; got"
+    ):
+        _ = Finished(tmp_path, {"provenance": "a"}).provenance
