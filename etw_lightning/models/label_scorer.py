@@ -357,6 +357,8 @@ class LabelScorer(nn.Module):
             row = (input_ids.clone(), attention_mask.clone(), labels.clone())
             loss = -torch.func.functional_call(self, weights, row).logps.mean()
             grads = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+        # Autocast would keep a cast of each of these leaves until its context ends, row by row.
+        torch.clear_autocast_cache()
         norms = torch.stack([grad.float().norm() for grad in grads if grad is not None])
         return (norms.mean() if of_each else norms.norm()).item()
 

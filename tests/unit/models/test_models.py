@@ -1,10 +1,12 @@
 """Loading models, and scoring labelled tokens with them."""
 
 import shutil
+import weakref
 
 import pytest
 import torch
 from refusals import message
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
@@ -332,6 +334,25 @@ def test_distributions_are_as_precise_as_log_probabilities_under_autocast(tiny_m
     assert distributions.dtype == signals.logps.dtype == torch.float32
     picked = distributions.gather(-1, signals.labels[:, None])[:, 0]
     torch.testing.assert_close(signals.logps, picked, rtol=1e-5, atol=1e-5)
+
+
+def test_a_gradient_leaves_no_cast_behind_under_autocast(tiny_model_dir, rows):
+    scorer = LabelScorer(load_model(str(tiny_model_dir))).eval()
+    row = [part[:1] for part in rows]
+    with torch.autocast("cpu", torch.bfloat16):
+        alone = scorer.gradient_norm(*row)
+    alive = weakref.WeakSet()
+
+    class Storages(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            if function is torch.ops.aten._to_copy.default and out.dtype == torch.bfloat16:
+                alive.add(out.untyped_storage())
+            return out
+
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad(), Storages():
+        assert [scorer.gradient_norm(*row) for _ in range(2)] == [alone, alone]
+        assert len(alive) == 0
 
 
 def test_padding_and_company_do_not_matter(tiny_model_dir, rows):
