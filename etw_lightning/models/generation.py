@@ -9,6 +9,7 @@ tokens that are nearly as likely and so change the rest of a text.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -35,6 +36,7 @@ from etw_lightning.notices import warn_first
 
 __all__ = [
     "Way",
+    "cast_once",
     "continue_greedily",
     "continue_in_turn",
     "continue_sampled",
@@ -179,22 +181,53 @@ def _continued(
     ends = end_ids(lm, tokenizer) | {*further_ends}
     stops = Stops(tokenizer, stop_strings)
     way = way_of(lm)
-    for rows, start in _batches(attention_mask, way, most, lm):
-        numbers = rows.tolist()
-        ids, mask = input_ids[rows, start:], attention_mask[rows, start:]
-        choose = likeliest if draws is None else _of_part(draws, numbers)
-        found: Iterable[tuple[int, list[int]]]
-        if way == "no cache":
-            found = enumerate(without_cache(lm, ids, mask, max_new_tokens, ends, stops, choose))
-        elif _new_cache(lm) is None:
-            found = enumerate(by_library(lm, ids, mask, max_new_tokens, ends, stops, choose))
-        else:
-            found = by_step(lm, ids, mask, max_new_tokens, ends, stops, most, choose)
-        for place, new in found:
-            (text,) = tokenizer.batch_decode(
-                [new], skip_special_tokens=True, clean_up_tokenization_spaces=False
-            )
-            yield numbers[place], cut(text, stop_strings)
+    with cast_once(lm):
+        for rows, start in _batches(attention_mask, way, most, lm):
+            numbers = rows.tolist()
+            ids, mask = input_ids[rows, start:], attention_mask[rows, start:]
+            choose = likeliest if draws is None else _of_part(draws, numbers)
+            found: Iterable[tuple[int, list[int]]]
+            if way == "no cache":
+                found = enumerate(without_cache(lm, ids, mask, max_new_tokens, ends, stops, choose))
+            elif _new_cache(lm) is None:
+                found = enumerate(by_library(lm, ids, mask, max_new_tokens, ends, stops, choose))
+            else:
+                found = by_step(lm, ids, mask, max_new_tokens, ends, stops, most, choose)
+            for place, new in found:
+                (text,) = tokenizer.batch_decode(
+                    [new], skip_special_tokens=True, clean_up_tokenization_spaces=False
+                )
+                yield numbers[place], cut(text, stop_strings)
+
+
+@contextmanager
+def cast_once(lm: Any) -> Iterator[None]:
+    """Have autocast cast each frozen weight once while this lasts, as it does one that trains.
+
+    Autocast keeps its casts of float32 weights that want gradients until its outermost context
+    ends, and casts all others at each product. So weights want gradients here, where none are
+    made; the casts are let go at the end, after which the weights may change. Nothing is done
+    without autocast, or where all weights train.
+
+    Args:
+        lm: A model whose weights stay as they are meanwhile, whole: of no shards.
+    """
+    frozen: list[nn.Parameter] = []
+    if torch.is_autocast_enabled(next(lm.parameters()).device.type):
+        frozen = [
+            weight
+            for weight in lm.parameters()
+            if weight.dtype == torch.float32 and not (weight.requires_grad or weight.is_inference())
+        ]
+    for weight in frozen:
+        weight.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for weight in frozen:
+            weight.requires_grad_(False)
+        if frozen:
+            torch.clear_autocast_cache()
 
 
 def _of_part(draws: Draws, rows: Sequence[int]) -> Choose:

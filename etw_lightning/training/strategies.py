@@ -79,10 +79,18 @@ def make_ready(trainer: Trainer) -> None:
         # Only said in logs; to find it out, the training loader would be made too early.
         assert isinstance(strategy.config, dict)
         strategy.config.setdefault("train_micro_batch_size_per_gpu", 1)
-    if layout_of(trainer) != "whole":
-        # Shards gathered in inference mode could not be trained with afterwards.
+    if layout_of(trainer) != "whole" or _casts(trainer):
+        # Shards gathered in inference mode could not be trained with afterwards, and autocast
+        # casts a weight anew at each product there.
         for loop in (trainer.validate_loop, trainer.fit_loop.epoch_loop.val_loop):
             loop.inference_mode = False
+
+
+def _casts(trainer: Trainer) -> bool:
+    """Tell whether wide weights are cast in each operation."""
+    kind = trainer.strategy.root_device.type
+    with trainer.precision_plugin.forward_context():
+        return torch.is_autocast_enabled(kind)
 
 
 def settle_shards(trainer: Trainer) -> None:

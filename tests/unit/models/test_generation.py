@@ -3,10 +3,13 @@
 import functools
 import random
 import warnings
+from collections import Counter
+from contextlib import nullcontext
 from weakref import WeakKeyDictionary
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from toy import text
 
 from etw_lightning.data.encode import Encoder
@@ -346,3 +349,71 @@ def test_no_gradient_and_no_setting_is_left_behind(lm, prompts, tiny_tokenizer):
     batched(lm, prompts[:2], tiny_tokenizer)
     assert lm.generation_config.to_dict() == before
     assert all(parameter.grad is None for parameter in lm.parameters())
+
+
+class Casts(TorchDispatchMode):
+    """Counts how often each weight is cast to 16 bits."""
+
+    def __init__(self, lm):
+        super().__init__()
+        self.names = {weight.data_ptr(): name for name, weight in lm.named_parameters()}
+        self.counts = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten._to_copy.default and kwargs["dtype"] == torch.bfloat16:
+            self.counts[self.names.get(args[0].data_ptr())] += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def wide(tiny_model_dir):
+    return load_model(str(tiny_model_dir)).eval()
+
+
+@pytest.mark.parametrize("trains", ["all", "some", "none"])
+def test_autocast_casts_each_weight_once_whether_it_trains_or_not(
+    wide, prompts, tiny_tokenizer, trains, monkeypatch
+):
+    for number, weight in enumerate(wide.parameters()):
+        weight.requires_grad_(trains == "all" or (trains == "some" and number % 2 == 0))
+    flags = [weight.requires_grad for weight in wide.parameters()]
+    generation.way_of(wide)
+    low = functools.partial(torch.autocast, "cpu", torch.bfloat16)
+    with low(), Casts(wide) as casts:
+        said = batched(wide, prompts[:3], tiny_tokenizer)
+    products = {f"{n}.weight" for n, m in wide.named_modules() if isinstance(m, torch.nn.Linear)}
+    # One that is tied has the name of the first of its places.
+    products = {n for n in products if n in dict(wide.named_parameters())}
+    once = {name: count for name, count in casts.counts.items() if name in products}
+    assert once == dict.fromkeys(products, 1)
+    assert [weight.requires_grad for weight in wide.parameters()] == flags
+    monkeypatch.setattr(generation, "cast_once", lambda _: nullcontext())
+    wide.requires_grad_(False)
+    with low(), Casts(wide) as casts:
+        assert batched(wide, prompts[:3], tiny_tokenizer) == said
+    assert min(casts.counts[name] for name in products) > 3
+
+
+def test_weights_that_change_under_autocast_are_cast_again(wide, prompts, tiny_tokenizer):
+    wide.requires_grad_(False)
+
+    def changed():
+        for weight in wide.parameters():
+            weight.mul_(-1.5)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        before = batched(wide, prompts[:3], tiny_tokenizer)
+        changed()
+        after = batched(wide, prompts[:3], tiny_tokenizer)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert batched(wide, prompts[:3], tiny_tokenizer) == after != before
+
+
+def test_weights_stay_frozen_where_a_continuation_is_broken_off(wide, prompts, tiny_tokenizer):
+    wide.requires_grad_(False)
+    ids, mask = pad_rows(prompts, tiny_tokenizer.eos_token_id, left=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        texts = continue_in_turn(wide, ids, mask, tiny_tokenizer, COUNT)
+        next(texts)
+        texts.close()
+    assert not any(weight.requires_grad for weight in wide.parameters())

@@ -13,6 +13,7 @@ from etw_lightning.training.strategies import (
     computing_precision,
     engine_dtype,
     layout_of,
+    make_ready,
     steps_by_count,
 )
 
@@ -89,3 +90,21 @@ def test_only_deepspeed_casts_the_whole_model(name, precision, dtype, computes):
     trainer = trainer_with(STRATEGIES[name](), precision=precision)
     assert engine_dtype(trainer) == dtype
     assert computing_precision(trainer) == computes
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "infers"),
+    [
+        ("auto", "32-true", True),
+        ("auto", "bf16-true", True),
+        ("auto", "bf16-mixed", False),
+        ("ddp", "bf16-mixed", False),
+        ("fsdp2", "32-true", False),
+    ],
+)
+def test_where_weights_are_cast_evaluations_are_not_in_inference_mode(name, precision, infers):
+    trainer = trainer_with(STRATEGIES[name](), precision=precision)
+    make_ready(trainer)
+    assert trainer.validate_loop.inference_mode == infers
+    # Lightning's own way while it trains.
+    assert not trainer.fit_loop.epoch_loop.val_loop.inference_mode
