@@ -67,9 +67,9 @@ def printable(text: str) -> str:
     )
 
 
-def for_screen(text: str) -> str:
-    """Return lines as standard output takes them: broken between words for a terminal alone."""
-    if not sys.stdout.isatty():
+def for_screen(text: str, *, is_error: bool = False) -> str:
+    """Return lines as standard output, or error, takes them: broken for a terminal alone."""
+    if not (sys.stderr if is_error else sys.stdout).isatty():
         return text
     width = shutil.get_terminal_size().columns
     return "\n".join(hanging(line, width) for line in text.split("\n"))

@@ -36,7 +36,7 @@ from etw_lightning.commands.weights import WeightsCommand
 from etw_lightning.files.checkpoint_folder import Saved, remove_checkpoints
 from etw_lightning.files.places import check_written, expand_home
 from etw_lightning.files.setting_names import as_typed, options_of
-from etw_lightning.notices import printable, program
+from etw_lightning.notices import for_screen, printable, program
 from etw_lightning.runs.checkpointing import Checkpoints
 from etw_lightning.runs.companions import end_with_first, start_companions
 from etw_lightning.runs.cpu_precision import settle_precision
@@ -375,7 +375,7 @@ class RunReader(UnlearningCLI):
 def _say_refusal(reason: str) -> None:
     """Write why a run is refused, once where all its processes find the same."""
     if is_first_to_say(reason):
-        sys.stderr.write(f"error: {printable(reason)}\n")
+        sys.stderr.write(for_screen(f"error: {printable(reason)}", is_error=True) + "\n")
 
 
 def _root_cause(error: BaseException) -> BaseException:
@@ -426,7 +426,8 @@ def main(args: list[str] | None = None) -> int:
         return 2
     except TrainingStoppedError as stopped:
         if is_first_process():
-            sys.stderr.write(f"error: {as_typed(str(stopped), typed)}\n")
+            line = f"error: {as_typed(str(stopped), typed)}"
+            sys.stderr.write(for_screen(line, is_error=True) + "\n")
         return 1
     except KeyboardInterrupt:
         if is_first_process():

@@ -22,7 +22,7 @@ from etw_lightning.commands.stored_help import laid_out, load
 from etw_lightning.files.class_paths import look_here
 from etw_lightning.files.config_files import resolve_words
 from etw_lightning.files.setting_names import why_unread
-from etw_lightning.notices import hanging, is_first, printable, program
+from etw_lightning.notices import for_screen, hanging, is_first, printable, program
 from etw_lightning.schema import InputError
 
 __all__ = ["COMMANDS", "main"]
@@ -74,7 +74,7 @@ def main(args: list[str] | None = None) -> int:
             return 0
         return _run(command, args)
     except InputError as error:
-        sys.stderr.write(f"error: {printable(str(error))}\n")
+        sys.stderr.write(for_screen(f"error: {printable(str(error))}", is_error=True) + "\n")
         return 2
     except KeyboardInterrupt:
         goes_on = command in ("sweep", "sequence")

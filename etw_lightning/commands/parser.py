@@ -23,7 +23,7 @@ from etw_lightning.commands.refusals.own_classes import Making, check_classes
 from etw_lightning.files.config_files import resolve_words
 from etw_lightning.files.moved_classes import check_current
 from etw_lightning.files.yaml_checks import scalars
-from etw_lightning.notices import program
+from etw_lightning.notices import for_screen, program
 from etw_lightning.schema import Conventions
 from etw_lightning.training.datamodule import UnlearningDataModule
 from etw_lightning.training.strategies import is_first_process
@@ -104,7 +104,7 @@ class Parser(LightningArgumentParser):
             return super().error(message, ex)
         line = one_line(message, [LAMBDA[0], *known_keys(self)], CLASSES, self.typed)
         line = with_lambda(line, self.typed)
-        sys.stderr.write(f"error: {line}\n")
+        sys.stderr.write(for_screen(f"error: {line}", is_error=True) + "\n")
         self.exit(2)
 
 
