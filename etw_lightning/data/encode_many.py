@@ -21,7 +21,15 @@ from etw_lightning.data.encode import JOINT, Encoder
 from etw_lightning.data.joined_text import WIDTH, merged, tokenise, windows_of
 from etw_lightning.schema import EncodedRow, Example, InputError
 
-__all__ = ["TOGETHER", "cut_each", "cut_many", "do_many", "encode_each", "encode_many"]
+__all__ = [
+    "TOGETHER",
+    "cut_each",
+    "cut_many",
+    "do_many",
+    "encode_each",
+    "encode_many",
+    "num_cores",
+]
 
 #: Rows that are encoded in one call.
 TOGETHER = 512
@@ -147,6 +155,12 @@ def cut_each(texts: Iterable[str], encoder: Encoder, name: str) -> list[EncodedR
     return list(encoder.cut_tokens(chain.from_iterable(part.tolist() for part in ids), name))
 
 
+def num_cores() -> int:
+    """Return the number of cores this process may use, >= 1, where the system tells."""
+    has_affinity = hasattr(os, "sched_getaffinity")
+    return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+
+
 def _worked(work: Callable[[_Part], _Made], parts: Iterator[_Part], count: int) -> Iterator[_Made]:
     """Do work on parts, in their order: here, or in so many processes."""
     return map(work, parts) if count < 2 else _by_processes(work, parts, count)
@@ -158,7 +172,7 @@ def _num_processes(total: int, each: int = _WORTH_A_PROCESS) -> int:
     # A process that has begun with a GPU can't be copied.
     if sys.platform != "linux" or (torch is not None and torch.cuda.is_initialized()):
         return 1
-    return min(len(os.sched_getaffinity(0)), _MOST_PROCESSES, total // each)
+    return min(num_cores(), _MOST_PROCESSES, total // each)
 
 
 def _by_processes(

@@ -15,6 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from etw_lightning.data.encode_many import num_cores
 from etw_lightning.files.checkpoint_folder import saved_checkpoints
 from etw_lightning.runs.folder import finished_command, remove_run
 from etw_lightning.runs.newer_options import is_of
@@ -90,7 +91,7 @@ def run_all(todo: Sequence[Run], jobs: int, kind: Kind | None = None) -> int:
     """
     kind = kind or FIT
     waiting, working, failed = list(todo), dict[str, tuple[Run, Any, float]](), 0
-    threads = str(max(_num_cores() // jobs, 1))
+    threads = str(max(num_cores() // jobs, 1))
     environment = {"OMP_NUM_THREADS": threads, **os.environ}
     try:
         while waiting or working:
@@ -105,12 +106,6 @@ def run_all(todo: Sequence[Run], jobs: int, kind: Kind | None = None) -> int:
     finally:
         _stop([(run, process) for run, process, _ in working.values()], kind)
     return failed
-
-
-def _num_cores() -> int:
-    """Return the number of cores this process may use, where the system tells."""
-    has_affinity = hasattr(os, "sched_getaffinity")
-    return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
 
 
 def _start(run: Run, environment: Mapping[str, str], kind: Kind) -> subprocess.Popen[bytes]:

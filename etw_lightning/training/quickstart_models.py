@@ -5,15 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
+import torch
 from filelock import FileLock
 from lightning.pytorch import Trainer, seed_everything
 
 from etw_lightning.benchmarks import quickstart
+from etw_lightning.data.encode_many import num_cores
 from etw_lightning.files.places import cache_dir
 from etw_lightning.models.export import export_model
 from etw_lightning.models.random_llama import LlamaShape, save_random_llama
@@ -65,6 +70,8 @@ class Recipe:
 def resolve(pretrained: str, seed: int = 0, key: str = "model.pretrained") -> str:
     """Return the folder of a quickstart model, training it if it is not there; else the name.
 
+    If neither of the two models is there, the other one is trained beside it on a second core.
+
     Args:
         pretrained: ``quickstart:target``, ``quickstart:retain``, or any other model.
         seed: Of the models, so that runs of several seeds are runs on several models.
@@ -77,10 +84,8 @@ def resolve(pretrained: str, seed: int = 0, key: str = "model.pretrained") -> st
         return pretrained
     role, recipe = check_role(pretrained, key), Recipe(seed=seed)
     folder = _folder(recipe)
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "lock"):
-        if not (folder / role).is_dir():
-            _train(role, folder, recipe)
+    with _other_beside(role, recipe):
+        _make(role, recipe)
     return str(folder / role)
 
 
@@ -137,9 +142,53 @@ def _key(recipe: Recipe) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+@contextmanager
+def _other_beside(role: str, recipe: Recipe) -> Iterator[None]:
+    """Have a process make the other model meanwhile, if neither is there and a core is free.
+
+    The process is waited for after the lock of this one's model is let go of, so that two runs
+    that begin with different models can't wait for each other. If it fails, the model is made
+    when it is asked for.
+    """
+    (other,) = set(get_args(_Role)) - {role}
+    folder = _folder(recipe)
+    if any((folder / name).is_dir() for name in (role, other)) or num_cores() < 2:
+        yield
+        return
+    code = f"from {__name__} import Recipe, _make; _make({other!r}, {recipe!r})"
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=quiet, stdout=quiet, stderr=quiet
+    )
+    try:
+        yield
+    except BaseException:
+        process.terminate()
+        raise
+    finally:
+        process.wait()
+
+
+def _make(role: str, recipe: Recipe) -> None:
+    """Train a model and put it into its folder, unless it is there; one process at a time."""
+    folder = _folder(recipe)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f"{role}.lock"):
+        if (folder / role).is_dir():
+            return
+        sys.stdout.write(f"quickstart: training the {role} model (first run only)\n")
+        threads = torch.get_num_threads()
+        # So small a model gains nothing by a second thread, and has the same bits on every machine
+        # that multiplies alike.
+        torch.set_num_threads(1)
+        try:
+            _train(role, folder, recipe)
+        finally:
+            torch.set_num_threads(threads)
+
+
 def _train(role: str, folder: Path, recipe: Recipe) -> None:
     """Train one model from random weights and save it."""
-    sys.stdout.write(f"quickstart: training the {role} model (first run only)\n")
     # What was seeded for the run itself must not depend on whether the models were there.
     seed_everything(recipe.seed, verbose=False)
     start = folder / f"{role}.start"

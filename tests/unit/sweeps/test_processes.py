@@ -62,7 +62,7 @@ def test_what_an_earlier_try_left_stays_where_it_is_of_use(run, goes_on, stays):
 
 
 def test_jobs_share_the_cores_unless_it_is_said_how_many_threads_there_are(run, monkeypatch):
-    monkeypatch.setattr(processes, "_num_cores", lambda: 7)
+    monkeypatch.setattr(processes, "num_cores", lambda: 7)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     run("leaves-0-a", jobs=2)
     assert Path("leaves-0-a", "log.txt").read_text().strip() == "threads 3"
