@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from etw_lightning.files.config_files import find_config
-from etw_lightning.files.setting_names import is_unread, renamed
+from etw_lightning.files.setting_names import renamed, why_unread
 from etw_lightning.schema import InputError
 from etw_lightning.sweeps.file_checks import (
     FileKind,
@@ -22,6 +22,7 @@ from etw_lightning.sweeps.file_checks import (
     read_file,
     settings_of,
 )
+from etw_lightning.sweeps.runs import option_words
 
 __all__ = ["Request", "RequestFile", "load_requests"]
 
@@ -158,8 +159,8 @@ def load_requests(
         if key in settings:
             raise InputError(f"{key} must stand in the requests, as {name}; it is in settings.")
     watched_with = settings_of("watched_with", optional(given, "watched_with"), _KIND)
-    for key in given.get("watched_with") or ():
-        if is_unread("evaluate", key):
+    for key, value in (given.get("watched_with") or {}).items():
+        if why_unread("evaluate", option_words(key, value)) is not None:
             raise InputError(
                 f"watched_with.{key} is not read by evaluate, which scores what is watched; leave "
                 "it out, or give it under settings."

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from etw_lightning.files.places import require_inside
-from etw_lightning.files.setting_names import is_unread
+from etw_lightning.files.setting_names import why_unread
 from etw_lightning.runs.key import run_key, that_count
 from etw_lightning.schema import InputError
 from etw_lightning.sequences.request_file import RequestFile
@@ -142,7 +142,11 @@ def watch_of(
     request = given.requests[number - 1]
     settings: dict[str, Any] = dict(request.settings)
     # What only training reads, scoring would refuse.
-    read = {key: one for key, one in given.settings.items() if not is_unread("evaluate", key)}
+    read = {
+        key: value
+        for key, value in given.settings.items()
+        if why_unread("evaluate", option_words(key, value)) is None
+    }
     if request.watched_as is not None:
         settings["data.forget_split"] = request.watched_as
     settings |= given.watched_with

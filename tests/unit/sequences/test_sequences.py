@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from etw_lightning.benchmarks.quickstart_reader import REQUESTS
+from etw_lightning.files.setting_names import why_unread
 from etw_lightning.runs.key import run_key
 from etw_lightning.schema import InputError, Record
 from etw_lightning.scoring.retain_results import save_records
@@ -173,6 +174,10 @@ def test_shipped_sequences_are_read(path, monkeypatch):
     given = load_requests(f"sequence/{path.stem}")
     assert len(given.requests) >= 3
     assert all(one.retain and one.retain_model for one in given.requests)
+    # What scores earlier requests' rows is taken by the command that does it.
+    steps = make_steps(given, parse)
+    for watch in watches_of(given, steps, len(steps), ["m"], parse):
+        assert why_unread("evaluate", watch.run.words[1:]) is None
 
 
 # The runs.
