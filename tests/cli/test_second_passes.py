@@ -127,7 +127,8 @@ def test_fit_says_what_only_evaluate_computes(command, tofu_args, retain_model_d
     assert result.status == 0, result.err
     (line,) = [line for line in result.out.splitlines() if line.startswith("left out")]
     left_out = json.loads(Path("run/results.json").read_text())["left_out"]
-    assert len(left_out) > 3 and f": {len(left_out)} metrics that need more" in line
+    assert len(left_out) > 3
+    assert f": {len(left_out)} metrics that need more" in line
     assert left_out["unlearning_depth"] == "only evaluate computes it"
     assert left_out["token_auc"] == "needs data.annotations"
 
