@@ -81,7 +81,7 @@ def make_subject(lm, tokenizer, template="chat", forget=FORGET, batch_size=2, se
         "retain": EvalSet("retain", RETAIN, max_new_tokens=5),
     }
     run = SimpleNamespace(
-        config={"data": {"eval_batch_size": batch_size}},
+        data_settings={"eval_batch_size": batch_size},
         seed=seed,
         data=lambda: SimpleNamespace(offered_sets=tuple(sets)),
         examples=lambda name: sets[name].examples,
