@@ -9,6 +9,8 @@
 # larger rank; "cat" is the exact sum. Of one adapter alone all are exact, negative weights too. Task
 # arithmetic (take the forget adapter off another one, average the adapters of several requests)
 # gets another model than its formula.
+# Adapters of use_rslora are mixed longer still, by the root of the mix's rank, "cat" among them: the
+# mix holds their scales, and is scaled as one of use_rslora once more (open as peft issue 3761).
 #
 # Seen with peft 0.21.2, torch 2.13.0 (CPU), transformers 5.23.0, Python 3.11, two random adapters of
 # rank 4; the cosine of the update with the one asked for, and how many times as long it is:
@@ -16,6 +18,7 @@
 #   a - b          .80  1.40     .94  .94      1.00  1.00
 #   a/2 + b/2      .78  1.38     .95  .95      1.00  1.00
 #   a/2 + a/2     1.00  2.00    1.00 1.00      1.00  1.00
+#   a - b, both of use_rslora                  1.00  2.83
 # Exits with another status than 0 if that changes. Installs torch: where no GPU is needed, have pip
 # find its CPU wheel, which is a tenth of the size.
 set -euo pipefail
@@ -36,10 +39,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 SIZE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
 
 
-def model():
+def model(scale):
     torch.manual_seed(0)
     base = LlamaForCausalLM(LlamaConfig(vocab_size=64, num_attention_heads=4, **SIZE))
-    lora = {"r": 4, "target_modules": ["q_proj"]}
+    lora = {"r": 4, "target_modules": ["q_proj"], "use_rslora": scale == "root of the rank"}
     mixed = get_peft_model(base, LoraConfig(lora_alpha=8, **lora), adapter_name="one")
     for name, alpha in (("two", 16), ("twin", 8)):
         mixed.add_adapter(name, LoraConfig(lora_alpha=alpha, **lora))
@@ -53,8 +56,8 @@ def model():
     return mixed, layer
 
 
-def compared(kind, names, weights):
-    mixed, layer = model()
+def compared(kind, names, weights, scale="rank"):
+    mixed, layer = model(scale)
     asked = sum(w * layer.get_delta_weight(name) for w, name in zip(weights, names))
     mixed.add_weighted_adapter(list(names), list(weights), "mix", combination_type=kind)
     found = layer.get_delta_weight("mix")
@@ -72,6 +75,7 @@ SEEN = {
     ("cat", ("one", "two"), (1.0, -1.0)): (1.0, 1.0),
     ("cat", ("one", "two"), (0.5, 0.5)): (1.0, 1.0),
     ("cat", ("one", "twin"), (0.5, 0.5)): (1.0, 1.0),
+    ("cat", ("one", "two"), (1.0, -1.0), "root of the rank"): (1.0, 8**0.5),
 }
 print(*(f"{name} {version(name)}" for name in ("peft", "torch", "transformers")))
 same = True
