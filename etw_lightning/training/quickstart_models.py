@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -157,16 +158,26 @@ def _other_beside(role: str, recipe: Recipe) -> Iterator[None]:
         return
     code = f"from {__name__} import Recipe, _make; _make({other!r}, {recipe!r})"
     quiet = subprocess.DEVNULL
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=quiet, stdout=quiet, stderr=quiet
-    )
+    # It finds modules where this process does, and nowhere else (-P).
+    paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", code],
+            env={**os.environ, "PYTHONPATH": paths},
+            stdin=quiet,
+            stdout=quiet,
+            stderr=quiet,
+        )
+    except OSError:
+        yield
+        return
     try:
         yield
+        process.wait()
     except BaseException:
         process.terminate()
-        raise
-    finally:
         process.wait()
+        raise
 
 
 def _make(role: str, recipe: Recipe) -> None:

@@ -1,5 +1,6 @@
 """How the quickstart's two models come about: side by side, once, whatever the threads."""
 
+import sys
 import threading
 from dataclasses import replace
 
@@ -17,8 +18,7 @@ class Beside:
 
     def __init__(self, command, **_):
         self.terminated = False
-        self.command = command
-        self._work = threading.Thread(target=exec, args=(command[2], {}))
+        self._work = threading.Thread(target=exec, args=(command[-1], {}))
         self._work.start()
 
     def terminate(self):
@@ -88,6 +88,44 @@ def test_a_broken_off_training_ends_the_other_one(made, started, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         resolve("quickstart:target", 0)
     assert [process.terminated for process in started] == [True]
+
+
+def test_an_interruption_while_the_other_one_is_waited_for_ends_it(made, started, monkeypatch):
+    monkeypatch.setattr(quickstart_models, "num_cores", lambda: 2)
+    waits = []
+
+    def wait(process):
+        waits.append(process)
+        process._work.join(timeout=60)
+        if len(waits) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Beside, "wait", wait)
+    with pytest.raises(KeyboardInterrupt):
+        resolve("quickstart:target", 0)
+    assert [process.terminated for process in started] == [True]
+    assert len(waits) == 2
+
+
+def test_where_no_process_can_be_started_one_model_is_made_after_the_other(made, monkeypatch):
+    monkeypatch.setattr(quickstart_models, "num_cores", lambda: 2)
+    monkeypatch.setattr(quickstart_models.sys, "executable", "")
+    resolve("quickstart:target", 0)
+    resolve("quickstart:retain", 0)
+    assert [role for role, *_ in made] == ["target", "retain"]
+
+
+def test_the_other_process_takes_no_module_of_the_current_folder(tmp_path, monkeypatch):
+    """Where this one does not: a module of a library's name there would end it."""
+    (tmp_path / "lightning.py").write_text("raise SystemExit")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    monkeypatch.setenv("ETW_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(quickstart_models, "num_cores", lambda: 2)
+    recipe = replace(RECIPE, seed=2)
+    with quickstart_models._other_beside("target", recipe):
+        pass
+    assert (quickstart_models._folder(recipe) / "retain").is_dir()
 
 
 def test_one_thread_trains_and_the_runs_own_are_there_again(made, monkeypatch):
