@@ -31,7 +31,10 @@ _WEIGHTS = (".safetensors", ".gguf", ".ckpt", ".distcp", ".pt")
 _CODE = (
     "tuning.adapter_settings",
     "tuning.adapters",
-    "scoring.answers",
+    "scoring.answers.batches",
+    "scoring.answers.gradients",
+    "scoring.answers.losses",
+    "scoring.answers.rows",
     "files.misfit",
     "files.stored_weights",
     "files.tokenizer_files",

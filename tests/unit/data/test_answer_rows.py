@@ -11,7 +11,8 @@ from etw_lightning.data.encode import Encoder
 from etw_lightning.data.stored_rows import StoredRows
 from etw_lightning.models.loading import LabelScorer, load_model
 from etw_lightning.schema import Conventions, EvalSet, Example, InputError
-from etw_lightning.scoring import answers
+from etw_lightning.scoring.answers import answers_of
+from etw_lightning.scoring.answers import rows as answer_rows
 from etw_lightning.scoring.batches import build_batches, join_generations, make_records, score_batch
 from etw_lightning.scoring.lengths import tell_lost_scored
 
@@ -75,12 +76,12 @@ def test_batches_are_those_of_a_set_in_memory(
     joined = [list(map(said, join_generations(some))) for some in (found, mine)]
     assert joined[0] == joined[1]
     if rows is None:
-        assert isinstance(answers.kept_answers(eval_set, encoder), StoredAnswers)
+        assert isinstance(answer_rows.kept_answers(eval_set, encoder), StoredAnswers)
         assert isinstance(found[-1].rows, StoredRows) if asks else True
 
 
 def test_rows_of_their_own_where_they_are_too_long_together(tiny_tokenizer, monkeypatch):
-    monkeypatch.setattr(answers, "_MAX_WIDTH", 20)
+    monkeypatch.setattr(answer_rows, "_MAX_WIDTH", 20)
     encoder, eval_set = Encoder(tiny_tokenizer), EvalSet("s", ROWS)
     found = build_batches(eval_set, encoder, 4)
     mine = in_memory(lambda: build_batches(eval_set, encoder, 4), monkeypatch)
@@ -102,13 +103,13 @@ def test_records_are_equal_to_the_last_bit(tiny_model_dir, tiny_tokenizer, monke
 
 
 def test_what_was_encoded_is_not_encoded_again(tiny_tokenizer, monkeypatch):
-    laid, lay_out = [], answers.lay_out
+    laid, lay_out = [], answer_rows.lay_out
 
     def counting(encoder, pairs):
         laid.extend(number for number, _ in pairs)
         return lay_out(encoder, pairs)
 
-    monkeypatch.setattr(answers, "lay_out", counting)
+    monkeypatch.setattr(answer_rows, "lay_out", counting)
     eval_set = EvalSet("s", ROWS, gradient_norm=True)
     build_batches(eval_set, Encoder(tiny_tokenizer), 4)
     assert laid == list(range(NUM))
@@ -134,7 +135,7 @@ def test_what_is_lost_is_the_same(examples, tiny_tokenizer, monkeypatch, recwarn
     assert len(told) == (examples is ROWS)
     assert found == in_memory(lambda: tell_lost_scored(eval_set, encoder), monkeypatch)
     assert found.rows == sum(
-        any(encoder.encode(one, answer).is_cut for _, _, answer in answers.answers_of(one))
+        any(encoder.encode(one, answer).is_cut for _, _, answer in answers_of(one))
         for one in examples
     )
     assert tell_lost_scored(eval_set, Encoder(tiny_tokenizer, max_length=400)) is None

@@ -8,9 +8,18 @@ import torch
 from etw_lightning.data.encode import Encoder
 from etw_lightning.kernels.signals import TokenSignals
 from etw_lightning.schema import IGNORE_INDEX, Conventions, EncodedRow, EvalSet, Example
-from etw_lightning.scoring import answers, row_weights
 from etw_lightning.scoring import batches as scoring_batches
-from etw_lightning.scoring.answers import answer_batches, gradient_batches
+from etw_lightning.scoring import row_weights
+from etw_lightning.scoring.answers import (
+    answer_batches,
+    gradient_batches,
+    losses,
+    score_answers,
+    score_gradients,
+)
+from etw_lightning.scoring.answers import rows as answer_rows
+from etw_lightning.scoring.answers.batches import _Part
+from etw_lightning.scoring.answers.losses import _plain, _score_packed
 from etw_lightning.scoring.batches import GenerationBatch, build_batches, join_generations
 
 
@@ -115,20 +124,20 @@ def test_gradients_of_the_longest_answers_come_first(tiny_tokenizer, last_label)
 
 
 def test_answers_share_a_row_of_2048_tokens_at_most(tiny_tokenizer, monkeypatch):
-    assert answers._MAX_WIDTH == 2048
+    assert answer_rows._MAX_WIDTH == 2048
     encoder = Encoder(tiny_tokenizer)
     one = Example("s/0", "a b", "q", perturbed_answers=("c", "d"))
     (batch,) = answer_batches(EvalSet("s", (one,)), encoder, 8)
     (tree,) = batch.trees(shared=True)
     for most, groups in ((len(tree.ids), 1), (len(tree.ids) - 1, 3)):
-        monkeypatch.setattr(answers, "_MAX_WIDTH", most)
+        monkeypatch.setattr(answer_rows, "_MAX_WIDTH", most)
         (batch,) = answer_batches(EvalSet("s", (one,)), encoder, 8)
         assert len(batch.groups) == groups
     assert [len(tree.edges) for tree in batch.trees(shared=True)] == [1, 1, 1]
 
 
 def test_a_batch_takes_answers_or_tokens_of_rows_of_its_own_kind():
-    part = answers._Part(5, 3, 10, is_chain=False)
+    part = _Part(5, 3, 10, is_chain=False)
     assert [part.takes(count, is_chain=False) for count in (1, 3, 4, 9)] == [True] * 4
     assert not part.takes(1, is_chain=True)
     part.add(7, 4)
@@ -136,7 +145,7 @@ def test_a_batch_takes_answers_or_tokens_of_rows_of_its_own_kind():
     part.add(2, 1)
     assert not part.takes(1, is_chain=False)
     assert part.groups == [7, 2]
-    part = answers._Part(4, 3, 100, is_chain=True)
+    part = _Part(4, 3, 100, is_chain=True)
     assert [part.takes(count, is_chain=True) for count in (2, 3, 4)] == [True, True, False]
     assert not part.takes(1, is_chain=False)
     part.add(0, 2)
@@ -166,11 +175,11 @@ def test_a_batch_feeds_as_many_tokens_as_the_longest_answers_alone(tiny_tokenize
 
 def test_numbers_are_written_as_short_as_they_can_be():
     third = torch.tensor([1 / 3])
-    assert answers._plain(third) == (0.333333343,)
-    assert torch.tensor(answers._plain(third)).equal(third)
-    assert answers._plain(third.double()) == (0.3333333432674408,)
-    assert answers._plain(torch.tensor([1 / 3], dtype=torch.float64)) == (1 / 3,)
-    assert answers._plain(torch.tensor([True, False])) == (1, 0)
+    assert _plain(third) == (0.333333343,)
+    assert torch.tensor(_plain(third)).equal(third)
+    assert _plain(third.double()) == (0.3333333432674408,)
+    assert _plain(torch.tensor([1 / 3], dtype=torch.float64)) == (1 / 3,)
+    assert _plain(torch.tensor([True, False])) == (1, 0)
 
 
 class Scorer:
@@ -200,7 +209,7 @@ def test_what_is_laid_out_is_brought_to_the_device_of_the_model(tiny_tokenizer):
 
     (batch,) = answer_batches(EvalSet("s", rows("the", "a mill")), Encoder(tiny_tokenizer), 4)
     scorer = SimpleNamespace(score_packed=score_packed)
-    answers._score_packed(scorer, batch, torch.device("meta"))
+    _score_packed(scorer, batch, torch.device("meta"))
     assert set(asked) == {"meta"}
     assert len(asked) > 3
 
@@ -244,7 +253,7 @@ def test_gradients_are_asked_row_by_row_without_hidden_tokens(tiny_tokenizer, hi
     asked = EvalSet("s", examples, losses=False, gradient_norm=True)
     scorer, encoded = Scorer(), [encoder.encode(one) for one in examples]
     (batch,) = build_batches(asked, encoder, 4)
-    found = answers.score_gradients(scorer, batch, torch.device("cpu"))
+    found = score_gradients(scorer, batch, torch.device("cpu"))
     order = [slot.row for slot in batch.slots]
     assert [tuple(score) for score in found] == [
         (number, "gradient_norm", 0, place + 1.0) for place, number in enumerate(order)
@@ -262,9 +271,9 @@ def test_answers_share_a_row_where_the_model_takes_it(tiny_tokenizer, monkeypatc
     encoder = Encoder(tiny_tokenizer)
     one = Example("s/0", "a b", "q", perturbed_answers=("c", "d"))
     (batch,) = answer_batches(EvalSet("s", (one,)), encoder, 8)
-    packed, original = [], answers.pack_rows
+    packed, original = [], losses.pack_rows
     monkeypatch.setattr(
-        answers, "pack_rows", lambda trees, *more: packed.extend(trees) or original(trees, *more)
+        losses, "pack_rows", lambda trees, *more: packed.extend(trees) or original(trees, *more)
     )
-    answers.score_answers(Scorer(takes_trees), batch, torch.device("cpu"))
+    score_answers(Scorer(takes_trees), batch, torch.device("cpu"))
     assert [len(tree.edges) for tree in packed] == ([3] if takes_trees else [1, 1, 1])

@@ -377,7 +377,7 @@ def test_every_module_that_a_score_passes_through_counts(tiny_model_dir):
         sys.setprofile(None)
     ours = [Path(name).relative_to(package) for name in seen if name.startswith(str(package))]
     names = {".".join(path.with_suffix("").parts) for path in ours}
-    assert {"kernels.head", "scoring.answers", "models.generation"} <= names
+    assert {"kernels.head", "scoring.answers.losses", "models.generation"} <= names
     assert names - NEUTRAL <= {*keys_module._CODE}
 
 

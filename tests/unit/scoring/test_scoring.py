@@ -24,7 +24,8 @@ from etw_lightning.schema import (
     InputError,
     Record,
 )
-from etw_lightning.scoring import answers
+from etw_lightning.scoring.answers import batches as answer_batches
+from etw_lightning.scoring.answers import rows as answer_rows
 from etw_lightning.scoring.batches import (
     AnswerBatch,
     GenerationBatch,
@@ -148,7 +149,7 @@ def test_only_what_is_asked_for_is_scored(eval_set, encoder):
 
 def test_a_very_long_row_is_not_made_longer_by_sharing(eval_set, encoder, monkeypatch):
     """Attention in a row costs its length squared."""
-    monkeypatch.setattr(answers, "_MAX_WIDTH", 1)
+    monkeypatch.setattr(answer_rows, "_MAX_WIDTH", 1)
     (batch, *rest) = build_batches(replace(eval_set, max_new_tokens=0), encoder, 1000)
     assert not rest
     assert all(len(group) == 1 for group in batch.groups)
@@ -850,6 +851,6 @@ def test_what_is_laid_out_together_is_what_is_laid_out_alone(eval_set, tiny_toke
         patch.setattr(Encoder, "_look_ahead", lambda *_: None)
         assert batches() == together
     for few in (1, 2, 3):
-        monkeypatch.setattr(answers, "_TOGETHER", few)
+        monkeypatch.setattr(answer_batches, "_TOGETHER", few)
         assert batches() == together
     assert build_batches(EvalSet("none", ()), encoder, 4) == []
