@@ -37,7 +37,7 @@ from etw_lightning.training.datamodule import Role, UnlearningDataModule
 from etw_lightning.training.known_scores import find_known
 from etw_lightning.training.module import UnlearningModule
 from etw_lightning.training.other_models import OtherModels
-from etw_lightning.training.reference_model import check_tokens
+from etw_lightning.training.references.model import check_tokens
 from etw_lightning.training.strategies import check_layout, computing_precision, is_first_process
 
 __all__ = ["RunChecks", "say"]

@@ -22,7 +22,7 @@ _MOVED: Mapping[tuple[str, str], str] = {
     ("label_scorer", "models.label_scorer"): "LabelScorer",
     ("module", "training.module"): "UnlearningModule",
     ("prepared_module", "training.prepared_module"): "PreparedModule",
-    ("reference_model", "training.reference_model"): "ReferenceModel",
+    ("reference_model", "training.references.model"): "ReferenceModel",
     ("retain_budget", "callbacks"): "RetainBudget",
     ("run_report", "runs.run_report"): "RunReport",
     ("scoring_module", "training.scoring_module"): "ScoringModule",

@@ -22,7 +22,7 @@ from etw_lightning.training.datamodule import UnlearningDataModule
 from etw_lightning.training.module import UnlearningModule
 from etw_lightning.training.named_methods import weighting_named
 from etw_lightning.training.other_models import OtherModels
-from etw_lightning.training.reference_model import check_tokens
+from etw_lightning.training.references.model import check_tokens
 from etw_lightning.weighting import TokenWeighting, Uniform
 
 if TYPE_CHECKING:

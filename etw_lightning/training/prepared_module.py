@@ -25,13 +25,13 @@ from etw_lightning.models.weight_fit import refuse_training
 from etw_lightning.schema import InputError
 from etw_lightning.training.datamodule import UnlearningDataModule
 from etw_lightning.training.given import GivenModel
-from etw_lightning.training.reference_model import (
+from etw_lightning.training.references.model import (
     ReferenceModel,
     ReferenceValues,
     Wanted,
     check_tokens,
 )
-from etw_lightning.training.reference_values import reference_values
+from etw_lightning.training.references.values import reference_values
 from etw_lightning.training.scoring_module import ScoringModule
 from etw_lightning.training.strategies import (
     check_layout,

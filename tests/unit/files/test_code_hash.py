@@ -8,7 +8,7 @@ import pytest
 import etw_lightning
 from etw_lightning.files.code_hash import code_hash
 from etw_lightning.scoring.cache import keys
-from etw_lightning.training import reference_values
+from etw_lightning.training.references import values as reference_values
 
 
 def test_it_is_the_hash_of_the_files():

@@ -20,8 +20,8 @@ from etw_lightning.files import reference_file
 from etw_lightning.files.reference_file import DamagedError, read_tensors, write_tensors
 from etw_lightning.models.loading import LabelScorer, load_model
 from etw_lightning.schema import IGNORE_INDEX, EncodedRow, InputError
-from etw_lightning.training import reference_values
-from etw_lightning.training.reference_model import ReferenceModel, ReferenceValues, Wanted
+from etw_lightning.training.references import values as reference_values
+from etw_lightning.training.references.model import ReferenceModel, ReferenceValues, Wanted
 
 EVERYTHING = frozenset({"reference_logps", "reference_entropies", "reference_distributions"})
 LOGPS = Wanted(frozenset({"reference_logps"}))

@@ -22,7 +22,7 @@ from etw_lightning.files.places import cache_dir
 from etw_lightning.files.reference_file import DamagedError, read_tensors, write_tensors
 from etw_lightning.notices import warn_first
 from etw_lightning.schema import EncodedRow, InputError
-from etw_lightning.training.reference_model import (
+from etw_lightning.training.references.model import (
     ReferenceModel,
     ReferenceValues,
     Wanted,
@@ -42,7 +42,7 @@ _CODE = (
     "kernels.plain_rows",
     "models.label_scorer",
     "models.loading",
-    "training.reference_model",
+    "training.references.model",
     "scoring.batches",
 )
 #: What a file was made for, in the words of an error.
