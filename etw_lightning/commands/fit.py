@@ -41,6 +41,7 @@ from etw_lightning.runs.state_file import StateFile
 from etw_lightning.schema import InputError
 from etw_lightning.scoring.cache.journals import Journal
 from etw_lightning.scoring.cache.keys import model_identity, score_keys
+from etw_lightning.training.references.cached import make_references
 from etw_lightning.training.strategies import is_first_process
 
 __all__ = ["FitCommand"]
@@ -105,7 +106,7 @@ class FitCommand(RunChecks):
             model.known, model.journal_keys = {}, {}
         # Processes that were started together wait for each other here, where nothing times out.
         self._score_others()
-        model.make_references(data, self.trainer)
+        make_references(model, data, self.trainer)
         if is_first_process():
             self._lock()
             check_unchanged(self.folder, self.traces)

@@ -37,6 +37,7 @@ from etw_lightning.training.forget_scale import (
 )
 from etw_lightning.training.given import GivenModel
 from etw_lightning.training.prepared_module import PreparedModule
+from etw_lightning.training.references.cached import make_references
 from etw_lightning.training.step_log import StepLog, ends_step
 from etw_lightning.training.surgery_step import SurgeryStep
 from etw_lightning.training.training_batches import Batch
@@ -288,7 +289,7 @@ class UnlearningModule(PreparedModule):
         Raises:
             InputError: As ``make_optimizer``.
         """
-        scorer = self.scorer or (self._loaded[0] if self._loaded else None)
+        scorer = self.scorer or self.loaded_ahead
         if scorer is not None:
             self._make_optimizer(scorer)
 
@@ -320,7 +321,7 @@ class UnlearningModule(PreparedModule):
             if self.layout == "whole":
                 # The target model that is asked is this one, before its first step.
                 self.configure_model()
-            self.make_references(self.datamodule, self.trainer)
+            make_references(self, self.datamodule, self.trainer)
 
     def configure_optimizers(self) -> Any:
         """Make the optimiser of what trains, with the learning rate's schedule by steps."""

@@ -1,8 +1,8 @@
-"""The model of a run on its devices, and the target model that it is compared with."""
+"""The model of a run on its devices, and the frozen one beside it that it is compared with."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, cast
@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from etw_lightning.data.stored_rows import longest
 from etw_lightning.kernels.head_choice import HeadKernel, HeadWay, check_way, faster_way
-from etw_lightning.kernels.signals import Signal, TokenSignals
+from etw_lightning.kernels.signals import TokenSignals
 from etw_lightning.method import Method, Reference
 from etw_lightning.models.head_probe import vocabulary_size
 from etw_lightning.models.loading import DType, LabelScorer, load_model
@@ -25,21 +25,11 @@ from etw_lightning.models.weight_fit import refuse_training
 from etw_lightning.schema import InputError
 from etw_lightning.training.datamodule import UnlearningDataModule
 from etw_lightning.training.given import GivenModel
-from etw_lightning.training.references.model import (
-    ReferenceModel,
-    ReferenceValues,
-    Wanted,
-    check_tokens,
-)
-from etw_lightning.training.references.values import reference_values
 from etw_lightning.training.scoring_module import ScoringModule
 from etw_lightning.training.strategies import (
     check_layout,
-    computing_precision,
-    engine_dtype,
     is_first_process,
     layout_of,
-    place_whole,
 )
 from etw_lightning.training.training_batches import Batch
 from etw_lightning.tuning.adapters import add_adapter
@@ -101,6 +91,11 @@ class PreparedModule(ScoringModule):
             self.configure_model()
         elif is_first_process():
             self._loaded = [self._load()]
+
+    @property
+    def loaded_ahead(self) -> LabelScorer | None:
+        """The model that this process has loaded for all and not yet dealt out to shards."""
+        return self._loaded[0] if self._loaded else None
 
     def configure_model(self) -> None:
         """Load the target model, and make ready what trains and what is compared with."""
@@ -246,106 +241,10 @@ class PreparedModule(ScoringModule):
         Raises:
             InputError: As ``check_extents``; names the longest row.
         """
-        scorer = self.scorer or (self._loaded[0] if self._loaded else None)
+        scorer = self.scorer or self.loaded_ahead
         if scorer is not None:
             rows = row_extents(longest(data.streams.values()))
             check_extents(scorer.limits, type(scorer.lm).__name__, rows)
-
-    def make_references(self, data: UnlearningDataModule, trainer: Any) -> None:
-        """Read the target model's values of the training rows, or compute and keep them.
-
-        Before the processes of a run meet, whichever of a machine's comes first computes them and
-        the others wait for its file.
-
-        Args:
-            data: Loaded; its batches hold the values from now on.
-            trainer: Whose device and precision they are computed in.
-
-        Raises:
-            InputError: As ``reference_values``.
-        """
-        if self.reference != "cache" or data.references or not self.method.reference_needs:
-            return
-
-        # Weights that are cast on the way can't be trained with afterwards.
-        is_whole = self.scorer is not None and self.layout == "whole"
-        whole = [self.scorer] if is_whole else self._loaded
-        own = whole[0] if whole and engine_dtype(trainer) is None else None
-
-        def place(scorer: LabelScorer) -> LabelScorer:
-            return place_whole(trainer, scorer)
-
-        def untrained() -> LabelScorer:
-            if own is not None:
-                return place(own.eval())
-            assert self.given is not None
-            return place(LabelScorer(self.given.lm, self.chunk_size).frozen_copy())
-
-        target = ReferenceModel(
-            self.pretrained,
-            dtype=self.dtype_name,
-            precision=computing_precision(trainer),
-            attention=self.attention,
-            chunk_size=self.chunk_size,
-            template=data.train_encoder.content_key,
-            context=trainer.precision_plugin.forward_context,
-            place=place,
-            load=None if own is None and self.given is None else untrained,
-            identify=None if self.given is None else self.given.identity,
-            shows_progress=trainer.progress_bar_callback is not None,
-        )
-        needs = self.method.reference_needs
-        own_needs = needs if self.entropy_model is None else _without_entropies(needs)
-        with target:
-            found = self._values_of(target, own_needs, data)
-        if self.entropy_model is not None:
-            other = replace(target, **_other_model(self.entropy_model))
-            for group, values in self._entropies_of(other, data).items():
-                known = found[group].values if group in found else {}
-                found[group] = ReferenceValues(values.offsets, {**known, **values.values})
-        data.references = found
-        if own is not None:
-            own.train()
-        if self._loaded:
-            self._loaded[0].cpu()
-
-    def _values_of(
-        self,
-        model: ReferenceModel,
-        needs: Mapping[str, frozenset[Signal]],
-        data: UnlearningDataModule,
-        kind: str = "",
-    ) -> dict[str, ReferenceValues]:
-        """Return what a model says of the rows of each group; files end in what kind it is."""
-        return {
-            group: reference_values(
-                data.streams[group],
-                Wanted(signals, self.method.temperature, self.reference_top_k),
-                model,
-                group=group + kind,
-                batch_size=data.eval_batch_size,
-                folder=self.reference_cache,
-            )
-            for group, signals in needs.items()
-        }
-
-    def _entropies_of(
-        self, model: ReferenceModel, data: UnlearningDataModule
-    ) -> dict[str, ReferenceValues]:
-        """Return the entropies of another model than the target model.
-
-        Raises:
-            InputError: If its tokens are not the run's.
-        """
-        check_tokens(model.pretrained, data.train_encoder.tokenizer, model.key)
-        wanted: frozenset[Signal] = frozenset({"reference_entropies"})
-        needs = {
-            group: wanted
-            for group, signals in self.method.reference_needs.items()
-            if wanted <= signals
-        }
-        with model:
-            return self._values_of(model, needs, data, "_entropies")
 
     def _layout_of(self, batch: Batch) -> StepLayout | None:
         """Return how a batch is fed.
@@ -389,15 +288,3 @@ class PreparedModule(ScoringModule):
         assert self.adapter is not None
         with self.adapter.switched_off():
             yield self.scorer
-
-
-def _without_entropies(needs: Mapping[str, frozenset[Signal]]) -> dict[str, frozenset[Signal]]:
-    """Return what is left to ask the target model for; groups of which nothing is left out."""
-    rest = {group: signals - {"reference_entropies"} for group, signals in needs.items()}
-    return {group: signals for group, signals in rest.items() if signals}
-
-
-def _other_model(pretrained: str) -> dict[str, Any]:
-    """Return what tells a model that is loaded by its name from the target model."""
-    key = "model.entropy_model"
-    return {"pretrained": pretrained, "key": key, "load": None, "identify": None}
