@@ -217,7 +217,7 @@ class RetainBudget(Callback):
         assert self.start_loss is not None
         # Within an accumulation window the count stands still.
         if step % self.every_n_steps == 0 and step > self.measured_at:
-            loss, total = self._measure(trainer, module), module._num_steps()
+            loss, total = self._measure(trainer, module), module.num_steps()
             lr = float(trainer.optimizers[0].param_groups[0]["lr"])
             module.forget_weight = self.step(loss, step, step / total, lr / module.lr)
         values = {

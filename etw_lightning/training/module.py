@@ -8,41 +8,33 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal, cast
 
-import torch
 from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
 from lightning.pytorch import Trainer
-from lightning.pytorch.plugins.precision import MixedPrecision, Precision
-from lightning.pytorch.utilities import (
-    GradClipAlgorithmType,
-    rank_zero_info,
-    rank_zero_warn,
-)
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from etw_lightning.forget import GA, ForgetObjective
-from etw_lightning.kernels.distributions import TopLogps
 from etw_lightning.kernels.head_choice import HeadKernel
 from etw_lightning.kernels.signals import Reduction, Signal, TokenSignals
 from etw_lightning.method import Method, Reference, Share
 from etw_lightning.models.checkpoints import describe_model
-from etw_lightning.models.loading import DType, LabelScorer
+from etw_lightning.models.loading import DType
 from etw_lightning.models.noise import Dropout
-from etw_lightning.models.step_layout import StepLayout
 from etw_lightning.retain import NLL, RetainObjective
-from etw_lightning.schema import IGNORE_INDEX, InputError
+from etw_lightning.schema import InputError
 from etw_lightning.training.forget_scale import (
     ForgetScale,
     check_whole_gradients,
     measure_forget_scale,
 )
 from etw_lightning.training.given import GivenModel
-from etw_lightning.training.prepared_module import PreparedModule
-from etw_lightning.training.references.cached import make_references
+from etw_lightning.training.optimized_module import OptimizedModule
+from etw_lightning.training.references.cached import make_references, with_values
 from etw_lightning.training.step_log import StepLog, ends_step
 from etw_lightning.training.surgery_step import SurgeryStep
-from etw_lightning.training.training_batches import Batch
+from etw_lightning.training.training_batches import Batch, of_labels
 from etw_lightning.tuning.defaults import default_of
-from etw_lightning.tuning.optimizers import Rounding, Schedule, make_optimizer, scale_of
+from etw_lightning.tuning.optimizers import Rounding, Schedule
 from etw_lightning.tuning.two_gradients import Geometry, Rule
 from etw_lightning.value_checks import check_arguments
 from etw_lightning.weighting import ETW, TokenWeighting
@@ -50,7 +42,7 @@ from etw_lightning.weighting import ETW, TokenWeighting
 __all__ = ["UnlearningModule"]
 
 
-class UnlearningModule(PreparedModule):
+class UnlearningModule(OptimizedModule):
     """A model that forgets one stream of rows and keeps another.
 
     The loss of an optimiser step is ``retain_weight * retain + lambda * forget``, each a mean over
@@ -252,9 +244,6 @@ class UnlearningModule(PreparedModule):
         self._log = StepLog()
         #: Label, row and weight of each forget token of the last micro-batch, for pictures.
         self.last_weights: tuple[Tensor, Tensor, Tensor] | None = None
-        #: Whether any token has had weight in this epoch: what is known, and what is not yet read.
-        self._weighs_any = False
-        self._largest_weight: Tensor | None = None
         #: Whether no step has been made yet: what the parts return is looked at.
         self._is_first = True
 
@@ -282,16 +271,6 @@ class UnlearningModule(PreparedModule):
         module = cls(given.name, dtype=given.dtype_name, **settings)
         module.given = given
         return module
-
-    def check_optimizer(self) -> None:
-        """Make the optimiser once, to find what it refuses before anything is scored.
-
-        Raises:
-            InputError: As ``make_optimizer``.
-        """
-        scorer = self.scorer or self.loaded_ahead
-        if scorer is not None:
-            self._make_optimizer(scorer)
 
     def _takes_terms_apart(self) -> list[str]:
         """Return what asks for the gradient of each term, as it is typed."""
@@ -323,61 +302,6 @@ class UnlearningModule(PreparedModule):
                 self.configure_model()
             make_references(self, self.datamodule, self.trainer)
 
-    def configure_optimizers(self) -> Any:
-        """Make the optimiser of what trains, with the learning rate's schedule by steps."""
-        assert self.scorer is not None
-        optimizer = self._make_optimizer(self.scorer)
-        scale = scale_of(self.schedule, self.warmup, self._num_steps())
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip before a fused step too, where nothing is scaled.
-
-        Lightning refuses that under any mixed precision, though in bfloat16 there is no scale that
-        a fused step would have to take off first.
-        """
-        precision = self.trainer.precision_plugin
-        if isinstance(precision, MixedPrecision) and precision.scaler is None:
-            kind = GradClipAlgorithmType(gradient_clip_algorithm or GradClipAlgorithmType.NORM)
-            Precision.clip_gradients(precision, optimizer, gradient_clip_val or 0.0, kind)
-            return
-        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-
-    def _make_optimizer(self, scorer: LabelScorer) -> torch.optim.Optimizer:
-        is_scaled = self._trainer is not None and self._trainer.scaler is not None
-        return make_optimizer(
-            scorer.named_parameters(),
-            self.optimizer,
-            lr=self.lr,
-            betas=self.betas,
-            weight_decay=self.weight_decay,
-            optimizer_args=self.optimizer_args,
-            rounding=self.rounding,
-            fuses=not is_scaled,
-        )
-
-    def _num_steps(self) -> int:
-        """Return the optimiser steps of the run.
-
-        Not ``trainer.estimated_stepping_batches``: that sets the training loader up before a
-        checkpoint is restored, whose place in the epoch would then never reach the loader.
-        """
-        trainer = self.trainer
-        batches, limit = self.datamodule.pairing().num_batches, trainer.limit_train_batches
-        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-        epoch = math.ceil(batches / trainer.accumulate_grad_batches)
-        bounds = (epoch * (trainer.max_epochs or 0), trainer.max_steps)
-        return min(steps for steps in bounds if steps >= 0)
-
     def forward(self, batch: Batch) -> dict[str, TokenSignals]:
         """Return the signals of each group of rows from one pass over all of them."""
         assert self.scorer is not None
@@ -386,7 +310,7 @@ class UnlearningModule(PreparedModule):
         method = self.method
         layout = self._layout_of(batch)
         signals = self.scorer(ids, mask, labels, own, method.temperature, method.layers, layout)
-        known = {name: _of_labels(batch, name, layout) for name in ("marked", "words")}
+        known = {name: of_labels(batch, name, layout) for name in ("marked", "words")}
         signals = replace(signals, marked=known["marked"], words=known["words"])
         if self.method.reference_needs and self.reference != "cache":
             signals = self._with_reference(signals, batch)
@@ -395,7 +319,7 @@ class UnlearningModule(PreparedModule):
             groups[name] = signals.slice_rows(start, start + size)
             start += size
         for name, values in batch.get("reference", {}).items():
-            groups[name] = _with_values(groups[name], values)
+            groups[name] = with_values(groups[name], values)
         if "alternative" in groups:
             groups["forget"] = replace(groups["forget"], alternative=groups.pop("alternative"))
         return groups
@@ -455,11 +379,10 @@ class UnlearningModule(PreparedModule):
             share = shares["forget"]
             loss = loss + self.effective_forget_weight * share.value
             if share.weights is not None:
-                annotated = _of_labels(batch, "annotated", self._layout_of(batch))
+                annotated = of_labels(batch, "annotated", self._layout_of(batch))
                 self._log.note_weights(groups["forget"], share.weights, annotated)
                 signals = groups["forget"]
                 self.last_weights = (signals.labels, signals.rows, share.weights.detach())
-                self._note_any_weight(share.weights)
         if self.surgery is not None:
             self.surgery.note(
                 shares["forget"].value,
@@ -481,21 +404,6 @@ class UnlearningModule(PreparedModule):
         else:
             self.surgery.backward(self)
 
-    def _note_any_weight(self, weights: Tensor) -> None:
-        """Keep what tells whether a token had weight, without waiting for it."""
-        if not len(weights) or self._weighs_any:
-            return
-        largest = weights.detach().abs().max()
-        before = self._largest_weight
-        self._largest_weight = largest if before is None else torch.maximum(before, largest)
-
-    @property
-    def weighs_any(self) -> bool:
-        """Whether any token has had weight so far; waits for the device to say so."""
-        if not self._weighs_any and self._largest_weight is not None:
-            self._weighs_any = bool(self._largest_weight != 0)
-        return self._weighs_any
-
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Look at the parts no more, once a whole step has been made; log what surgery did."""
         self._is_first = self._is_first and self.global_step == 0
@@ -506,7 +414,7 @@ class UnlearningModule(PreparedModule):
         """Log how the epoch's weights lay, and say so if it has pushed nothing down."""
         self._log.log_epoch(self)
         takes = self.method.forget is not None and self.method.forget.takes_weights
-        if takes and not self.weighs_any and self.trainer.world_size == 1:
+        if takes and not self._log.weighs_any and self.trainer.world_size == 1:
             rank_zero_warn(
                 f"model.weighting {type(self.method.weighting).__name__} has given no token any "
                 "weight in this epoch: nothing is pushed down."
@@ -515,7 +423,7 @@ class UnlearningModule(PreparedModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store what makes the checkpoint a model that ``model.pretrained`` takes."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["weighs_any"] = self.weighs_any
+        checkpoint["weighs_any"] = self._log.weighs_any
         checkpoint["epoch_weights"] = self._log.epoch_so_far()
         if self.forget_scale is not None:
             checkpoint["forget_scale"] = tuple(self.forget_scale)
@@ -528,8 +436,8 @@ class UnlearningModule(PreparedModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Know of the epoch so far whether any token had weight, and how the weights lay."""
         super().on_load_checkpoint(checkpoint)
-        self._weighs_any = bool(checkpoint.get("weighs_any", False))
-        self._log.go_on(checkpoint.get("epoch_weights") or {})
+        weighs_any = bool(checkpoint.get("weighs_any", False))
+        self._log.go_on(checkpoint.get("epoch_weights") or {}, weighs_any=weighs_any)
         if self.forget_unit == "gradient" and "forget_scale" in checkpoint:
             self.forget_scale = ForgetScale(*checkpoint["forget_scale"])
         if self.surgery is not None:
@@ -548,22 +456,3 @@ def _check_entropy_model(given: str, method: Method, reference: Reference | None
             f"model.entropy_model {given!r} is asked once, before training: model.reference must "
             f"be cache; got {reference}."
         )
-
-
-def _of_labels(batch: Batch, name: str, layout: StepLayout | None) -> Tensor | None:
-    """Return what a batch says of its positions, of those that hold a label; None for nothing."""
-    said: Tensor | None = cast(Any, batch).get(name)
-    if said is None:
-        return None
-    if layout is None:
-        return said[:, 1:][batch["labels"][:, 1:] != IGNORE_INDEX]
-    return said.flatten().index_select(0, layout.places + 1)
-
-
-def _with_values(signals: TokenSignals, values: Mapping[str, Tensor]) -> TokenSignals:
-    """Add the cached values of a group's tokens."""
-    kept = dict(values)
-    if "top_ids" in kept:
-        top = TopLogps(kept.pop("top_logps"), kept.pop("top_ids"), kept.pop("top_rest", None))
-        kept["reference_distributions"] = cast(Any, top)
-    return replace(signals, **cast(Any, kept))

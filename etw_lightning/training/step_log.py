@@ -76,6 +76,9 @@ class StepLog:
         self._window: dict[str, Any] = {}
         #: Sums, counts and the largest weight of the epoch's steps, of all processes.
         self._epoch: dict[str, Any] = {}
+        #: Whether any token has had weight: what is known, and what is not yet read.
+        self._weighs_any = False
+        self._largest_weight: Tensor | None = None
 
     def _add(self, name: str, value: Any) -> None:
         if isinstance(value, Tensor):
@@ -105,6 +108,7 @@ class StepLog:
                 ``data.annotations`` marks; None without.
         """
         weights = weights.detach()
+        self._note_any_weight(weights)
         top = largest = entropy = weights.new_zeros(())
         if len(weights):
             # Of weights that are all 0, no share is any token's.
@@ -126,6 +130,21 @@ class StepLog:
             areas, is_one = row_aucs(weights, annotated[: len(weights)], signals)
             self._add("weights/annotated_rows", is_one.sum())
             self._add("weights/auc", areas.sum())
+
+    def _note_any_weight(self, weights: Tensor) -> None:
+        """Keep what tells whether a token had weight, without waiting for it."""
+        if not len(weights) or self._weighs_any:
+            return
+        largest = weights.abs().max()
+        before = self._largest_weight
+        self._largest_weight = largest if before is None else torch.maximum(before, largest)
+
+    @property
+    def weighs_any(self) -> bool:
+        """Whether any token has had weight so far; waits for the device to say so."""
+        if not self._weighs_any and self._largest_weight is not None:
+            self._weighs_any = bool(self._largest_weight != 0)
+        return self._weighs_any
 
     def log(self, module: LightningModule, batch_idx: int) -> None:
         """Log an optimiser step's losses and weight statistics once its last part is done.
@@ -193,10 +212,11 @@ class StepLog:
         """Return what a run must know of the epoch to go on in it."""
         return {name: float(value) for name, value in self._epoch.items()}
 
-    def go_on(self, epoch: Mapping[str, float]) -> None:
+    def go_on(self, epoch: Mapping[str, float], *, weighs_any: bool) -> None:
         """Go on in an epoch.
 
         Args:
             epoch: As ``epoch_so_far`` has returned it.
+            weighs_any: As it was then.
         """
-        self._epoch = dict(epoch)
+        self._epoch, self._weighs_any = dict(epoch), weighs_any

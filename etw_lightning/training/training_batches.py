@@ -25,6 +25,7 @@ __all__ = [
     "PairedSampler",
     "RowValues",
     "collate",
+    "of_labels",
     "trained_batches",
 ]
 
@@ -240,3 +241,13 @@ def trained_batches(trainer: Any) -> tuple[int, int]:
     # Not `completed`: that is one too few in a checkpoint saved at a batch's end.
     trained = trainer.fit_loop.epoch_loop.batch_progress.current.processed
     return int(trained), int(trainer.num_training_batches)
+
+
+def of_labels(batch: Batch, name: str, layout: StepLayout | None) -> Tensor | None:
+    """Return what a batch says of its positions, of those that hold a label; None for nothing."""
+    said: Tensor | None = cast(Any, batch).get(name)
+    if said is None:
+        return None
+    if layout is None:
+        return said[:, 1:][batch["labels"][:, 1:] != IGNORE_INDEX]
+    return said.flatten().index_select(0, layout.places + 1)

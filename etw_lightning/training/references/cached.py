@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from etw_lightning.kernels.signals import Signal
+from torch import Tensor
+
+from etw_lightning.kernels.distributions import TopLogps
+from etw_lightning.kernels.signals import Signal, TokenSignals
 from etw_lightning.models.loading import LabelScorer
 from etw_lightning.training.references.model import (
     ReferenceModel,
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from etw_lightning.training.datamodule import UnlearningDataModule
     from etw_lightning.training.prepared_module import PreparedModule
 
-__all__ = ["make_references"]
+__all__ = ["make_references", "with_values"]
 
 _ENTROPIES: frozenset[Signal] = frozenset({"reference_entropies"})
 
@@ -141,3 +144,12 @@ def _without_entropies(needs: Mapping[str, frozenset[Signal]]) -> dict[str, froz
     """Return what is left to ask the target model for; groups of which nothing is left out."""
     rest = {group: signals - _ENTROPIES for group, signals in needs.items()}
     return {group: signals for group, signals in rest.items() if signals}
+
+
+def with_values(signals: TokenSignals, values: Mapping[str, Tensor]) -> TokenSignals:
+    """Add the cached values of a group's tokens."""
+    kept = dict(values)
+    if "top_ids" in kept:
+        top = TopLogps(kept.pop("top_logps"), kept.pop("top_ids"), kept.pop("top_rest", None))
+        kept["reference_distributions"] = cast(Any, top)
+    return replace(signals, **cast(Any, kept))

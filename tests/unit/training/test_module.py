@@ -19,7 +19,8 @@ from etw_lightning.models.loading import LabelScorer, load_model
 from etw_lightning.retain import KL, NLL, RetainObjective
 from etw_lightning.schema import IGNORE_INDEX, InputError
 from etw_lightning.training.datamodule import UnlearningDataModule
-from etw_lightning.training.module import UnlearningModule, _with_values
+from etw_lightning.training.module import UnlearningModule
+from etw_lightning.training.references.cached import with_values
 from etw_lightning.training.step_log import StepLog
 from etw_lightning.weighting import ETW, TokenWeighting, Uniform
 
@@ -740,7 +741,7 @@ def test_the_rest_of_cached_distributions_reaches_the_signals():
         "top_logps": torch.tensor([[-0.1]]),
         "top_rest": torch.tensor([-2.5]),
     }
-    found = _with_values(signals, values).reference_distributions
+    found = with_values(signals, values).reference_distributions
     assert found.log_rest.item() == -2.5
     assert found.ids.tolist() == [[1]]
 
