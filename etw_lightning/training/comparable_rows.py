@@ -35,18 +35,24 @@ class ComparableRows(LightningDataModule):
     annotations: str | None
     retain_model: str | None
     target_model: str | None
-    conventions: Conventions
     #: Paths of other models' records.
     results_paths: dict[Role, str | None]
-    #: Records of the other models, as far as they have been read or scored.
-    results: dict[Role, RetainResults]
-    #: The model a run starts from is the target model.
-    starts_from_target: bool
-    #: What passes after the scoring will give; ``evaluate`` makes them, training does not.
-    further: frozenset[Extra]
     _reader: BenchmarkName | OwnBenchmark
-    _rows: EvaluationRows
-    _of_others: dict[Role, dict[str, set[Part]]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: What passes after the scoring will give; ``evaluate`` makes them, training does not.
+        self.further: frozenset[Extra] = frozenset()
+        #: Records of the other models, as far as they have been read or scored.
+        self.results: dict[Role, RetainResults] = {}
+        #: What of other models' records is known to be there and to fit, by set.
+        self._of_others: dict[Role, dict[str, set[Part]]] = {"retain": {}, "target": {}}
+        #: In what other precision records of the other models were made, in words.
+        self.precision_of_others: dict[Role, str] = {}
+        #: The model a run starts from is the target model.
+        self.starts_from_target = False
+        self.conventions = Conventions()
+        self._rows = EvaluationRows()
 
     @abstractmethod
     def _benchmark(self) -> Benchmark:
