@@ -25,14 +25,14 @@ from etw_lightning.callbacks.collapse import Collapse
 from etw_lightning.callbacks.evaluation import EvaluationCallback, SetScores, Suite
 from etw_lightning.callbacks.findings import TrainingStoppedError
 from etw_lightning.callbacks.guards import FiniteGuard
-from etw_lightning.commands.check import CheckCommand
-from etw_lightning.commands.evaluate import EvaluateCommand
-from etw_lightning.commands.fit import FitCommand
 from etw_lightning.commands.parser import Parser
 from etw_lightning.commands.quiet import be_quiet
 from etw_lightning.commands.refusals.messages import one_line
-from etw_lightning.commands.run_checks import say
-from etw_lightning.commands.weights import WeightsCommand
+from etw_lightning.commands.run.check import CheckCommand
+from etw_lightning.commands.run.evaluate import EvaluateCommand
+from etw_lightning.commands.run.fit import FitCommand
+from etw_lightning.commands.run.run_checks import say
+from etw_lightning.commands.run.weights import WeightsCommand
 from etw_lightning.files.checkpoint_folder import Saved, remove_checkpoints
 from etw_lightning.files.places import check_written, expand_home
 from etw_lightning.files.setting_names import as_typed, options_of

@@ -102,7 +102,7 @@ def by_reference(check_args, home):
 def test_a_model_for_entropies_is_looked_at_before_anything_is_scored(
     command, by_reference, tiny_model_dir, tmp_path, monkeypatch, subcommand
 ):
-    score = "etw_lightning.commands.run_checks.RunChecks._score_others"
+    score = "etw_lightning.commands.run.run_checks.RunChecks._score_others"
     monkeypatch.setattr(score, lambda _: exit(7))
     lacking = shutil.copytree(tiny_model_dir, tmp_path / "lacking")
     weights = load_file(lacking / "model.safetensors")

@@ -423,7 +423,7 @@ def test_lm_eval_is_looked_for_before_anything_is_scored(command, args, monkeypa
 
 def test_generations_of_lm_eval_end_where_the_run_s_do(evaluate, tiny_tokenizer, monkeypatch):
     """At the end of a turn too, which the tokenizer does not call its end."""
-    module, handed = "etw_lightning.commands.evaluate", {}
+    module, handed = "etw_lightning.commands.run.evaluate", {}
     monkeypatch.setattr(f"{module}.check_tasks", lambda *_: None)
     monkeypatch.setattr(f"{module}.lm_eval_scores", lambda *_, **how: handed.update(how) or {})
     monkeypatch.setattr("etw_lightning.data.rendering.Renderer.turn_ends", lambda _: ("!",))

@@ -186,7 +186,7 @@ def words(tofu_args, retain_model_dir, tmp_path):
 
 
 def test_a_run_killed_after_its_results_is_finished(command, words, tmp_path):
-    place = "etw_lightning.commands.fit:remove_checkpoints"
+    place = "etw_lightning.commands.run.fit:remove_checkpoints"
     killed = [*words, "--no_save_model"]
     assert run_forked(killed, Fault(place, 1, signal.SIGKILL)) == -9
     results = (tmp_path / "run" / "results.json").read_bytes()

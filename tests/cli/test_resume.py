@@ -302,7 +302,7 @@ def test_an_interrupted_run_says_so_and_goes_on(run, expected, place, count):
 
 def test_a_stop_where_no_checkpoint_is_made_is_told(run):
     status, said = run(
-        fault=Fault("etw_lightning.commands.fit:warning_of_memory", 1, signal.SIGTERM)
+        fault=Fault("etw_lightning.commands.run.fit:warning_of_memory", 1, signal.SIGTERM)
     )
     assert status == 143
     assert said.splitlines()[-1].startswith("stopped by SIGTERM; the same command goes on from")
@@ -468,7 +468,7 @@ def appearing(run, stopped, monkeypatch):
         aside.rename(place)
         return original(folder)
 
-    monkeypatch.setattr("etw_lightning.commands.fit.lock_run", wait)
+    monkeypatch.setattr("etw_lightning.commands.run.fit.lock_run", wait)
     return run
 
 

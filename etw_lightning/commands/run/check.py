@@ -5,7 +5,7 @@ from __future__ import annotations
 from tempfile import TemporaryDirectory
 from typing import get_args
 
-from etw_lightning.commands.run_checks import RunChecks, say
+from etw_lightning.commands.run.run_checks import RunChecks, say
 from etw_lightning.memory.check_memory import run_shape
 from etw_lightning.memory.model_checks import (
     check_devices,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from etw_lightning.commands.run_checks import RunChecks
+from etw_lightning.commands.run.run_checks import RunChecks
 from etw_lightning.memory.model_checks import check_devices
 from etw_lightning.schema import InputError
 from etw_lightning.training import quickstart_models

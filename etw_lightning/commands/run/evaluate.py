@@ -6,7 +6,7 @@ import signal
 import time
 from typing import Any, cast
 
-from etw_lightning.commands.run_checks import RunChecks, say
+from etw_lightning.commands.run.run_checks import RunChecks, say
 from etw_lightning.metrics import Metric
 from etw_lightning.runs.evaluate import Evaluation
 from etw_lightning.runs.folder import (

@@ -12,7 +12,7 @@ from typing import Any, cast
 from lightning.pytorch.utilities import rank_zero_warn
 
 from etw_lightning.callbacks.retain_budget import RetainBudget
-from etw_lightning.commands.run_checks import RunChecks, say
+from etw_lightning.commands.run.run_checks import RunChecks, say
 from etw_lightning.files.checkpoint_folder import remove_checkpoints, saved_checkpoints
 from etw_lightning.files.safe_files import check_checkpoint, reading_safely
 from etw_lightning.files.stored_weights import find_checkpoint

@@ -1,0 +1,1 @@
+"""``fit``, ``evaluate``, ``check``, ``weights``: the commands of a run, which take the same files."""
