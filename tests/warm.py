@@ -128,7 +128,7 @@ def prepare_fork(*commands):
     try:
         for command in commands:
             sys.argv = ["etw_lightning", command]
-            importlib.import_module("etw_lightning.commands.cli").RunReader()
+            importlib.import_module("etw_lightning.commands.run_reader").RunReader()
     finally:
         sys.argv = typed
     # What lies here is not looked through in a child, which would copy its pages.

@@ -2,73 +2,49 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
 import signal
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 from jsonargparse import ActionYesNo, Namespace
-from lightning.fabric.plugins.environments import SLURMEnvironment
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from etw_lightning.boards.grouped import GroupedTensorBoard
 from etw_lightning.boards.loggers import give_defaults, place_loggers
-from etw_lightning.boards.pictures import WeightPictures
-from etw_lightning.boards.progress import LineProgress
 from etw_lightning.callbacks.collapse import Collapse
-from etw_lightning.callbacks.evaluation import EvaluationCallback, SetScores, Suite
 from etw_lightning.callbacks.findings import TrainingStoppedError
-from etw_lightning.callbacks.guards import FiniteGuard
 from etw_lightning.commands.parser import Parser
 from etw_lightning.commands.quiet import be_quiet
 from etw_lightning.commands.refusals.messages import one_line
 from etw_lightning.commands.run.check import CheckCommand
-from etw_lightning.commands.run.evaluate import EvaluateCommand
-from etw_lightning.commands.run.fit import FitCommand
 from etw_lightning.commands.run.run_checks import say
+from etw_lightning.commands.run.run_trainer import RunTrainer
 from etw_lightning.commands.run.weights import WeightsCommand
-from etw_lightning.files.checkpoint_folder import Saved, remove_checkpoints
 from etw_lightning.files.places import check_written, expand_home
 from etw_lightning.files.setting_names import as_typed, options_of
 from etw_lightning.notices import for_screen, printable, program
 from etw_lightning.runs.checkpointing import Checkpoints
-from etw_lightning.runs.companions import end_with_first, start_companions
+from etw_lightning.runs.companions import end_with_first
 from etw_lightning.runs.cpu_precision import settle_precision
 from etw_lightning.runs.folder import (
-    UNREADABLE,
     FinishedError,
-    check_run,
-    finished_command,
-    is_of_fit,
-    is_result_of,
     run_folder,
     run_label,
 )
-from etw_lightning.runs.launched import is_first_to_say, is_lost_peer, launched_settings
+from etw_lightning.runs.launched import is_first_to_say, is_lost_peer
 from etw_lightning.runs.preemption import Preempted, StopSignals, take_for_termination
-from etw_lightning.runs.resume import (
-    check_processes,
-    has_lock,
-    traces_of,
-)
-from etw_lightning.runs.run_report import RunReport
 from etw_lightning.runs.trainer import UnlearningTrainer
 from etw_lightning.schema import Conventions, InputError
 from etw_lightning.training.datamodule import Role, UnlearningDataModule
 from etw_lightning.training.module import UnlearningModule
-from etw_lightning.training.step_log import count_epochs_from_one
 from etw_lightning.training.strategies import is_first_process
 
-__all__ = ["UnlearningCLI", "main"]
+__all__ = ["SETTINGS", "UnlearningCLI", "main"]
 
 
-class UnlearningCLI(FitCommand, EvaluateCommand, CheckCommand, WeightsCommand):
+class UnlearningCLI(RunTrainer, CheckCommand, WeightsCommand):
     """``fit`` and ``evaluate``: what can be wrong is found before anything is written."""
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
@@ -157,111 +133,6 @@ class UnlearningCLI(FitCommand, EvaluateCommand, CheckCommand, WeightsCommand):
                 f"got {config.seed_everything}."
             )
 
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Give the trainer the run's folder, its logger and the report."""
-        config = self.config[self.subcommand]
-        evaluates = self.subcommand == "evaluate"
-        check_run(config, self.folder)
-        if self.subcommand == "fit" and is_first_process() and has_lock(self.folder):
-            # Waits for a run that is about to end, before its traces are read.
-            self._lock()
-        if self.subcommand != "weights":
-            self._check_finished(config.overwrite)
-        settings: dict[str, Any] = {"default_root_dir": str(self.folder)}
-        if SLURMEnvironment.detect() and not config.trainer.plugins:
-            # Its own handler would save inside a signal handler.
-            settings["plugins"] = [SLURMEnvironment(auto_requeue=False)]
-        settings |= launched_settings(config.trainer.devices, config.trainer.num_nodes)
-        self.resumed: Saved | None = None
-        if self.subcommand == "fit":
-            self._find_checkpoint()
-            self.traces = traces_of(self.folder)
-        if self.subcommand != "fit":
-            settings["logger"] = False
-        elif config.trainer.logger in (None, True):
-            # What was logged behind the checkpoint is logged again.
-            step = 0 if self.resumed is None else self.resumed.step
-            where = (self.folder.parent, self.folder.name, "")
-            settings["logger"] = GroupedTensorBoard(
-                *where, purge_step=step, default_hp_metric=False
-            )
-        has_lines = _has_lines(config.trainer)
-        if has_lines:
-            settings["enable_progress_bar"] = False
-        self.seed = int(config.seed_everything or 0)
-        try:
-            trainer = super().instantiate_trainer(**{**kwargs, **settings})
-        except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
-            # Lightning names its arguments in backticks, some of them.
-            reason = " ".join(str(error).split())
-            if isinstance(error, TypeError) and not reason.startswith("`"):
-                raise  # a fault in code, not in what was typed
-            if reason.startswith("`CUDAAccelerator` can not run"):
-                raise InputError(
-                    "trainer.accelerator: there is no CUDA device; give --trainer.accelerator cpu "
-                    "with --config strategy/single, strategy/ddp or strategy/fsdp, or run "
-                    "where there is one."
-                ) from error
-            reason = re.sub("^`(\\w+)`", r"trainer.\1", reason)
-            is_named = reason.startswith("trainer.")
-            raise InputError(reason if is_named else f"trainer: {reason}") from error
-        start_companions(trainer)
-        callbacks = cast(Any, trainer).callbacks
-        if has_lines:
-            callbacks.append(LineProgress())
-        count_epochs_from_one(callbacks)
-        if evaluates:
-            # The file's own choice is for training.
-            self.suite = Suite(config.metrics)
-            of_fit = (EvaluationCallback, Checkpoints, Collapse)
-            callbacks[:] = [c for c in callbacks if not isinstance(c, of_fit)]
-            callbacks.append(self.suite)
-        else:
-            label = "fine-tuned" if config.model.forget is None else "unlearned"
-            self.report = RunReport(self.folder, self.plain, self.seed, label)
-            self.report.changed = self._changes()
-            # Checkpoints hold what all others have noted, so they come last.
-            self.checkpoints = next(c for c in callbacks if isinstance(c, Checkpoints))
-            callbacks.remove(self.checkpoints)
-            if not any(isinstance(c, EvaluationCallback) for c in callbacks):
-                callbacks += _scores_of_own(self.datamodule)
-            if trainer.loggers:
-                callbacks += [LearningRateMonitor("step"), WeightPictures()]
-            callbacks += [self.report, self.checkpoints]
-            if self.resumed is not None:
-                check_processes(self.resumed, trainer.world_size)
-            # Before all others: what they save must not be broken.
-            callbacks.insert(0, FiniteGuard())
-        return trainer
-
-    def _check_finished(self, may_overwrite: bool) -> None:
-        """Refuse a folder whose results would be lost."""
-        command = finished_command(self.folder)
-        if self.subcommand == "evaluate":
-            if command == "fit" or (command == UNREADABLE and is_of_fit(self.folder)):
-                raise InputError(
-                    f"output_dir {str(self.folder)!r} holds a run of fit; give another folder."
-                )
-            if command == UNREADABLE:
-                say(f"warning: {self.folder / 'results.json'} was cut; it is written anew")
-        elif command == UNREADABLE and not may_overwrite:
-            raise InputError(
-                f"output_dir {str(self.folder)!r} holds a results.json that can't be read; give "
-                "another folder, or --overwrite to run again."
-            )
-        elif command is not None and not may_overwrite:
-            config = self.config[self.subcommand]
-            has_model = not config.save_model or (self.folder / "model").is_dir()
-            if self.subcommand == "fit" and has_model and is_result_of(self.folder, self.plain):
-                if not config.save_model and is_first_process():
-                    # It may have been ended before it came to that.
-                    remove_checkpoints(self.folder)
-                raise FinishedError(self.folder)
-            raise InputError(
-                f"output_dir {self.folder} holds a finished run; give another folder, or "
-                "--overwrite to run again."
-            )
-
     def instantiate_classes(self) -> None:
         """Build model, data and trainer; a refused value is one line."""
         config = self.config[self.subcommand]
@@ -297,26 +168,10 @@ def _check_typed_model(config: Namespace, role: Role) -> None:
         )
 
 
-def _has_lines(trainer: Namespace) -> bool:
-    """Whether progress is told in lines: there is no terminal, and no bar was asked for."""
-    is_asked = any("enable_progress_bar" in word for word in Parser.typed)
-    return trainer.enable_progress_bar in (None, True) and not is_asked and not sys.stdout.isatty()
-
-
-def _scores_of_own(data: UnlearningDataModule) -> list[EvaluationCallback]:
-    """Return what shows numbers of own rows where no callback is asked for; nothing of others."""
-    if not data.is_own:
-        return []
-    splits = {"forget": data.forget_split, "retain": data.retain_split}
-    given = [name for name, split in splits.items() if split is not None]
-    wanted = given or (["retain"] if data.split is not None else list(splits))
-    sets = [name for name in wanted if name in data.set_names]
-    return [SetScores(sets)] if sets else []
-
-
 #: What is said of a run of fit that has ended where no checkpoint is made.
 _WHAT_IS_KEPT = "the same command goes on from the newest checkpoint, or starts again without one"
-_SETTINGS: Mapping[str, Any] = {
+#: How every command of a run is made.
+SETTINGS: Mapping[str, Any] = {
     "model_class": UnlearningModule,
     "datamodule_class": UnlearningDataModule,
     "trainer_class": UnlearningTrainer,
@@ -334,42 +189,6 @@ _SETTINGS: Mapping[str, Any] = {
         "gradient_clip_val": 1.0,
     },
 }
-
-
-class RunReader(UnlearningCLI):
-    """Reads what the words of a command mean, as ``fit`` does, and runs nothing."""
-
-    def __init__(self) -> None:
-        super().__init__(args=[], **_SETTINGS)
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Leave everything to ``read``; no random generator is seeded."""
-        self.config = Namespace(subcommand=None, seed_everything=False)
-
-    def instantiate_classes(self) -> None:
-        """Build nothing."""
-
-    def read(self, words: Sequence[str]) -> dict[str, Any]:
-        """Return all settings of a run.
-
-        Args:
-            words: The command, from ``fit`` or ``evaluate`` on.
-
-        Raises:
-            InputError: If the parser refuses them.
-        """
-        printed = io.StringIO()
-        Parser.typed = list(words)
-        try:
-            with contextlib.redirect_stderr(printed):
-                # Through the parser of all commands each setting would be parsed twice.
-                config = self._parser(Parser.typed[0]).parse_args(Parser.typed[1:])
-        except UnicodeDecodeError as error:
-            raise InputError(f"Problems parsing config: {error}") from error
-        except SystemExit as error:
-            raise InputError(printed.getvalue().strip().removeprefix("error: ")) from error
-        self._settle(config)
-        return config.as_dict()
 
 
 def _say_refusal(reason: str) -> None:
@@ -410,7 +229,7 @@ def main(args: list[str] | None = None) -> int:
             UnlearningCLI.signals.install()
         elif typed[:1] == ["evaluate"]:
             take_for_termination()
-        UnlearningCLI(args=args, **_SETTINGS)
+        UnlearningCLI(args=args, **SETTINGS)
     except InputError as error:
         _say_refusal(as_typed(str(error), typed))
         return 2

@@ -283,7 +283,7 @@ def _reader() -> Any:
     """Return what gives the configuration that the words of a command mean."""
     look_here()
     with _nothing_collected():
-        from etw_lightning.commands.cli import RunReader
+        from etw_lightning.commands.run_reader import RunReader
 
     return RunReader().read
 

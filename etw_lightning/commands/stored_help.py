@@ -195,7 +195,7 @@ def add_options(parser: argparse.ArgumentParser, held: Mapping[str, Any]) -> dic
 
 def described() -> dict[str, Any]:
     """Return what the commands show, by command, from the parser itself."""
-    from etw_lightning.commands.cli import RunReader
+    from etw_lightning.commands.run_reader import RunReader
 
     parser: Any = RunReader().parser
     children = parser._subcommands_action._name_parser_map
@@ -204,8 +204,8 @@ def described() -> dict[str, Any]:
 
 def made() -> str:
     """Return what the file should hold."""
-    from etw_lightning.commands.cli import RunReader
     from etw_lightning.commands.parser import CLASSES, known_keys
+    from etw_lightning.commands.run_reader import RunReader
 
     commands = described()
     options: dict[str, Any] = {}

@@ -235,7 +235,7 @@ def test_files_of_data_settle_the_same_keys():
 @pytest.fixture(scope="module")
 def reader():
     """What a command's words mean, by its own parser, in this process."""
-    from etw_lightning.commands.cli import RunReader
+    from etw_lightning.commands.run_reader import RunReader
 
     return RunReader().read
 

@@ -69,7 +69,7 @@ def swept(place, run_sweep):
 
 @pytest.fixture(scope="module")
 def read():
-    from etw_lightning.commands.cli import RunReader
+    from etw_lightning.commands.run_reader import RunReader
 
     return RunReader().read
 

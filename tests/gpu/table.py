@@ -27,7 +27,7 @@ from typing import Any
 
 import yaml
 
-from etw_lightning.commands.cli import RunReader
+from etw_lightning.commands.run_reader import RunReader
 from etw_lightning.sweeps.choice import Point, choose, gather
 from etw_lightning.sweeps.grid import load_sweep
 from etw_lightning.sweeps.reading import with_keys

@@ -1,1 +1,1 @@
-"""``fit``, ``evaluate``, ``check``, ``weights``: the commands of a run, which take the same files."""
+"""``fit``, ``evaluate``, ``check``, ``weights``: commands of one run, which take the same files."""

@@ -16,7 +16,7 @@ from etw_lightning.commands.stored_help import laid_out, load
 #: a parser lists the subclasses that happen to be imported.
 _REAL = """
 import json, os
-from etw_lightning.commands.cli import RunReader
+from etw_lightning.commands.run_reader import RunReader
 from etw_lightning.commands.stored_help import made
 shown = {}
 for name, parser in RunReader().parser._subcommands_action._name_parser_map.items():
