@@ -44,8 +44,8 @@ WRITING = (
 )
 ENDING = (
     "etw_lightning.models.export:text_logits",
-    "etw_lightning.runs.run_report:save_records",
-    "etw_lightning.runs.run_report:write_results",
+    "etw_lightning.runs.run_end:save_records",
+    "etw_lightning.runs.run_end:write_results",
 )
 MICRO_BATCHES = 30
 CALLBACKS = [{"class_path": "ForgetQuality"}]

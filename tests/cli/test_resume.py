@@ -33,7 +33,7 @@ KILLED = {
     "before one has its name": ("etw_lightning.files.checkpoint_folder:_sync_folder", 7),
     "before one is let go": ("etw_lightning.runs.checkpointing:remove", 1),
     "while the model is saved": ("etw_lightning.models.export:text_logits", 1),
-    "before the results": ("etw_lightning.runs.run_report:write_results", 1),
+    "before the results": ("etw_lightning.runs.run_end:write_results", 1),
 }
 #: Other places near those that are tried by default; several kills in a row meet them all.
 BY_STEP = {
@@ -529,7 +529,7 @@ def test_the_last_and_the_best_are_kept(run):
 
 def test_a_run_that_saves_no_model_keeps_no_checkpoint(run):
     flags = ("--checkpoints.every_n_steps=1", "--no_save_model")
-    assert run(*flags, fault=Fault("etw_lightning.runs.run_report:write_results", 1))[0] == -9
+    assert run(*flags, fault=Fault("etw_lightning.runs.run_end:write_results", 1))[0] == -9
     assert names(run.folder)[-1] == "step-00000006", "until it is finished"
     status, said = run(*flags)
     assert status == 0, said

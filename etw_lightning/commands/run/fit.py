@@ -17,16 +17,11 @@ from etw_lightning.files.checkpoint_folder import remove_checkpoints, saved_chec
 from etw_lightning.files.safe_files import check_checkpoint, reading_safely
 from etw_lightning.files.stored_weights import find_checkpoint
 from etw_lightning.memory.check_memory import warning_of_memory
-from etw_lightning.memory.model_checks import (
-    check_layers,
-)
+from etw_lightning.memory.model_checks import check_layers
 from etw_lightning.models.checkpoints import check_resume
 from etw_lightning.models.export import export_model
 from etw_lightning.models.loading import load_config
-from etw_lightning.runs.folder import (
-    finished_command,
-    remove_run,
-)
+from etw_lightning.runs.folder import finished_command, remove_run
 from etw_lightning.runs.model_card import Base, find_licence, rows_fingerprint, write_card
 from etw_lightning.runs.resume import (
     check_same_run,
@@ -37,6 +32,7 @@ from etw_lightning.runs.resume import (
     newest_checkpoint,
     unfinished_run,
 )
+from etw_lightning.runs.run_end import RunEnd
 from etw_lightning.runs.state_file import StateFile
 from etw_lightning.schema import InputError
 from etw_lightning.scoring.cache.journals import Journal
@@ -176,7 +172,7 @@ class FitCommand(RunChecks):
         if not self.trainer.is_global_zero:
             return
         card = partial(self._write_card, Path(saved)) if saved is not None else None
-        self.report.write(self.trainer, self.model, self._provenance(saved), card)
+        RunEnd(self.report, self.trainer, self.model).write(self._provenance(saved), card)
         if saved is None:
             # Not before: without them, a run that is killed here would start from zero.
             remove_checkpoints(self.folder)
