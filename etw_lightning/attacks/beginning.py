@@ -9,13 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from etw_lightning.attacks.asking import (
-    asked,
-    batch_size_of,
-    question_set,
-    row_mean,
-    rows_of_side,
-)
+from etw_lightning.attacks.asking import asked, batch_size_of, question_set, row_mean, rows_of_side
 from etw_lightning.attacks.interface import Attack, Heard, Subject
 from etw_lightning.data.encode import Encoder
 from etw_lightning.metrics.likelihoods import probabilities

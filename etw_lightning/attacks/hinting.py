@@ -9,13 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from etw_lightning.attacks.asking import (
-    asked,
-    question_set,
-    row_mean,
-    rows_of_side,
-    with_questions,
-)
+from etw_lightning.attacks.asking import asked, question_set, row_mean, rows_of_side, with_questions
 from etw_lightning.attacks.interface import Attack, Heard, Subject
 from etw_lightning.metrics import choice_accuracy
 from etw_lightning.metrics.sanity import refusal_values

@@ -10,11 +10,7 @@ from etw_lightning.catalogue.entries import Found, Given
 from etw_lightning.catalogue.token_weights import weights_from_records
 from etw_lightning.metrics import Metric
 from etw_lightning.metrics.depth import unlearning_depth as depth_of
-from etw_lightning.metrics.token_probabilities import (
-    probability_gap,
-    token_histograms,
-    token_rows,
-)
+from etw_lightning.metrics.token_probabilities import probability_gap, token_histograms, token_rows
 from etw_lightning.metrics.tokens import mark_tokens, token_auc
 from etw_lightning.weighting import ETW, TNPO, WGA, Annotated, SatImp, TokenWeighting
 

@@ -28,11 +28,7 @@ from etw_lightning.notices import for_screen, printable, program
 from etw_lightning.runs.checkpointing import Checkpoints
 from etw_lightning.runs.companions import end_with_first
 from etw_lightning.runs.cpu_precision import settle_precision
-from etw_lightning.runs.folder import (
-    FinishedError,
-    run_folder,
-    run_label,
-)
+from etw_lightning.runs.folder import FinishedError, run_folder, run_label
 from etw_lightning.runs.launched import is_first_to_say, is_lost_peer
 from etw_lightning.runs.preemption import Preempted, StopSignals, take_for_termination
 from etw_lightning.runs.trainer import UnlearningTrainer

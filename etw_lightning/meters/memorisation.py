@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from etw_lightning.meters.columns import ConventionMeter
-from etw_lightning.metrics.memorisation import (
-    exact_memorisation_values,
-    extraction_strength_values,
-)
+from etw_lightning.metrics.memorisation import exact_memorisation_values, extraction_strength_values
 from etw_lightning.metrics.values import Floats
 from etw_lightning.schema import Record
 

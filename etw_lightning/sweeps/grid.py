@@ -32,12 +32,7 @@ from etw_lightning.sweeps.file_checks import (
     value_text,
 )
 from etw_lightning.sweeps.ranges import Range, read_range
-from etw_lightning.sweeps.rules import (
-    Frontier,
-    Select,
-    read_frontier,
-    read_select,
-)
+from etw_lightning.sweeps.rules import Frontier, Select, read_frontier, read_select
 
 __all__ = [
     "SEED",

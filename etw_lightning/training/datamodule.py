@@ -19,9 +19,7 @@ from etw_lightning.benchmarks.tofu import Columns
 from etw_lightning.catalogue.entries import Part
 from etw_lightning.data.encode import Template, Truncation
 from etw_lightning.data.pairing import Anchor, Pairing
-from etw_lightning.data.streams import (
-    Alternative,
-)
+from etw_lightning.data.streams import Alternative
 from etw_lightning.files.class_paths import path_of
 from etw_lightning.metrics.words import WordRule
 from etw_lightning.scoring.batches import Score

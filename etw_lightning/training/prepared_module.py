@@ -26,11 +26,7 @@ from etw_lightning.schema import InputError
 from etw_lightning.training.datamodule import UnlearningDataModule
 from etw_lightning.training.given import GivenModel
 from etw_lightning.training.scoring_module import ScoringModule
-from etw_lightning.training.strategies import (
-    check_layout,
-    is_first_process,
-    layout_of,
-)
+from etw_lightning.training.strategies import check_layout, is_first_process, layout_of
 from etw_lightning.training.training_batches import Batch
 from etw_lightning.tuning.adapters import add_adapter
 from etw_lightning.tuning.trainable import choose_trained, recompute_activations

@@ -9,13 +9,7 @@ import torch
 from torch import Tensor
 
 from etw_lightning.schema import InputError
-from etw_lightning.tuning.two_gradients import (
-    Geometry,
-    Rule,
-    Surgery,
-    TermGradients,
-    adam_metric,
-)
+from etw_lightning.tuning.two_gradients import Geometry, Rule, Surgery, TermGradients, adam_metric
 
 if TYPE_CHECKING:
     from etw_lightning.training.module import UnlearningModule

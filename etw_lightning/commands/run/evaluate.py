@@ -9,9 +9,7 @@ from typing import Any, cast
 from etw_lightning.commands.run.run_checks import RunChecks, say
 from etw_lightning.metrics import Metric
 from etw_lightning.runs.evaluate import Evaluation
-from etw_lightning.runs.folder import (
-    remove_run,
-)
+from etw_lightning.runs.folder import remove_run
 from etw_lightning.runs.key import run_key
 from etw_lightning.runs.second_passes import SecondPasses, extras_of
 from etw_lightning.runs.trainer import UnlearningTrainer

@@ -17,10 +17,7 @@ from etw_lightning.catalogue.entries import Part
 from etw_lightning.data.spacy_spans import Kind, spacy_spans
 from etw_lightning.files.checkpoint_folder import Saved
 from etw_lightning.memory.check_memory import sizes_of
-from etw_lightning.memory.model_checks import (
-    check_devices,
-    check_disk,
-)
+from etw_lightning.memory.model_checks import check_devices, check_disk
 from etw_lightning.models.loading import check_stored, check_vocabulary, load_config
 from etw_lightning.models.weight_fit import refuse_training
 from etw_lightning.notices import for_screen, printable
