@@ -241,3 +241,9 @@ def left_behind(folder):
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     weights = (folder / "model" / "model.safetensors").read_bytes()
     return weights, {key: results[key] for key in COMPARED}
+
+
+def checkpoint_names(folder):
+    """Return the names of a run's checkpoints, in order."""
+    place = folder / "checkpoints"
+    return sorted(one.name for one in place.iterdir()) if place.is_dir() else []

@@ -1,0 +1,1 @@
+"""Runs that are broken off; a package, so that its ``conftest`` is told from the one above."""
