@@ -100,18 +100,18 @@ class Method:
         """
         if self.forget is None and self.retain is None:
             raise InputError("model.forget and model.retain are both null; nothing would train.")
-        if self.forget is not None and not self.forget.takes_weights:
-            if not isinstance(self.weighting, Uniform):
-                raise InputError(
-                    f"model.weighting must be Uniform with model.forget {_name(self.forget)}, "
-                    f"which has no forget tokens to weigh; got {_name(self.weighting)}."
-                )
-            if "marked" in self.forget.needs and self.weighting.marker is not None:
-                raise InputError(
-                    f"model.weighting {_name(self.weighting)} marks words by spaCy, but "
-                    f"model.forget {_name(self.forget)} reads those of data.annotations; one run "
-                    "has one marking."
-                )
+        is_even = isinstance(self.weighting, Uniform)
+        if self.forget is not None and not self.forget.takes_weights and not is_even:
+            raise InputError(
+                f"model.weighting must be Uniform with model.forget {_name(self.forget)}, "
+                f"which has no forget tokens to weigh; got {_name(self.weighting)}."
+            )
+        if self.forget is not None and "marked" in self.forget.needs and self.weighting.marker:
+            raise InputError(
+                f"model.weighting {_name(self.weighting)} marks words by spaCy, but model.forget "
+                f"{_name(self.forget)} reads those of data.annotations; one run has one marking. "
+                "Give model.weighting Annotated, or another model.forget."
+            )
         if reference == "adapter" and not has_adapter:
             raise InputError(
                 "model.reference adapter needs an adapter to switch off; give model.peft, or "

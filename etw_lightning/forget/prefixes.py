@@ -44,14 +44,15 @@ class PALU(ForgetObjective):
 
     Args:
         top_k: Logits flattened at each position, >= 1; the code's default is 1, its script tries 1
-            to 10,000. No more than ``model.reference_top_k`` with a cached reference.
+            to 10,000. Less than ``model.reference_top_k`` with a cached reference,
+            one of whose tokens is the label, unless that holds the whole vocabulary.
         first_n: Tokens of each marked run that are chosen, >= 1; null takes all of them, the code's
             default; its script tries 1 to 10.
         preservation: Weight of the second part, >= 0; 0 leaves it out.
 
     Raises:
         InputError: If a number is out of its range, or the target model's distributions hold fewer
-            than ``top_k`` tokens.
+            tokens than that takes.
 
     Example:
         >>> from etw_lightning.kernels.distributions import GivenDistributions
@@ -121,11 +122,16 @@ class PALU(ForgetObjective):
         return marked & (since < self.first_n)
 
     def _flatness(self, logps: Tensor, reference: TopLogps) -> Tensor:
-        held = reference.logps.shape[-1]
-        if held < self.top_k:
+        held, whole = reference.logps.shape[-1], logps.shape[-1]
+        # Where not all are held, one of them is the label, however unlikely that is.
+        least = self.top_k if held >= whole else self.top_k + 1
+        if held < least:
+            way_out = f"give model.reference_top_k {least}, or less here"
+            if held >= whole:
+                way_out = "that is the whole vocabulary: give less here"
             raise InputError(
-                f"model.forget.top_k is {self.top_k}, but of the target model's distributions "
-                f"{held} tokens are held; give model.reference_top_k {self.top_k}, or less here."
+                f"model.forget.top_k is {self.top_k}, for which {least} tokens of the target "
+                f"model's distributions must be held; {held} are: {way_out}."
             )
         places = reference.logps.topk(self.top_k, -1).indices
         names = places if reference.ids is None else reference.ids.gather(-1, places)

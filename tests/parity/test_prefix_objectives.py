@@ -104,9 +104,31 @@ def test_a_cache_that_holds_too_little_is_refused(problem):
     ordered = reference.log_softmax(-1).sort(descending=True)
     top = TopLogps(ordered.values[:, :2], ordered.indices[:, :2])
     few = replace(signals, reference_distributions=top)
-    assert PALU(top_k=2)(few, weights).isfinite().all()
-    with pytest.raises(InputError, match=r"top_k is 3, but .* 2 tokens are held; give model.ref"):
-        PALU(top_k=3)(few, weights)
+    assert PALU(top_k=1)(few, weights).isfinite().all()
+    # One of the two may be the label, in the place of the second likeliest.
+    with pytest.raises(
+        InputError,
+        match=r"top_k is 2, for which 3 tokens .* must be held; 2 are: give model.reference_top_k 3",
+    ):
+        PALU(top_k=2)(few, weights)
+    with pytest.raises(InputError, match=f"{VOCABULARY} are: that is the whole vocabulary: give"):
+        PALU(top_k=VOCABULARY + 1)(signals, weights)
+
+
+def test_what_a_cache_holds_gives_the_terms_of_the_whole_distribution(problem):
+    """Though the label, where it is none of the likeliest, has the last of the places."""
+    signals, _, reference, weights = problem
+    labels = signals.labels
+    logps = reference.log_softmax(-1)
+    ids = logps.topk(3).indices
+    is_held = (ids == labels[:, None]).any(-1)
+    assert not is_held.all()
+    ids[:, -1] = torch.where(is_held, ids[:, -1], labels)
+    rest = logps.scatter(-1, ids, -torch.inf).logsumexp(-1)
+    top = TopLogps(logps.gather(-1, ids), ids, rest)
+    cached = replace(signals, reference_distributions=top)
+    objective = PALU(top_k=2, first_n=2, preservation=0.0)
+    torch.testing.assert_close(objective(cached, weights), objective(signals, weights))
 
 
 def test_at_the_target_model_with_one_logit_it_is_pdu_at_the_marked_tokens(problem):

@@ -11,7 +11,7 @@ from etw_lightning.kernels.signals import Counts, TokenSignals
 from etw_lightning.method import Method
 from etw_lightning.retain import NLL, RetainObjective
 from etw_lightning.schema import InputError
-from etw_lightning.weighting import ETW, TokenWeighting, Uniform
+from etw_lightning.weighting import ETW, Annotated, Product, Spacy, TokenWeighting, Uniform
 
 
 class FromReference(TokenWeighting):
@@ -51,6 +51,15 @@ class Steer(ForgetObjective):
 
     def __call__(self, signals, weights):
         return weights
+
+
+class Marked(ForgetObjective):
+    """Reads the words that the annotations mark."""
+
+    needs: ClassVar = frozenset({"marked"})
+
+    def __call__(self, signals, weights):
+        return weights * signals.marked
 
 
 class StayPut(RetainObjective):
@@ -104,6 +113,13 @@ def test_layers_and_temperature_are_those_of_the_parts():
             "model.retain StayPut reads what no cache holds .* must be live, or adapter",
         ),
         ((ETW(), GA(), NLL()), "adapter", False, "model.reference adapter needs an adapter"),
+        (
+            (Product(ETW(), Spacy()), Marked(), NLL()),
+            "cache",
+            False,
+            "model.weighting Product marks words by spaCy, but model.forget Marked reads those of "
+            "data.annotations; one run has one marking. Give",
+        ),
     ],
 )
 def test_parts_that_do_not_go_together_are_refused(parts, reference, has_adapter, said):
@@ -118,6 +134,8 @@ def test_parts_that_do_not_go_together_are_refused(parts, reference, has_adapter
         ((Uniform(), SecondAnswer(), NLL()), None, False),
         ((ETW(), Steer(), StayPut()), "live", False),
         ((ETW(), Steer(), StayPut()), "adapter", True),
+        ((Product(ETW(), Annotated()), Marked(), NLL()), None, False),
+        ((Spacy(), GA(), NLL()), None, False),
     ],
 )
 def test_parts_that_go_together(parts, reference, has_adapter):
