@@ -26,7 +26,16 @@ if TYPE_CHECKING:
     from etw_lightning.sweeps.runs import Finished, Run
     from etw_lightning.training.datamodule import UnlearningDataModule
 
-__all__ = ["PartName", "RunRecords", "Who", "check_parts", "in_part", "part_numbers", "rows_of"]
+__all__ = [
+    "PartName",
+    "RunRecords",
+    "Who",
+    "check_parted",
+    "check_parts",
+    "in_part",
+    "part_numbers",
+    "rows_of",
+]
 
 PartName = Literal["validation", "test", "all"]
 #: Whose records a run's folder holds.
@@ -78,7 +87,7 @@ def check_parts(
     *,
     whole: bool,
 ) -> str:
-    """Refuse a validation part without rows before anything runs.
+    """Refuse a validation part without rows, or that no number is made of, before anything runs.
 
     Args:
         sweep: The sweep.
@@ -90,7 +99,8 @@ def check_parts(
         Why rows could not be counted; empty if they were.
 
     Raises:
-        InputError: As ``rows_of``; or if rows can't be read.
+        InputError: As ``rows_of``; if no number of ``select`` and ``columns`` is made of forget
+            rows, or rows can't be read.
     """
     select = sweep.select
     if select.validation is None:
@@ -103,6 +113,7 @@ def check_parts(
             continue
         looked_at.add(text)
         data = make_data(settings)
+        _check_read(numbers, data.family)
         made_of = {name for one in numbers for name in _made_by(one, data.family)[1]} | {"forget"}
         names = sorted(name for name in made_of if name.startswith("forget"))
         try:
@@ -114,6 +125,31 @@ def check_parts(
         for count in counts:
             rows_of(count, select.validation, "validation")
     return ""
+
+
+def check_parted(sweep: Sweep, points: Sequence[Point]) -> None:
+    """Refuse to report by a validation part that no number is made of.
+
+    Args:
+        sweep: The sweep.
+        points: With what its runs have left.
+
+    Raises:
+        InputError: As ``check_parts``; or if a run does not say of what benchmark it is.
+    """
+    found = next((one for point in points for one in point.found), None)
+    if sweep.select.validation is not None and found is not None:
+        _check_read((*sweep.select.metrics, *sweep.columns), _family(found.folder))
+
+
+def _check_read(numbers: Collection[str], family: Family) -> None:
+    if not any(_reads_forget_rows(one, family) for one in numbers):
+        raise InputError(
+            "select.validation parts the rows of the set forget, but none of the numbers of select "
+            f"and columns is made of it here: {', '.join(dict.fromkeys(numbers))}. Leave "
+            "select.validation out, or add a number of that set, as forget_rougeL_recall, to "
+            "columns where the benchmark has it."
+        )
 
 
 @dataclass

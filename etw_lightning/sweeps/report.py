@@ -21,7 +21,7 @@ from etw_lightning.sweeps.choice import (
     rule,
 )
 from etw_lightning.sweeps.grid import Sweep
-from etw_lightning.sweeps.parts import RunRecords, in_part
+from etw_lightning.sweeps.parts import RunRecords, check_parted, in_part
 from etw_lightning.sweeps.runs import Finished, Run, strangers
 
 __all__ = ["check_metrics", "check_numbers", "report", "table", "written"]
@@ -33,9 +33,11 @@ def report(sweep: Sweep, runs: Sequence[Run]) -> str:
     """Return the report, Markdown: each method at its best point, then the whole grid.
 
     Raises:
-        InputError: If no run has a number of the columns, or one lacks what the rule needs.
+        InputError: If no run has a number of the columns, one lacks what the rule needs, or no
+            number is made of the rows that are parted.
     """
     all_rows, reader = gather(runs), RunRecords()
+    check_parted(sweep, all_rows)
     picked = choose_all(all_rows, sweep.select, reader)
     points = in_part(all_rows, sweep.select, "test", sweep.columns, reader)
     _check_columns(points, sweep.columns)

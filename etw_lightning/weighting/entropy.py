@@ -80,7 +80,8 @@ class ETW(TokenWeighting):
             tokens of it that are not quite certain. The weights still sum to n. 0 lifts nothing.
 
     Raises:
-        ValueError: If a number is out of range, or ``hard`` stands alone.
+        ValueError: If a number is out of range, ``hard`` stands alone or beside ``floor``, or
+            ``word_entropy`` would not be read.
 
     Example:
         >>> signals = TokenSignals(
@@ -133,6 +134,16 @@ class ETW(TokenWeighting):
         check_name("model.weighting: ETW.unit", self.unit, get_args(Unit))
         check_name("model.weighting: ETW.word_entropy", self.word_entropy, get_args(Pooling))
         check_number("model.weighting: ETW.floor", self.floor, zero=True)
+        if self.word_entropy != "sum" and self.unit != "word":
+            raise ValueError(
+                f"model.weighting: ETW.word_entropy is {self.word_entropy}, but ETW.unit is "
+                f"{self.unit}, so that nothing reads it; set ETW.unit to word, or leave it out."
+            )
+        if self.hard and self.floor:
+            raise ValueError(
+                f"model.weighting: ETW.floor is {self.floor}, but ETW.hard is true, with which "
+                "kept tokens weigh alike whatever their entropies; set one of the two only."
+            )
 
     @property
     def needs(self) -> frozenset[Signal]:

@@ -108,7 +108,7 @@ def test_a_cache_that_holds_too_little_is_refused(problem):
     # One of the two may be the label, in the place of the second likeliest.
     with pytest.raises(
         InputError,
-        match=r"top_k is 2, for which 3 tokens .* must be held; 2 are: give model.reference_top_k 3",
+        match=r"top_k is 2, for which 3 tokens .* be held; 2 are: give model.reference_top_k 3",
     ):
         PALU(top_k=2)(few, weights)
     with pytest.raises(InputError, match=f"{VOCABULARY} are: that is the whole vocabulary: give"):

@@ -13,6 +13,7 @@ from etw_lightning.metrics import forget_quality, privleak
 from etw_lightning.metrics.membership import min_k_auc
 from etw_lightning.schema import InputError
 from etw_lightning.scoring.retain_results import load_set
+from etw_lightning.sweeps import parts as sweep_parts
 from etw_lightning.sweeps.choice import choose_all, gather, rule
 from etw_lightning.sweeps.grid import load_sweep
 from etw_lightning.sweeps.parts import RunRecords, check_parts, in_part, part_numbers, rows_of
@@ -146,6 +147,31 @@ def test_blocks_are_held_against_the_rows_before_anything_runs(write):
     assert look(0, whole=False) == (
         "select.validation is not held against the forget rows: data.root: no rows."
     )
+
+
+@pytest.mark.parametrize(
+    ("family", "metric", "columns"),
+    [
+        ("muse", "verbmem", ["privleak", "knowmem_forget_rougeL_recall"]),
+        ("dusk", "verbmem", ["privleak"]),
+        ("tofu", "model_utility", ["retain_probability"]),
+    ],
+)
+def test_a_part_that_no_number_is_made_of_is_refused(
+    write, leave_run, monkeypatch, family, metric, columns
+):
+    """The report would say that a point was chosen on other rows than it is judged by."""
+    given = write({"maximise": metric}, columns=columns)
+    runs = runs_of(given)
+    asked = [replace(run, settings={"data": {"count": 12}}) for run in runs]
+    monkeypatch.setattr(Rows, "family", family)
+    said = f"none of the numbers .* here: {metric}, {', '.join(columns)}. Leave select.validation"
+    with pytest.raises(InputError, match=said):
+        check_parts(given, asked, Rows, whole=True)
+    leave_run(runs[0], NEAR)
+    monkeypatch.setattr(sweep_parts, "_family", lambda folder: family)
+    with pytest.raises(InputError, match=said):
+        report(given, runs)
 
 
 def test_a_point_is_chosen_on_the_one_part_and_reported_on_the_other(write, leave_run):

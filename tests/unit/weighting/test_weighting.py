@@ -369,6 +369,11 @@ def test_what_is_read(given, needs, temperature, marker):
         (lambda: ETW(top_share=1.5), r"ETW\.top_share must be in \(0, 1\].*got 1\.5"),
         (lambda: ETW(threshold=-0.1), r"ETW\.threshold must be >= 0 nats.*got -0\.1"),
         (lambda: ETW(threshold=math.nan), r"ETW\.threshold must be >= 0 nats.*got nan"),
+        (lambda: ETW(word_entropy="max"), r"ETW\.word_entropy is max, but ETW\.unit is token, so"),
+        (
+            lambda: ETW(hard=True, top_share=0.5, floor=0.1),
+            r"ETW\.floor is 0\.1, but ETW\.hard is true",
+        ),
         (lambda: ETW(hard=True), r"ETW\.hard must be false without ETW\.top_share or"),
         (lambda: ETW(unit="words"), r"ETW\.unit must be token or word; got 'words'"),
         (lambda: ETW(word_entropy="mean"), r"ETW\.word_entropy must be sum or max; got 'mean'"),
