@@ -212,7 +212,7 @@ class StepLog:
         """Return what a run must know of the epoch to go on in it."""
         return {name: float(value) for name, value in self._epoch.items()}
 
-    def go_on(self, epoch: Mapping[str, float], *, weighs_any: bool) -> None:
+    def go_on(self, epoch: Mapping[str, float], *, weighs_any: bool = False) -> None:
         """Go on in an epoch.
 
         Args:
