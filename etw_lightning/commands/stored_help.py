@@ -204,8 +204,9 @@ def described() -> dict[str, Any]:
 
 def made() -> str:
     """Return what the file should hold."""
+    # First the reader: a parser lists classes in the order in which they were imported.
+    from etw_lightning.commands import run_reader
     from etw_lightning.commands.parser import CLASSES, known_keys
-    from etw_lightning.commands.run_reader import RunReader
 
     commands = described()
     options: dict[str, Any] = {}
@@ -213,7 +214,7 @@ def made() -> str:
         for group in command["groups"]:
             # The commands show most options alike.
             group["options"] = [_filed(options, one, name) for one in group["options"]]
-    keys = sorted(set(known_keys(RunReader().parser)))
+    keys = sorted(set(known_keys(run_reader.RunReader().parser)))
     # A callback may be any of Lightning's too, by its short name.
     choices = {key: [*classes] for key, classes in CLASSES.items() if key != "trainer.callbacks"}
     held = {
