@@ -175,11 +175,10 @@ class UnlearningModule(OptimizedModule):
             ("forget_weight", forget_weight),
             ("retain_weight", retain_weight),
             ("lr", lr),
+            ("weight_decay", weight_decay),
         ):
             if not math.isfinite(value):
                 raise InputError(f"model.{key} must be a finite number; got {value}.")
-            if value <= 0:
-                raise InputError(f"model.{key} must be a number > 0; got {value}.")
         if warmup > 1:
             raise InputError(
                 "model.warmup must be a share of the steps, 0 to 1 (0.1 is a tenth of them); got "
@@ -189,6 +188,12 @@ class UnlearningModule(OptimizedModule):
         self.method.check(reference, has_adapter=peft is not None)
         if entropy_model is not None:
             _check_entropy_model(entropy_model, self.method, reference)
+        if reference_cache is not None and reference != "cache":
+            raise InputError(
+                f"model.reference_cache is {reference_cache!r}, but model.reference is "
+                f"{reference or 'null'}, so that nothing is kept there; set model.reference to "
+                "cache, or leave model.reference_cache out."
+            )
         #: What a run that goes on from a checkpoint must have in common with the one that wrote it.
         self.settings = {
             "model.weighting": str(weighting),

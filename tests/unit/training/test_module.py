@@ -241,6 +241,19 @@ def test_entropies_of_other_tokens_are_refused(fit, untouched_dir, tmp_path, mon
         fit(weighting=ETW(source="reference"), entropy_model=str(untouched_dir))
 
 
+@pytest.mark.parametrize("key", ["forget_weight", "retain_weight", "lr", "weight_decay"])
+def test_numbers_without_end_are_refused(tiny_model_dir, key):
+    with pytest.raises(InputError, match=rf"^model\.{key} must be a finite number; got inf\.$"):
+        UnlearningModule(str(tiny_model_dir), **{key: math.inf})
+
+
+@pytest.mark.parametrize("reference", ["live", None])
+def test_a_folder_for_a_cache_that_is_not_made_is_refused(tiny_model_dir, reference):
+    said = rf"reference_cache is 'kept', but model\.reference is {reference or 'null'}, so that"
+    with pytest.raises(InputError, match=said):
+        UnlearningModule(str(tiny_model_dir), reference=reference, reference_cache="kept")
+
+
 @pytest.mark.parametrize("reference", ["live", "cache", "adapter"])
 def test_all_references_say_the_same(fit, reference, tmp_path, monkeypatch):
     monkeypatch.setenv("ETW_CACHE", str(tmp_path))
