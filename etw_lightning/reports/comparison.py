@@ -12,7 +12,8 @@ from etw_lightning.reports.retain_distance import COLUMNS, retain_distance
 from etw_lightning.schema import InputError
 from etw_lightning.sweeps.choice import Point, choose_all, gather
 from etw_lightning.sweeps.grid import Sweep
-from etw_lightning.sweeps.parts import PartName, RunRecords, Who, part_numbers
+from etw_lightning.sweeps.parts import PartName, part_numbers
+from etw_lightning.sweeps.run_records import RunRecords, Who
 from etw_lightning.sweeps.runs import Finished, Run
 
 __all__ = ["Compared", "Comparison", "Numbers", "compare_methods"]

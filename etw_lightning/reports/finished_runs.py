@@ -13,7 +13,7 @@ import yaml
 
 from etw_lightning.boards.grouped import hyperparameters
 from etw_lightning.reports.results_form import wrong_with
-from etw_lightning.runs.run_end import BEFORE, RETAIN
+from etw_lightning.runs.folder import BEFORE, RETAIN
 from etw_lightning.schema import InputError, Record
 from etw_lightning.scoring.retain_results import load_records
 

@@ -22,7 +22,8 @@ from etw_lightning.reports.areas import (
 from etw_lightning.schema import InputError
 from etw_lightning.sweeps.choice import Point
 from etw_lightning.sweeps.grid import Sweep
-from etw_lightning.sweeps.parts import RunRecords, Who, rows_of
+from etw_lightning.sweeps.parts import rows_of
+from etw_lightning.sweeps.run_records import RunRecords, Who
 from etw_lightning.sweeps.runs import Finished
 
 __all__ = ["Area", "Frontiers", "Place"]

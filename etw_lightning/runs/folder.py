@@ -21,6 +21,8 @@ from etw_lightning.runs.place import check_place
 from etw_lightning.schema import InputError
 
 __all__ = [
+    "BEFORE",
+    "RETAIN",
     "UNREADABLE",
     "check_run",
     "finished_command",
@@ -33,6 +35,10 @@ __all__ = [
     "settings_in",
 ]
 
+#: Folder of a run, laid out as the run's own, that holds the records of before training.
+BEFORE = "before"
+#: The same with the records of the retain model, as far as they are in the table.
+RETAIN = "retain_model"
 #: What ``finished_command`` returns for a ``results.json`` that was cut.
 UNREADABLE = "unreadable"
 

@@ -17,6 +17,7 @@ from etw_lightning.judging.judgement import Judgement, judge, print_judgement
 from etw_lightning.notices import for_screen
 from etw_lightning.runs.checkpointing import Checkpoints
 from etw_lightning.runs.evaluate import WORST_ROWS, sources
+from etw_lightning.runs.folder import BEFORE, RETAIN
 from etw_lightning.runs.key import run_key
 from etw_lightning.runs.results import (
     MUSE_SETS,
@@ -31,12 +32,8 @@ from etw_lightning.schema import Record
 from etw_lightning.scoring.retain_results import save_provenance, save_records, write_atomically
 from etw_lightning.training.module import UnlearningModule
 
-__all__ = ["BEFORE", "RETAIN", "RunEnd"]
+__all__ = ["RunEnd"]
 
-#: Folder of a run, laid out as the run's own, that holds the records of before training.
-BEFORE = "before"
-#: The same with the records of the retain model, as far as they are in the table.
-RETAIN = "retain_model"
 _Sets = Mapping[str, Sequence[Record]]
 
 

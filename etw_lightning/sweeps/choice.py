@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from etw_lightning.schema import InputError
-from etw_lightning.sweeps.parts import RunRecords, in_part
+from etw_lightning.sweeps.parts import in_part
 from etw_lightning.sweeps.rules import Bound, Select
+from etw_lightning.sweeps.run_records import RunRecords
 from etw_lightning.sweeps.runs import Finished, Run, find_finished
 
 __all__ = [

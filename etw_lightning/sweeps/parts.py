@@ -6,10 +6,9 @@ its folder holds: what the model said, before training and after, and what the r
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +16,7 @@ import yaml
 
 from etw_lightning.schema import Conventions, InputError, Record
 from etw_lightning.sweeps.rules import Select, Validation
+from etw_lightning.sweeps.run_records import RunRecords, Who
 
 if TYPE_CHECKING:
     from etw_lightning.catalogue.entries import Entry, Family, Given
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PartName",
-    "RunRecords",
-    "Who",
     "check_parted",
     "check_parts",
     "in_part",
@@ -38,14 +36,6 @@ __all__ = [
 ]
 
 PartName = Literal["validation", "test", "all"]
-#: Whose records a run's folder holds.
-Who = Literal["run", "target", "retain"]
-_FOLDERS: Mapping[Who, str] = {"run": "", "target": "before", "retain": "retain_model"}
-_WHO: Mapping[Who, str] = {
-    "run": "the trained model",
-    "target": "the model before training",
-    "retain": "the retain model",
-}
 _Said = Callable[[Who, str], list[Record]]
 
 
@@ -150,57 +140,6 @@ def _check_read(numbers: Collection[str], family: Family) -> None:
             "select.validation out, or add a number of that set, as forget_rougeL_recall, to "
             "columns where the benchmark has it."
         )
-
-
-@dataclass
-class RunRecords:
-    """What the folders of some runs hold of what models said; read when asked for.
-
-    The target and the retain model are the same for many runs: equal files are read once, and give
-    the same list. Of the runs themselves what the last one said is held.
-
-    Args:
-        read: What has been read of other models, by a hash of the file.
-        last: What has been read of the last run, by its file.
-    """
-
-    read: dict[str, list[Record]] = field(default_factory=dict)
-    last: dict[Path, list[Record]] = field(default_factory=dict)
-
-    def of(self, folder: Path, who: Who, name: str) -> list[Record]:
-        """Return the records of one set.
-
-        Args:
-            folder: Of the run.
-            who: ``run``, ``target`` or ``retain``.
-            name: Of the set.
-
-        Raises:
-            InputError: If the folder holds none.
-        """
-        from etw_lightning.scoring.retain_results import load_set
-
-        path = folder / _FOLDERS[who] / "records" / f"{name}.jsonl.gz"
-        if not path.is_file():
-            way_out = f"Remove {str(folder)!r} to run it again."
-            if who == "retain" and path.parent.is_dir():
-                way_out = (
-                    "A run scores data.retain_model on what its numbers ask for; "
-                    "data.retain_results of one that was evaluated by itself hold all sets."
-                )
-            raise InputError(
-                f"sweep report: {path} is missing: what {_WHO[who]} said of {name!r}, of which "
-                f"numbers of some rows are made. {way_out}"
-            )
-        if who == "run":
-            if path not in self.last:
-                mine = {one: rows for one, rows in self.last.items() if one.parent == path.parent}
-                self.last = {**mine, path: load_set(path, "sweep report")}
-            return self.last[path]
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        if digest not in self.read:
-            self.read[digest] = load_set(path, "sweep report")
-        return self.read[digest]
 
 
 def _reads_forget_rows(metric: str, family: Family) -> bool:

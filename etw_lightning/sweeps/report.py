@@ -21,7 +21,8 @@ from etw_lightning.sweeps.choice import (
     rule,
 )
 from etw_lightning.sweeps.grid import Sweep
-from etw_lightning.sweeps.parts import RunRecords, check_parted, in_part
+from etw_lightning.sweeps.parts import check_parted, in_part
+from etw_lightning.sweeps.run_records import RunRecords
 from etw_lightning.sweeps.runs import Finished, Run, strangers
 
 __all__ = ["check_metrics", "check_numbers", "report", "table", "written"]

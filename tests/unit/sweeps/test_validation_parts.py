@@ -16,10 +16,11 @@ from etw_lightning.scoring.retain_results import load_set
 from etw_lightning.sweeps import parts as sweep_parts
 from etw_lightning.sweeps.choice import choose_all, gather, rule
 from etw_lightning.sweeps.grid import load_sweep
-from etw_lightning.sweeps.parts import RunRecords, check_parts, in_part, part_numbers, rows_of
+from etw_lightning.sweeps.parts import check_parts, in_part, part_numbers, rows_of
 from etw_lightning.sweeps.reading import with_keys
 from etw_lightning.sweeps.report import report
 from etw_lightning.sweeps.rules import Validation, read_frontier
+from etw_lightning.sweeps.run_records import RunRecords
 from etw_lightning.sweeps.runs import Finished, expand
 
 SWEEP = {
