@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import torch
 from jsonargparse.typing import NonNegativeFloat, PositiveInt
@@ -14,12 +14,15 @@ from etw_lightning.kernels.distributions import TopLogps
 from etw_lightning.kernels.divergences import reverse_kl_divergence
 from etw_lightning.kernels.signals import Level, Signal, TokenSignals
 from etw_lightning.schema import InputError
-from etw_lightning.value_checks import check_number, check_whole
+from etw_lightning.value_checks import check_name, check_number, check_whole
 
 __all__ = ["PALU"]
 
+#: What says which tokens are flattened and which are held.
+Chosen = Literal["marked", "weighted"]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class PALU(ForgetObjective):
     """Flatten what the target model holds for likeliest where marked stretches begin.
 
@@ -31,15 +34,20 @@ class PALU(ForgetObjective):
     z the model's logits, v_1 to v_k the ``top_k`` tokens that the target model holds for likeliest
     there, p the model's and r the target model's prediction. Chosen are the first ``first_n``
     tokens of each unbroken run of marked ones (``data.annotations``); marked tokens after them have
-    no term at all. A shift of all logits does not matter, so log-probabilities serve. With
-    ``top_k`` 1 and a model that agrees with the target model on the likeliest token the first part
-    is ``PDU``'s term of the chosen tokens.
+    no term at all. With ``chosen: weighted`` no marks are read: a token whose weight is above 0
+    counts as marked, and the first sum is over the chosen tokens' weights instead of m, so that a
+    weighting that leaves tokens out, as ``ETW`` does with ``top_share``, says what must go.
+
+    A shift of all logits does not matter, so log-probabilities serve. With ``top_k`` 1 and a model
+    that agrees with the target model on the likeliest token the first part is ``PDU``'s term of the
+    chosen tokens.
 
     Source: Zhai et al. 2026, arXiv:2601.03190; the formula from its authors' code, nxZhai/PALU at
     8c3fea6, src/trainer/unlearn/palu.py.
     Differs from it: there each sum is over the whole batch's tokens, over their number; here each
     sequence has means of its own, so that the batch does not matter. The code's second part has the
-    retain term's weight; here ``preservation`` times the forget term's. A target model known by its
+    retain term's weight; here ``preservation`` times the forget term's. ``chosen: weighted`` is
+    ours. A target model known by its
     K < V largest entries (``model.reference_top_k``) has its other tokens as one bucket in the KL.
 
     Args:
@@ -49,10 +57,12 @@ class PALU(ForgetObjective):
         first_n: Tokens of each marked run that are chosen, >= 1; null takes all of them, the code's
             default; its script tries 1 to 10.
         preservation: Weight of the second part, >= 0; 0 leaves it out.
+        chosen: What says which tokens are flattened and which are held: the marks (``marked``), or
+            the token weights (``weighted``: above 0, and 0).
 
     Raises:
-        InputError: If a number is out of its range, or the target model's distributions hold fewer
-            tokens than that takes.
+        InputError: If a number or name is out of its range, or the target model's distributions
+            hold fewer tokens than that takes.
 
     Example:
         >>> from etw_lightning.kernels.distributions import GivenDistributions
@@ -72,10 +82,12 @@ class PALU(ForgetObjective):
     """
 
     level: ClassVar[Level] = "sequence"
+    came_later: ClassVar[tuple[str, ...]] = ("chosen",)
 
     top_k: PositiveInt = 1
     first_n: PositiveInt | None = None
     preservation: NonNegativeFloat = 1.0
+    chosen: Chosen = "marked"
 
     def __post_init__(self) -> None:
         for name, value in (("top_k", self.top_k), ("first_n", self.first_n)):
@@ -84,34 +96,40 @@ class PALU(ForgetObjective):
                 if value < 1:
                     raise InputError(f"model.forget.{name} must be >= 1; got {value}.")
         check_number("model.forget.preservation", self.preservation, zero=True)
+        check_name("model.forget.chosen", self.chosen, get_args(Chosen))
 
     @property
     def needs(self) -> frozenset[Signal]:
-        """The marks, and the distributions of both models."""
-        return frozenset({"marked", "distributions", "reference_distributions"})
+        """The distributions of both models, and the marks where they choose."""
+        both: frozenset[Signal] = frozenset({"distributions", "reference_distributions"})
+        return both | {"marked"} if self.chosen == "marked" else both
 
     def __call__(self, signals: TokenSignals, weights: Tensor) -> Tensor:
         """Return the loss of each sequence, >= 0, ``(num_rows,)``."""
-        assert signals.marked is not None
         assert signals.distributions is not None
+        by_weights = self.chosen == "weighted"
+        marked = weights > 0 if by_weights else signals.marked
+        assert marked is not None
         reference = signals.reference_distributions
         dtype = signals.logps.dtype
-        chosen = self._chosen(signals).to(dtype)
+        chosen = self._first_of_runs(marked, signals.rows).to(dtype)
         gaps = signals.distributions.map(self._flatness, reference)
         forgotten = signals.row_sums(chosen * weights * gaps)
-        forgotten = forgotten / signals.row_sums(chosen).clamp(min=1)
+        if by_weights:
+            total = signals.row_sums(chosen * weights)
+            forgotten = forgotten / torch.where(total > 0, total, 1.0)
+        else:
+            forgotten = forgotten / signals.row_sums(chosen).clamp(min=1)
         if not self.preservation:
             return forgotten
-        outside = (~signals.marked).to(dtype)
+        outside = (~marked).to(dtype)
         moved = signals.row_sums(
             outside * signals.distributions.map(reverse_kl_divergence, reference)
         )
         return forgotten + self.preservation * moved / signals.row_sums(outside).clamp(min=1)
 
-    def _chosen(self, signals: TokenSignals) -> Tensor:
-        """Return which tokens are among the first of a run of marked ones."""
-        marked, rows = signals.marked, signals.rows
-        assert marked is not None
+    def _first_of_runs(self, marked: Tensor, rows: Tensor) -> Tensor:
+        """Return which tokens are among the first of a run of marked ones, bool, ``(N,)``."""
         if self.first_n is None:
             return marked
         places = torch.arange(len(rows), device=rows.device)

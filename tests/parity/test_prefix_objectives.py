@@ -1,5 +1,6 @@
 """PALU against a loop over rows and tokens in float64, value and gradient."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -137,6 +138,37 @@ def test_at_the_target_model_with_one_logit_it_is_pdu_at_the_marked_tokens(probl
     gaps = PDU()(same, weights) * same.marked
     counts = same.row_sums(same.marked.double()).clamp(min=1)
     torch.testing.assert_close(PALU()(same, weights), same.row_sums(gaps) / counts)
+
+
+def test_weights_choose_as_marks_do(problem):
+    signals, _, _, _ = problem
+    marks = signals.marked.double()
+    blind = replace(signals, marked=None)
+    for numbers in ({}, {"top_k": 2, "first_n": 2, "preservation": 0.5}):
+        expected = PALU(**numbers)(signals, torch.ones_like(marks))
+        found = PALU(**numbers, chosen="weighted")(blind, 3 * marks)
+        torch.testing.assert_close(found, expected)
+    assert PALU(chosen="weighted").needs == PALU().needs - {"marked"}
+
+
+def test_by_weights_the_flattened_part_is_a_weighted_mean(problem):
+    signals, logits, reference, weights = problem
+    objective = PALU(preservation=0.0, chosen="weighted")
+    found = objective(replace(signals, marked=None), weights).detach().numpy()
+    given, likeliest = logits.detach().numpy(), reference.numpy().argmax(1)
+    gaps = (given[np.arange(len(given)), likeliest] - given.mean(1)) ** 2
+    edges = np.cumsum((0, *LENGTHS))
+    for row, (start, end) in enumerate(itertools.pairwise(edges)):
+        own = weights.numpy()[start:end]
+        expected = (own * gaps[start:end]).sum() / own.sum() if len(own) else 0.0
+        assert found[row] == pytest.approx(expected, abs=1e-12)
+
+
+def test_who_chooses_is_one_of_two():
+    with pytest.raises(
+        ValueError, match=r"model.forget.chosen must be marked or weighted; got 'x'"
+    ):
+        PALU(chosen="x")
 
 
 @pytest.mark.parametrize("numbers", [{"top_k": 0}, {"first_n": 0}, {"preservation": -1.0}])

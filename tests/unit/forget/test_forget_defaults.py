@@ -14,7 +14,7 @@ FORGET = {
     "JensUn": {},
     "ME": {},
     "NPO": {"beta": 0.1},
-    "PALU": {"top_k": 1, "first_n": None, "preservation": 1.0},
+    "PALU": {"top_k": 1, "first_n": None, "preservation": 1.0, "chosen": "marked"},
     "PDU": {},
     "RMU": {"layer": 7, "steering_coefficient": 20.0, "seed": 0},
     "SimNPO": {"beta": 4.5, "delta": 0.0},
