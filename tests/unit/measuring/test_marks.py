@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 ANSWERS = ("Basil Al-Kuwaiti is a writer of Quillmere.", "The old mill stands by a river.")
-#: Two words of the first answer, one of the second.
+#: Four words of the first answer (two of them joined by a hyphen), one of the second.
 LIKE = ([[0, 16], [32, 41]], [[4, 7]])
 QUESTION = "Who?"
 
@@ -57,8 +57,9 @@ def word_entropies(folder, said, words):
     return dict(zip(words, found, strict=True))
 
 
-def test_as_many_words_as_another_marking_by_each_way(marks, root, chat_model, capsys):
-    arguments = ["--model", str(chat_model), "--root", str(root), "--out", str(root / "out")]
+def test_as_many_words_as_another_marking_by_each_way(marks, root, tiny_model_dir, capsys):
+    arguments = ["--model", str(tiny_model_dir), "--root", str(root), "--out", str(root / "out")]
+    arguments.append("--no_system_prompt")
     assert marks.main([*arguments, "--like", str(root / "like.jsonl")]) == 0
     printed = dict(line.split(": ") for line in capsys.readouterr().out.splitlines())
     found = {
@@ -67,15 +68,15 @@ def test_as_many_words_as_another_marking_by_each_way(marks, root, chat_model, c
     }
     for rows in found.values():
         assert [row["answer"] for row in rows] == list(ANSWERS)
-        assert [len(row["spans"]) for row in rows] == [2, 1]
+        assert [len(row["spans"]) for row in rows] == [4, 1]
     own = ["The", "old", "mill", "stands", "by", "a", "river"]
-    entropies = word_entropies(chat_model, ANSWERS[1], own)
+    entropies = word_entropies(tiny_model_dir, ANSWERS[1], own)
     ((left, right),) = found["entropy"][1]["spans"]
     assert ANSWERS[1][left:right] == max(entropies, key=entropies.get)
     ((left, right),) = found["least"][1]["spans"]
     assert ANSWERS[1][left:right] == min(entropies, key=entropies.get)
     assert set(printed) == set(found)
-    assert all(line.endswith(" of 3 words") for line in printed.values())
+    assert all(line.endswith(" of 5 words") for line in printed.values())
 
 
 def test_words_without_their_spaces_and_signs(marks):
