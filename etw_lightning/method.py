@@ -11,6 +11,7 @@ from torch import Tensor
 from etw_lightning.forget import ForgetObjective
 from etw_lightning.kernels.part_checks import check_terms, check_weights
 from etw_lightning.kernels.signals import Counts, Reduction, Signal, TokenSignals, reduce_terms
+from etw_lightning.notices import warn_first
 from etw_lightning.retain import RetainObjective
 from etw_lightning.schema import InputError
 from etw_lightning.weighting import TokenWeighting, Uniform
@@ -106,6 +107,12 @@ class Method:
                 f"model.weighting must be Uniform with model.forget {_name(self.forget)}, "
                 f"which has no forget tokens to weigh; got {_name(self.weighting)}."
             )
+        if self.forget is not None and self.forget.holds_weightless and is_even:
+            raise InputError(
+                f"model.weighting Uniform leaves no token without weight, but model.forget "
+                f"{_name(self.forget)} holds those that have none. Give a weighting that leaves "
+                "some out, such as ETW with top_share or Annotated, or model.forget.preservation 0."
+            )
         if self.forget is not None and "marked" in self.forget.needs and self.weighting.marker:
             raise InputError(
                 f"model.weighting {_name(self.weighting)} marks words by spaCy, but model.forget "
@@ -176,6 +183,7 @@ class Method:
         weights = self.weighting(signals)
         if is_checked:
             check_weights(weights, signals, _name(self.weighting))
+            self._tell_nothing_held(weights)
         terms = self.forget(signals, weights)
         group = self.forget.group
         whole = signals if group == "forget" else signals.alternative
@@ -186,6 +194,16 @@ class Method:
             terms, whole, counts[group], reduction, self.forget.level, self.forget.skipped_tokens
         )
         return Share(value, weights if self.forget.takes_weights else None)
+
+    def _tell_nothing_held(self, weights: Tensor) -> None:
+        """Warn if what holds tokens without weight is given none."""
+        assert self.forget is not None
+        if self.forget.holds_weightless and len(weights) and bool((weights > 0).all()):
+            warn_first(
+                f"model.weighting {_name(self.weighting)} gives every token of the first rows "
+                f"weight, so that model.forget {_name(self.forget)} holds none of them; ETW leaves "
+                "tokens out with top_share or threshold."
+            )
 
     def retain_share(
         self,

@@ -39,6 +39,11 @@ class ForgetObjective(Shown, ABC):
         """Labelled tokens at the start of each row that have no term and are not averaged over."""
         return 0
 
+    @property
+    def holds_weightless(self) -> bool:
+        """Whether tokens of weight 0 have a term that holds them; ``Uniform`` is refused then."""
+        return False
+
     @abstractmethod
     def __call__(self, signals: TokenSignals, weights: Tensor) -> Tensor:
         """Return the terms to average: ``(N,)`` for tokens or ``(num_rows,)`` for sequences.

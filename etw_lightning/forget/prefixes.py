@@ -35,8 +35,9 @@ class PALU(ForgetObjective):
     there, p the model's and r the target model's prediction. Chosen are the first ``first_n``
     tokens of each unbroken run of marked ones (``data.annotations``); marked tokens after them have
     no term at all. With ``chosen: weighted`` no marks are read: a token whose weight is above 0
-    counts as marked, and the first sum is over the chosen tokens' weights instead of m, so that a
-    weighting that leaves tokens out, as ``ETW`` does with ``top_share``, says what must go.
+    counts as marked, and the first sum is divided by the chosen tokens' weights instead of m, so
+    that a weighting that leaves tokens out, as ``ETW`` does with ``top_share``, says what must go.
+    Where none is left out nothing is held.
 
     A shift of all logits does not matter, so log-probabilities serve. With ``top_k`` 1 and a model
     that agrees with the target model on the likeliest token the first part is ``PDU``'s term of the
@@ -104,6 +105,11 @@ class PALU(ForgetObjective):
         both: frozenset[Signal] = frozenset({"distributions", "reference_distributions"})
         return both | {"marked"} if self.chosen == "marked" else both
 
+    @property
+    def holds_weightless(self) -> bool:
+        """Whether weights choose, and what they leave out has a term."""
+        return self.chosen == "weighted" and self.preservation > 0
+
     def __call__(self, signals: TokenSignals, weights: Tensor) -> Tensor:
         """Return the loss of each sequence, >= 0, ``(num_rows,)``."""
         assert signals.distributions is not None
@@ -117,7 +123,8 @@ class PALU(ForgetObjective):
         forgotten = signals.row_sums(chosen * weights * gaps)
         if by_weights:
             total = signals.row_sums(chosen * weights)
-            forgotten = forgotten / torch.where(total > 0, total, 1.0)
+            # The inverse of less, which it has in the gradient, is no number.
+            forgotten = forgotten / total.clamp(min=torch.finfo(total.dtype).tiny)
         else:
             forgotten = forgotten / signals.row_sums(chosen).clamp(min=1)
         if not self.preservation:

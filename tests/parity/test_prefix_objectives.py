@@ -164,6 +164,17 @@ def test_by_weights_the_flattened_part_is_a_weighted_mean(problem):
         assert found[row] == pytest.approx(expected, abs=1e-12)
 
 
+def test_weights_that_have_nearly_vanished_leave_a_gradient(problem):
+    """As those of probabilities to a power do, of a row that is forgotten."""
+    signals, logits, _, _ = problem
+    weights = torch.full_like(signals.logps, 5e-324)
+    objective = PALU(preservation=0.0, chosen="weighted")
+    terms = objective(replace(signals, marked=None), weights.detach())
+    (gradient,) = torch.autograd.grad(terms.sum(), logits)
+    assert terms.isfinite().all()
+    assert gradient.isfinite().all()
+
+
 def test_who_chooses_is_one_of_two():
     with pytest.raises(
         ValueError, match=r"model.forget.chosen must be marked or weighted; got 'x'"

@@ -1,12 +1,13 @@
 """What a method needs, which parts go together, and what it makes of a batch."""
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import pytest
 import torch
 
-from etw_lightning.forget import GA, ForgetObjective
+from etw_lightning.forget import GA, PALU, ForgetObjective
 from etw_lightning.kernels.signals import Counts, TokenSignals
 from etw_lightning.method import Method
 from etw_lightning.retain import NLL, RetainObjective
@@ -60,6 +61,15 @@ class Marked(ForgetObjective):
 
     def __call__(self, signals, weights):
         return weights * signals.marked
+
+
+class HoldsTheRest(ForgetObjective):
+    """Holds the tokens that have no weight."""
+
+    holds_weightless: ClassVar = True
+
+    def __call__(self, signals, weights):
+        return (weights - (weights == 0).to(weights)) * signals.logps
 
 
 class StayPut(RetainObjective):
@@ -120,6 +130,13 @@ def test_layers_and_temperature_are_those_of_the_parts():
             "model.weighting Product marks words by spaCy, but model.forget Marked reads those of "
             "data.annotations; one run has one marking. Give",
         ),
+        (
+            (Uniform(), PALU(chosen="weighted"), NLL()),
+            "cache",
+            False,
+            "model.weighting Uniform leaves no token without weight, but model.forget PALU holds "
+            "those that have none. Give a weighting",
+        ),
     ],
 )
 def test_parts_that_do_not_go_together_are_refused(parts, reference, has_adapter, said):
@@ -136,6 +153,8 @@ def test_parts_that_do_not_go_together_are_refused(parts, reference, has_adapter
         ((ETW(), Steer(), StayPut()), "adapter", True),
         ((Product(ETW(), Annotated()), Marked(), NLL()), None, False),
         ((Spacy(), GA(), NLL()), None, False),
+        ((Uniform(), PALU(chosen="weighted", preservation=0.0), NLL()), "cache", False),
+        ((Annotated(), PALU(chosen="weighted"), NLL()), "cache", False),
     ],
 )
 def test_parts_that_go_together(parts, reference, has_adapter):
@@ -181,3 +200,17 @@ def test_a_set_of_retain_rows_weighs_what_it_is_given():
     assert method.retain_share(retain, counts, None).value.item() == pytest.approx(7 / 3)
     weighed = method.retain_share(retain, counts, torch.tensor([1.0, 0.5]))
     assert weighed.value.item() == pytest.approx((1 + 2 + 0.5 * 4) / 3)
+
+
+@pytest.mark.parametrize(("share", "is_told"), [(1.0, True), (0.5, False)])
+def test_weights_that_leave_nothing_to_be_held_are_told_of_in_the_first_step(share, is_told):
+    forget, counts = signals(-0.5, -2.0, rows=[0, 0]), {"forget": Counts(2, 1)}
+    forget = replace(forget, entropies=torch.tensor([0.5, 1.5]))
+    method = Method(ETW(top_share=share), HoldsTheRest(), None)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        method.forget_share(forget, counts, "token", is_checked=True)
+        method.forget_share(forget, counts, "token")
+    told = [str(one.message) for one in said]
+    assert len(told) == is_told
+    assert all("ETW gives every token" in one and "HoldsTheRest holds none" in one for one in told)
