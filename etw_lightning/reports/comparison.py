@@ -13,7 +13,7 @@ from etw_lightning.schema import InputError
 from etw_lightning.sweeps.choice import Point, choose_all, gather
 from etw_lightning.sweeps.grid import Sweep
 from etw_lightning.sweeps.parts import PartName, part_numbers
-from etw_lightning.sweeps.run_records import RunRecords, Who
+from etw_lightning.sweeps.run_records import RunRecords, Whose
 from etw_lightning.sweeps.runs import Finished, Run
 
 __all__ = ["Compared", "Comparison", "Numbers", "compare_methods"]
@@ -23,7 +23,7 @@ Numbers = Mapping[str, float]
 #: What a run is judged by beside forget quality and utility, as far as there are records for it.
 _FURTHER = tuple(name for names in COLUMNS.values() for name in names if name != "model_utility")
 _QUALITY = "forget_quality"
-_OTHERS: tuple[Who, Who] = ("retain", "target")
+_OTHERS: tuple[Whose, Whose] = ("retain", "target")
 #: The number that is shown of an attack.
 _ATTACKED = "neg_log10_forget_quality"
 
@@ -155,7 +155,7 @@ class _Measuring:
                 self.notes[f"{one.method} {name}"] = text
         return replace(one, numbers=numbers, distances=distances, attacked=after)
 
-    def _of_other(self, run: Finished, who: Who) -> Numbers:
+    def _of_other(self, run: Finished, who: Whose) -> Numbers:
         """Return the numbers of the target or the retain model, of the test rows."""
         read = [self.records.of(run.folder, who, name) for name in ("forget", "retain")]
         key = tuple(map(id, read))
@@ -166,7 +166,7 @@ class _Measuring:
         return self._others[key]
 
     def _numbers(
-        self, run: Finished, part: PartName, further: Sequence[str], who: Who = "run"
+        self, run: Finished, part: PartName, further: Sequence[str], who: Whose = "run"
     ) -> Numbers:
         """Return what can be computed of a run's rows; what can't be is noted."""
         quality = part_numbers(run, [_QUALITY], self.records, part, self.validation, who)

@@ -23,7 +23,7 @@ from etw_lightning.schema import InputError
 from etw_lightning.sweeps.choice import Point
 from etw_lightning.sweeps.grid import Sweep
 from etw_lightning.sweeps.parts import rows_of
-from etw_lightning.sweeps.run_records import RunRecords, Who
+from etw_lightning.sweeps.run_records import RunRecords, Whose
 from etw_lightning.sweeps.runs import Finished
 
 __all__ = ["Area", "Frontiers", "Place"]
@@ -203,7 +203,7 @@ class Frontiers:
 
     def _drawn_of(self, run: Finished) -> _Drawn:
         validation = self.sweep.select.validation
-        whose: tuple[Who, ...] = ("run", "target", "retain")
+        whose: tuple[Whose, ...] = ("run", "target", "retain")
         said = [self._records.of(run.folder, who, "forget") for who in whose]
         if len({len(rows) for rows in said}) > 1:
             raise InputError(
@@ -220,7 +220,7 @@ class Frontiers:
             kept, drawn_distances(mine, retain, counts), drawn_distances(target, retain, counts)
         )
 
-    def utility(self, run: Finished, who: Who) -> float:
+    def utility(self, run: Finished, who: Whose) -> float:
         """Return the model utility of all rows.
 
         Args:
@@ -231,7 +231,7 @@ class Frontiers:
             return float(self._own[run.folder][0])
         return float(self._utility(run, who)[0])
 
-    def _utility(self, run: Finished, who: Who) -> Floats:
+    def _utility(self, run: Finished, who: Whose) -> Floats:
         words: WordRule = run.provenance.get("rouge_tokenizer", "published")
         sets = {name: self._records.of(run.folder, who, name) for name in _KEPT}
         # The target model is the same for many runs, and its rows are read once.

@@ -28,14 +28,14 @@ from etw_lightning.models.loading import LabelScorer
 from etw_lightning.models.positions import Extent, check_extents
 from etw_lightning.schema import EncodedRow, EvalSet, Example, InputError
 from etw_lightning.scoring.answers import (
-    AnswerBatch,
-    GradientBatch,
     answer_batches,
     gradient_batches,
     hidden_id,
     score_answers,
     score_gradients,
 )
+from etw_lightning.scoring.answers.batches import AnswerBatch
+from etw_lightning.scoring.answers.gradients import GradientBatch
 from etw_lightning.scoring.scores import Score, ScoreBatch, Slot, expected_scores, make_records
 
 __all__ = [

@@ -16,7 +16,7 @@ import yaml
 
 from etw_lightning.schema import Conventions, InputError, Record
 from etw_lightning.sweeps.rules import Select, Validation
-from etw_lightning.sweeps.run_records import RunRecords, Who
+from etw_lightning.sweeps.run_records import RunRecords, Whose
 
 if TYPE_CHECKING:
     from etw_lightning.catalogue.entries import Entry, Family, Given
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 PartName = Literal["validation", "test", "all"]
-_Said = Callable[[Who, str], list[Record]]
+_Said = Callable[[Whose, str], list[Record]]
 
 
 def rows_of(n: int, validation: Validation | None, part: PartName) -> list[int]:
@@ -201,7 +201,7 @@ def part_numbers(
     records: RunRecords,
     part: PartName = "all",
     validation: Validation | None = None,
-    who: Who = "run",
+    who: Whose = "run",
 ) -> dict[str, Metric]:
     """Return numbers of a model, computed from what a run's folder holds.
 
@@ -249,9 +249,9 @@ def _of_part(
 
 def _said(folder: Path, validation: Validation | None, part: PartName, reader: RunRecords) -> _Said:
     """Return what gives a model's records of a set; of a set of forget rows those of the part."""
-    cache: dict[tuple[Who, str], list[Record]] = {}
+    cache: dict[tuple[Whose, str], list[Record]] = {}
 
-    def said(who: Who, name: str) -> list[Record]:
+    def said(who: Whose, name: str) -> list[Record]:
         if (who, name) not in cache:
             rows = reader.of(folder, who, name)
             if name.startswith("forget"):
@@ -262,11 +262,11 @@ def _said(folder: Path, validation: Validation | None, part: PartName, reader: R
     return said
 
 
-def _given(run: Finished, entry: Entry, sets: tuple[str, ...], who: Who, said: _Said) -> Given:
+def _given(run: Finished, entry: Entry, sets: tuple[str, ...], who: Whose, said: _Said) -> Given:
     """Return what an entry is computed from."""
     from etw_lightning.catalogue.entries import Given
 
-    def of(one: Who) -> dict[str, list[Record]]:
+    def of(one: Whose) -> dict[str, list[Record]]:
         return {name: said(one, name) for name in sets}
 
     conventions = run.results.get("conventions")

@@ -11,12 +11,12 @@ from typing import Literal
 from etw_lightning.runs.folder import BEFORE, RETAIN
 from etw_lightning.schema import InputError, Record
 
-__all__ = ["RunRecords", "Who"]
+__all__ = ["RunRecords", "Whose"]
 
 #: Whose records a run's folder holds.
-Who = Literal["run", "target", "retain"]
-_FOLDERS: Mapping[Who, str] = {"run": "", "target": BEFORE, "retain": RETAIN}
-_WHO: Mapping[Who, str] = {
+Whose = Literal["run", "target", "retain"]
+_FOLDERS: Mapping[Whose, str] = {"run": "", "target": BEFORE, "retain": RETAIN}
+_WHO: Mapping[Whose, str] = {
     "run": "the trained model",
     "target": "the model before training",
     "retain": "the retain model",
@@ -38,7 +38,7 @@ class RunRecords:
     read: dict[str, list[Record]] = field(default_factory=dict)
     last: dict[Path, list[Record]] = field(default_factory=dict)
 
-    def of(self, folder: Path, who: Who, name: str) -> list[Record]:
+    def of(self, folder: Path, who: Whose, name: str) -> list[Record]:
         """Return the records of one set.
 
         Args:
