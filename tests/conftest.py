@@ -1,7 +1,6 @@
 """Fixtures shared by all tests."""
 
 import gc
-import importlib
 import os
 from pathlib import Path
 
@@ -16,10 +15,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Triton, where it is, reads as it is imported whether kernels are to run on a processor.
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
-
-# As the command line does, before any other library: Python keeps one of two equal unions, and if
-# another's ``Optional[Union[float, int]]`` comes first, the parser reads the trainer's 0 as 0.0.
-importlib.import_module("lightning.pytorch")
 
 # A busy machine is no fault of an example.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])

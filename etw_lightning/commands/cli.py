@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import reduce
+from operator import or_
 from typing import Any, Literal, get_args
 
 from jsonargparse import ActionYesNo, Namespace
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -46,6 +49,7 @@ class UnlearningCLI(RunTrainer, CheckCommand, WeightsCommand):
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Make a parser that takes no abbreviated options: a typo could be one."""
         give_defaults()
+        _read_whole_numbers_first(Trainer.__init__)
         return super().init_parser(**{**kwargs, "allow_abbrev": False})
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> Any:
@@ -150,6 +154,19 @@ class UnlearningCLI(RunTrainer, CheckCommand, WeightsCommand):
             raise
         except ValueError as error:
             raise InputError(one_line(str(_root_cause(error)))) from error
+
+
+def _read_whole_numbers_first(function: Callable[..., Any]) -> None:
+    """Let ``function``'s arguments that take both kinds of number take a whole one as it is.
+
+    Of two unions that differ in order alone ``typing`` keeps the one that was made first, and the
+    parser goes by order: after a library that wrote ``Union[float, int]``, 1 batch is all of them.
+    """
+    hints = function.__annotations__
+    for name, hint in hints.items():
+        kinds = get_args(hint)
+        if int in kinds and float in kinds:
+            hints[name] = reduce(or_, sorted(kinds, key=lambda kind: kind is float))
 
 
 def _check_typed_model(config: Namespace, role: Role) -> None:

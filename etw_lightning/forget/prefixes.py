@@ -48,8 +48,8 @@ class PALU(ForgetObjective):
     Differs from it: there each sum is over the whole batch's tokens, over their number; here each
     sequence has means of its own, so that the batch does not matter. The code's second part has the
     retain term's weight; here ``preservation`` times the forget term's. ``chosen: weighted`` is
-    ours. A target model known by its
-    K < V largest entries (``model.reference_top_k``) has its other tokens as one bucket in the KL.
+    ours. A target model known by its K < V largest entries (``model.reference_top_k``) has its
+    other tokens as one bucket in the KL.
 
     Args:
         top_k: Logits flattened at each position, >= 1; the code's default is 1, its script tries 1

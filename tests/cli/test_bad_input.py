@@ -6,8 +6,9 @@ import subprocess
 import sys
 
 import pytest
+from lightning.pytorch import Trainer
 
-from etw_lightning.commands import entry, parser
+from etw_lightning.commands import cli, entry, parser
 from etw_lightning.notices import program
 
 WEIGHTINGS = (
@@ -165,6 +166,15 @@ def test_the_parser_says_what_is_said_before_it_is_made(refused, complete, home,
         assert message == OPTIONS[typed].replace("{home}", str(home))
     assert refused("fit").startswith("model.pretrained, data.benchmark must be given; begin with")
     assert refused(*complete, "--model.lamda", "3") == OPTIONS["--model.lamda 3"]
+
+
+def test_a_whole_number_stays_one_whatever_was_imported_before(complete, monkeypatch, capsys):
+    """1 batch is not the whole of them, 1.0: of two equal unions Python keeps the earlier one."""
+    hints = Trainer.__init__.__annotations__
+    monkeypatch.setitem(hints, "limit_train_batches", float | int | None)
+    with pytest.raises(SystemExit):
+        cli.main([*map(str, complete), "--trainer.limit_train_batches", "1", "--print_config"])
+    assert "\n  limit_train_batches: 1\n" in capsys.readouterr().out
 
 
 BUDGET = "--trainer.callbacks+=RetainBudget --trainer.callbacks.budget="
