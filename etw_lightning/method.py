@@ -87,7 +87,10 @@ class Method:
     def layers(self) -> tuple[int, ...]:
         """Layers whose states any part reads, ascending."""
         parts = [part for part in (self.forget, self.retain) if part is not None]
-        return tuple(sorted({layer for part in parts for layer in part.layers}))
+        layers = {layer for part in parts for layer in part.layers}
+        if self.forget is not None and self.forget.takes_weights:
+            layers |= set(self.weighting.layers)
+        return tuple(sorted(layers))
 
     def check(self, reference: Reference | None, *, has_adapter: bool) -> None:
         """Refuse parts that do not go together.

@@ -32,7 +32,8 @@ Level = Literal["token", "sequence"]
 #: ``logps`` (always there), ``entropies``: fused head, float32. ``marked``: which labels lie in
 #: marked text. ``words``: which word of the answer each label belongs to. ``distributions``:
 #: log-probabilities of the whole vocabulary. ``padded``: the same at every position of the padded
-#: rows. ``states``: what some layers say at the labelled tokens.
+#: rows. ``states``: what some layers say at the labelled tokens. ``importances``: what a scorer
+#: says of each label that learns from them as the run goes on.
 #: ``reference_*``: the same of the target model, which training leaves as it is.
 #: ``alternative``: the signals of a second answer to each question.
 Signal = Literal[
@@ -43,6 +44,7 @@ Signal = Literal[
     "distributions",
     "padded",
     "states",
+    "importances",
     "reference_logps",
     "reference_entropies",
     "reference_distributions",
@@ -64,12 +66,26 @@ class States:
     than it has log-probabilities.
 
     Args:
-        layers: Output of each layer that is asked for, by its number from 0, ``(M, D)`` each.
+        layers: Output of each layer that is asked for, by its number from 0, ``(M, D)`` each; -1 is
+            what the output head reads, behind the last norm.
         rows: Index of the sequence a token belongs to, ascending, ``(M,)``.
     """
 
     layers: Mapping[int, Tensor]
     rows: Tensor
+
+    def of_labels(self, layer: int, signals: TokenSignals) -> Tensor:
+        """Return a layer's states at the N labels that are predicted, ``(N, D)``.
+
+        Args:
+            layer: One that was asked for.
+            signals: Of the same sequences.
+        """
+        counts = torch.bincount(self.rows, minlength=signals.num_rows)
+        extra = counts - torch.bincount(signals.rows, minlength=signals.num_rows)
+        places = torch.arange(len(self.rows), device=self.rows.device)
+        places = places - torch.searchsorted(self.rows, self.rows)
+        return self.layers[layer][places >= extra[self.rows]]
 
     def slice_rows(self, start: int, stop: int) -> States:
         """Return the states of sequences ``start`` to ``stop``."""
@@ -124,6 +140,7 @@ class TokenSignals:
         distributions: Predictions, differentiable, N of them.
         padded: Predictions at every position.
         states: Hidden states of the layers that are asked for.
+        importances: How much each label is to be forgotten, 0 to 1, detached, ``(N,)``.
         reference_logps: Label log-probability under the target model, detached, ``(N,)``.
         reference_entropies: As ``entropies``, of the target model.
         reference_distributions: Predictions of the target model, or the largest of each.
@@ -144,6 +161,7 @@ class TokenSignals:
     distributions: Distributions | None = None
     padded: Padded | None = None
     states: States | None = None
+    importances: Tensor | None = None
     reference_logps: Tensor | None = None
     reference_entropies: Tensor | None = None
     reference_distributions: Distributions | TopLogps | None = None

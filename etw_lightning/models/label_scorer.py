@@ -108,7 +108,7 @@ class LabelScorer(nn.Module):
             labels: Not shifted, ``IGNORE_INDEX`` where nothing is scored, ``(B, T)``.
             needs: Signals besides ``logps``.
             temperature: Of the entropies, > 0.
-            layers: Layers, from 0, whose ``states`` are wanted.
+            layers: Layers, from 0, whose ``states`` are wanted; -1 is what the head reads.
             layout: Where the labels of these rows stand, and what of them is fed; None finds out
                 where, and feeds all of it, as do signals that are asked for at every position.
 
@@ -129,11 +129,14 @@ class LabelScorer(nn.Module):
         if layout is not None and layout.widths and not at_all:
             hidden = self._hidden_laid_out(input_ids, attention_mask, layout)
         else:
-            with listening(self.lm, layers if "states" in needs else ()) as heard:
+            heard_of = [layer for layer in layers if layer >= 0] if "states" in needs else []
+            with listening(self.lm, heard_of) as heard:
                 out = body_of(self.lm)(
                     input_ids=input_ids, attention_mask=attention_mask, use_cache=False
                 )
             last = out.last_hidden_state
+            if "states" in needs and -1 in layers:
+                heard[-1] = last
             hidden = last.flatten(0, 1).index_select(0, places)
         scores = linear_scores(
             hidden,

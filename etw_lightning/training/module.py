@@ -34,6 +34,7 @@ from etw_lightning.training.step_log import StepLog, ends_step
 from etw_lightning.training.surgery_step import SurgeryStep
 from etw_lightning.training.training_batches import Batch, of_labels
 from etw_lightning.tuning.defaults import default_of
+from etw_lightning.tuning.importances import ImportanceScorer
 from etw_lightning.tuning.optimizers import Rounding, Schedule
 from etw_lightning.tuning.two_gradients import Geometry, Rule
 from etw_lightning.value_checks import check_arguments
@@ -247,6 +248,9 @@ class UnlearningModule(OptimizedModule):
         #: Share of the last micro-batch in the effective batch's losses, by term; on the device.
         self.losses: dict[str, Tensor] = {}
         self._log = StepLog()
+        learned = weighting.learned if forget is not None and forget.takes_weights else None
+        #: What scores tokens by their states, where the weighting learns that.
+        self.importance = None if learned is None else ImportanceScorer(learned)
         #: Label, row and weight of each forget token of the last micro-batch, for pictures.
         self.last_weights: tuple[Tensor, Tensor, Tensor] | None = None
         #: Whether no step has been made yet: what the parts return is looked at.
@@ -327,6 +331,9 @@ class UnlearningModule(OptimizedModule):
             groups[name] = with_values(groups[name], values)
         if "alternative" in groups:
             groups["forget"] = replace(groups["forget"], alternative=groups.pop("alternative"))
+        if self.importance is not None:
+            scores = self.importance.scores(groups["forget"])
+            groups["forget"] = replace(groups["forget"], importances=scores)
         return groups
 
     @property
@@ -388,6 +395,10 @@ class UnlearningModule(OptimizedModule):
                 self._log.note_weights(groups["forget"], share.weights, annotated)
                 signals = groups["forget"]
                 self.last_weights = (signals.labels, signals.rows, share.weights.detach())
+        if self.importance is not None and self.importance.is_due(self.global_step):
+            self.importance.note(groups["forget"], batch["counts"]["forget"])
+            if ends_step(self.trainer, batch_idx):
+                self.importance.step(self.num_steps(), self.sum_over_processes)
         if self.surgery is not None:
             self.surgery.note(
                 shares["forget"].value,
@@ -434,6 +445,8 @@ class UnlearningModule(OptimizedModule):
             checkpoint["forget_scale"] = tuple(self.forget_scale)
         if self.surgery is not None:
             checkpoint["surgery"] = self.surgery.state()
+        if self.importance is not None:
+            checkpoint["importance"] = self.importance.state()
         if self.scorer is not None:
             tokenizer = self.datamodule.tokenizer_name or self.pretrained
             checkpoint.update(describe_model(self.scorer.lm, tokenizer, self.peft, self.settings))
@@ -447,6 +460,8 @@ class UnlearningModule(OptimizedModule):
             self.forget_scale = ForgetScale(*checkpoint["forget_scale"])
         if self.surgery is not None:
             self.surgery.go_on(checkpoint.get("surgery", ()))
+        if self.importance is not None:
+            self.importance.go_on(checkpoint.get("importance", {}))
 
 
 def _check_entropy_model(given: str, method: Method, reference: Reference | None) -> None:

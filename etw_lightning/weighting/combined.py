@@ -13,6 +13,7 @@ from etw_lightning.kernels.signals import Signal, TokenSignals
 from etw_lightning.schema import IGNORE_INDEX, InputError
 from etw_lightning.value_checks import check_name, check_whole
 from etw_lightning.weighting.interface import TokenWeighting
+from etw_lightning.weighting.learned import ATWU
 from etw_lightning.weighting.within_rows import order_within_rows, share_out, units_of
 
 __all__ = ["Mixture", "Product", "Random"]
@@ -63,6 +64,16 @@ class Random(TokenWeighting):
         return self.of.entropy_temperature
 
     @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers of ``of``."""
+        return self.of.layers
+
+    @property
+    def learned(self) -> ATWU | None:
+        """What is learnt for ``of``."""
+        return self.of.learned
+
+    @property
     def marker(self) -> tuple[str, str] | None:
         """What marks words for ``of``."""
         return self.of.marker
@@ -102,6 +113,12 @@ class _Pair(TokenWeighting):
                 f"model.weighting: {name}.{keys[0]} and {name}.{keys[1]} must be equal, because "
                 f"entropies are computed at one temperature; got {found[0]} and {found[1]}."
             )
+        learned = self.first.learned, self.second.learned
+        if None not in learned and learned[0] != learned[1]:
+            raise ValueError(
+                f"model.weighting: {name}.first and {name}.second must learn alike, because each "
+                f"token has one importance; got {learned[0]} and {learned[1]}."
+            )
         if all("marked" in part.needs for part in (self.first, self.second)):
             markers = self.first.marker, self.second.marker
             if markers[0] != markers[1]:
@@ -121,6 +138,16 @@ class _Pair(TokenWeighting):
         """The temperature of the one that reads entropies."""
         found = self.first.entropy_temperature
         return self.second.entropy_temperature if found is None else found
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers of both."""
+        return self.first.layers + self.second.layers
+
+    @property
+    def learned(self) -> ATWU | None:
+        """What is learnt for the one that reads importances."""
+        return self.first.learned or self.second.learned
 
     @property
     def marker(self) -> tuple[str, str] | None:

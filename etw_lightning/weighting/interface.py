@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from etw_lightning.kernels.shown import Shown
 from etw_lightning.kernels.signals import Signal, TokenSignals
+
+if TYPE_CHECKING:
+    from etw_lightning.weighting.learned import ATWU
 
 __all__ = ["TokenWeighting"]
 
@@ -23,6 +27,16 @@ class TokenWeighting(Shown, ABC):
     @property
     def entropy_temperature(self) -> float | None:
         """Temperature of the entropies the weighting reads; None if it reads none."""
+        return None
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Layers whose ``states`` the weighting reads, from 0; -1 is what the output head reads."""
+        return ()
+
+    @property
+    def learned(self) -> ATWU | None:
+        """What is learnt while the model forgets, where the weighting reads ``importances``."""
         return None
 
     @property
