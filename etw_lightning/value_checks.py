@@ -76,16 +76,17 @@ def check_number(key: str, value: Any, *, zero: bool = False) -> None:
         raise InputError(f"{key} must be a finite number {bound}; got {value!r}.")
 
 
-def check_whole(key: str, value: Any, most: int | None = None) -> None:
-    """Refuse what is no whole number from 0.
+def check_whole(key: str, value: Any, most: int | None = None, least: int = 0) -> None:
+    """Refuse what is no whole number in a range.
 
     Args:
         key: What the message names.
         value: What was given.
         most: Largest allowed one; None for any.
+        least: Smallest allowed one.
 
     Raises:
-        InputError: If the value is no whole number, negative, or too large.
+        InputError: If the value is no whole number, too small or too large.
 
     Example:
         >>> check_whole("model.forget.layer", 7)
@@ -95,8 +96,8 @@ def check_whole(key: str, value: Any, most: int | None = None) -> None:
         etw_lightning.schema.InputError: model.forget.layer must be a whole number >= 0; got 1.5.
     """
     is_whole = isinstance(value, int) and not isinstance(value, bool)
-    if not is_whole or value < 0 or (most is not None and value > most):
-        allowed = ">= 0" if most is None else f"from 0 to {most}"
+    if not is_whole or value < least or (most is not None and value > most):
+        allowed = f">= {least}" if most is None else f"from {least} to {most}"
         raise InputError(f"{key} must be a whole number {allowed}; got {value!r}.")
 
 

@@ -69,7 +69,7 @@ class ATWU(TokenWeighting):
         for name in ("beta", "budget_weight", "entropy_weight", "ridge"):
             check_number(f"model.weighting: ATWU.{name}", getattr(self, name), zero=True)
         check_number("model.weighting: ATWU.rate", self.rate)
-        check_whole("model.weighting: ATWU.every", self.every - 1)
+        check_whole("model.weighting: ATWU.every", self.every, least=1)
         if not 0 <= self.budget <= 1:
             raise ValueError(
                 f"model.weighting: ATWU.budget must be from 0 to 1; got {self.budget}."

@@ -12,7 +12,8 @@ from etw_lightning.commands import cli, entry, parser
 from etw_lightning.notices import program
 
 WEIGHTINGS = (
-    "ETW, TNPO, WGA, WTNPO, Annotated, Mixture, Product, Random, SatImp, Spacy, Surprisal, Uniform"
+    "ATWU, ETW, TNPO, WGA, WTNPO, Annotated, Mixture, Product, Random, SatImp, Spacy, Surprisal, "
+    "Uniform"
 )
 OBJECTIVES = (
     "CEU, DPO, FLAT, GA, ME, NPO, PALU, PDU, RMU, TPO, UNDIAL, AltPO, IdkNLL, JensUn, SimNPO"

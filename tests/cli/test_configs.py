@@ -315,6 +315,12 @@ def test_a_method_writes_all_its_numbers(method):
 PUBLISHED = {
     "altpo": (1, 1, {"beta": 0.1}),
     "annotated": (1, 1, {}),
+    "atwu": (
+        1,
+        1,
+        {"beta": 5, "budget": 0.2, "budget_weight": 10, "entropy_weight": 1, "ridge": 1}
+        | {"rate": 0.05, "every": 5},
+    ),
     "ceu": (1, None, {"skip_first": 1}),
     "dpo": (1, 1, {"beta": 0.1}),
     "etw": (0.1, 1, {"temperature": 1, "floor": 0}),

@@ -15,6 +15,7 @@ from etw_lightning import weighting
 from etw_lightning.kernels.signals import TokenSignals
 from etw_lightning.schema import IGNORE_INDEX, InputError
 from etw_lightning.weighting import (
+    ATWU,
     ETW,
     TNPO,
     WGA,
@@ -337,6 +338,8 @@ NOUNS = ("nouns", "en_core_web_sm")
         (Surprisal(), set(), None, None),
         (TNPO(), {"reference_logps"}, None, None),
         (WTNPO(), {"reference_logps"}, None, None),
+        (ATWU(), {"states", "importances"}, None, None),
+        (Random(of=ATWU()), {"states", "importances"}, None, None),
         (Annotated(), {"marked"}, None, None),
         (Spacy(), {"marked"}, None, NOUNS),
         (Spacy(kind="entities", model="own"), {"marked"}, None, ("entities", "own")),
@@ -385,6 +388,16 @@ def test_what_is_read(given, needs, temperature, marker):
         (lambda: TNPO(beta=0.0), r"TNPO\.beta must be a finite number > 0; got 0"),
         (lambda: WTNPO(beta=0.0), r"WTNPO\.beta must be a finite number > 0; got 0"),
         (lambda: WTNPO(alpha=-0.5), r"WTNPO\.alpha must be a finite number >= 0; got -0\.5"),
+        (lambda: ATWU(beta=-1.0), r"ATWU\.beta must be a finite number >= 0; got -1"),
+        (lambda: ATWU(budget=1.5), r"ATWU\.budget must be from 0 to 1; got 1\.5"),
+        (lambda: ATWU(budget=math.nan), r"ATWU\.budget must be from 0 to 1; got nan"),
+        (lambda: ATWU(ridge=math.inf), r"ATWU\.ridge must be a finite number >= 0; got inf"),
+        (lambda: ATWU(rate=0.0), r"ATWU\.rate must be a finite number > 0; got 0"),
+        (lambda: ATWU(every=0), r"ATWU\.every must be a whole number >= 1; got 0"),
+        (
+            lambda: Product(ATWU(), Random(ATWU(every=1))),
+            r"Product\.first and Product\.second must learn alike",
+        ),
         (lambda: SatImp(beta1=-1.0), r"SatImp\.beta1 must be a finite number >= 0; got -1"),
         (lambda: SatImp(beta2=math.nan), r"SatImp\.beta2 must be a finite number >= 0; got nan"),
         (lambda: Spacy(kind="verbs"), r"Spacy\.kind must be nouns or entities; got 'verbs'"),

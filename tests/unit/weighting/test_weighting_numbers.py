@@ -13,6 +13,10 @@ from etw_lightning.weighting.within_rows import lift_to, order_within_rows, unit
 
 #: What each class takes where nothing is said.
 DEFAULTS = {
+    "ATWU": {
+        "beta": 5.0, "budget": 0.2, "budget_weight": 10.0, "entropy_weight": 1.0, "ridge": 1.0,
+        "rate": 0.05, "every": 5,
+    },
     "Annotated": {},
     "ETW": {
         "temperature": 1.0, "source": "current", "normalise": "sequence", "top_share": None,
