@@ -15,6 +15,7 @@ from etw_lightning.kernels.signals import Counts, TokenSignals, reduce_terms
 from etw_lightning.models.loading import LabelScorer
 from etw_lightning.schema import IGNORE_INDEX
 from etw_lightning.weighting import (
+    ATWU,
     ETW,
     TNPO,
     WGA,
@@ -254,6 +255,8 @@ ANY_SPLIT = [
     SatImp(),
     SatImp(beta1=0.0, beta2=1.0),
     Surprisal(),
+    ATWU(),
+    ATWU(beta=0.0),
     Annotated(),
     Spacy(),
     Random(of=ETW()),
@@ -314,6 +317,7 @@ def any_signals(draw):
         entropies=values(any_entropy).requires_grad_(),
         marked=values(st.booleans(), torch.bool),
         words=draw(words(sizes)),
+        importances=values(st.floats(0, 1)).requires_grad_(),
         reference_logps=values(any_logp).requires_grad_(),
         reference_entropies=values(any_entropy).requires_grad_(),
     )
@@ -478,6 +482,7 @@ def test_what_is_no_label_does_not_move_a_weight(weighting, batch, extra, seed):
             said,
             marked=said.labels % 3 == 0,
             words=said.labels.cumsum(0) // 20,
+            importances=said.labels / VOCABULARY,
             reference_logps=said.logps.detach() - 0.1 * said.labels,
             reference_entropies=said.entropies.flip(0),
         )
