@@ -44,6 +44,17 @@ class ForgetObjective(Shown, ABC):
         """Whether tokens of weight 0 have a term that holds them; ``Uniform`` is refused then."""
         return False
 
+    def check_held(self, held: int, whole: int) -> None:
+        """Refuse a target model of which too little is known, where that can be.
+
+        Args:
+            held: Tokens that are known of each of its distributions.
+            whole: V, the tokens of the vocabulary.
+
+        Raises:
+            InputError: Names the key.
+        """
+
     @abstractmethod
     def __call__(self, signals: TokenSignals, weights: Tensor) -> Tensor:
         """Return the terms to average: ``(N,)`` for tokens or ``(num_rows,)`` for sequences.

@@ -110,6 +110,19 @@ class PALU(ForgetObjective):
         """Whether weights choose, and what they leave out has a term."""
         return self.chosen == "weighted" and self.preservation > 0
 
+    def check_held(self, held: int, whole: int) -> None:
+        """Refuse fewer tokens than ``top_k`` takes."""
+        # Where not all are held, one of them is the label, however unlikely that is.
+        least = self.top_k if held >= whole else self.top_k + 1
+        if held < least:
+            way_out = f"give model.reference_top_k {least}, or less here"
+            if held >= whole:
+                way_out = "that is the whole vocabulary: give less here"
+            raise InputError(
+                f"model.forget.top_k is {self.top_k}, for which {least} tokens of the target "
+                f"model's distributions must be held; {held} are: {way_out}."
+            )
+
     def __call__(self, signals: TokenSignals, weights: Tensor) -> Tensor:
         """Return the loss of each sequence, >= 0, ``(num_rows,)``."""
         assert signals.distributions is not None
@@ -147,17 +160,7 @@ class PALU(ForgetObjective):
         return marked & (since < self.first_n)
 
     def _flatness(self, logps: Tensor, reference: TopLogps) -> Tensor:
-        held, whole = reference.logps.shape[-1], logps.shape[-1]
-        # Where not all are held, one of them is the label, however unlikely that is.
-        least = self.top_k if held >= whole else self.top_k + 1
-        if held < least:
-            way_out = f"give model.reference_top_k {least}, or less here"
-            if held >= whole:
-                way_out = "that is the whole vocabulary: give less here"
-            raise InputError(
-                f"model.forget.top_k is {self.top_k}, for which {least} tokens of the target "
-                f"model's distributions must be held; {held} are: {way_out}."
-            )
+        self.check_held(reference.logps.shape[-1], logps.shape[-1])
         places = reference.logps.topk(self.top_k, -1).indices
         names = places if reference.ids is None else reference.ids.gather(-1, places)
         gaps = logps.gather(-1, names) - logps.mean(-1, keepdim=True)

@@ -31,7 +31,7 @@ from etw_lightning.tuning.optimizers import make_optimizer
 __all__ = [
     "check_devices",
     "check_disk",
-    "check_layers",
+    "check_parts",
     "check_training",
     "describe_input",
     "describe_other",
@@ -116,18 +116,23 @@ def check_disk(
     return f"disk: up to {what}, {in_gib(free)} free in {place}"
 
 
-def check_layers(module: UnlearningModule, config: Any) -> None:
-    """Refuse layers that the model does not have.
+def check_parts(module: UnlearningModule, config: Any) -> None:
+    """Refuse layers that the model does not have, and more tokens than are kept of the target's.
 
     Args:
         module: Not configured.
         config: The model's ``transformers`` configuration.
 
     Raises:
-        InputError: As ``Method.check_layers``.
+        InputError: As ``Method.check_layers`` and ``ForgetObjective.check_held``.
     """
-    if module.method.layers:
-        module.method.check_layers(config.get_text_config().num_hidden_layers)
+    method = module.method
+    if method.layers:
+        method.check_layers(config.get_text_config().num_hidden_layers)
+    if method.forget is not None and "reference_distributions" in method.forget.needs:
+        whole = vocabulary_size(config)
+        held = min(module.reference_top_k, whole) if module.reference == "cache" else whole
+        method.forget.check_held(held, whole)
 
 
 def check_training(

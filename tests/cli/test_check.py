@@ -196,6 +196,25 @@ def test_layers_are_looked_up(command, check_args, configs, flags, said):
     assert said in outcome.err
 
 
+@pytest.mark.parametrize("kind", ["check", "fit"])
+def test_more_tokens_than_the_cache_keeps_are_refused_before_it_is_made(
+    command, check_args, configs, kind
+):
+    """Of 8 kept tokens one is the label, so that 7 are known to be the likeliest."""
+    method = f"--config={configs / 'method' / 'etw_palu.yaml'}"
+    flags = ["--model.reference_top_k=8", "--model.forget.top_k=8"]
+    outcome = command(kind, check_args[1], method, *check_args[2:], *flags)
+    assert outcome.status == 2
+    said = "model.forget.top_k is 8, for which 9 tokens of the target model's distributions must be"
+    assert said in outcome.err
+    assert "give model.reference_top_k 9, or less here" in outcome.err
+    if kind == "check":
+        enough = command(
+            kind, check_args[1], method, *check_args[2:], *flags[:1], "--model.forget.top_k=7"
+        )
+        assert (enough.status, enough.err) == (0, "")
+
+
 def test_a_full_disk_is_refused(checked, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10, 9, 1))

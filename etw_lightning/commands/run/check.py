@@ -9,7 +9,7 @@ from etw_lightning.commands.run.run_checks import RunChecks, say
 from etw_lightning.memory.check_memory import run_shape
 from etw_lightning.memory.model_checks import (
     check_devices,
-    check_layers,
+    check_parts,
     check_training,
     describe_input,
     describe_other,
@@ -39,7 +39,7 @@ class CheckCommand(RunChecks):
             check_resume_settings(ckpt_path, model.settings)
         config = load_config(model.pretrained)
         lines = [*describe_input(data, config), describe_weights(given)]
-        check_layers(model, config)
+        check_parts(model, config)
         room = [check_devices(self.trainer)]
         self._no_room: InputError | None = None
         try:

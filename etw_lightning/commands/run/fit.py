@@ -17,7 +17,7 @@ from etw_lightning.files.checkpoint_folder import remove_checkpoints, saved_chec
 from etw_lightning.files.safe_files import check_checkpoint, reading_safely
 from etw_lightning.files.stored_weights import find_checkpoint
 from etw_lightning.memory.check_memory import warning_of_memory
-from etw_lightning.memory.model_checks import check_layers
+from etw_lightning.memory.model_checks import check_parts
 from etw_lightning.models.checkpoints import check_resume
 from etw_lightning.models.export import export_model
 from etw_lightning.models.loading import load_config
@@ -84,7 +84,7 @@ class FitCommand(RunChecks):
         model, data = self.model, self.datamodule
         self._check_settings()
         if is_first_process():
-            check_layers(model, load_config(model.pretrained))
+            check_parts(model, load_config(model.pretrained))
             self._check_disk()
             warning = warning_of_memory(model, data, self.trainer)
             if warning is not None:
