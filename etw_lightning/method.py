@@ -122,6 +122,11 @@ class Method:
                 f"{_name(self.forget)} reads those of data.annotations; one run has one marking. "
                 "Give model.weighting Annotated, or another model.forget."
             )
+        if "importances" in self.weighting.needs and self.weighting.learned is None:
+            raise InputError(
+                f"model.weighting {_name(self.weighting)} reads importances, but does not say what "
+                "learns them; give it the property learned of the weighting that it is made of."
+            )
         if reference == "adapter" and not has_adapter:
             raise InputError(
                 "model.reference adapter needs an adapter to switch off; give model.peft, or "
@@ -155,11 +160,16 @@ class Method:
         Raises:
             InputError: Names the key.
         """
-        for key, part in (("model.forget", self.forget), ("model.retain", self.retain)):
+        weighting = self.weighting if self.forget and self.forget.takes_weights else None
+        for key, part, least in (
+            ("model.weighting", weighting, -1),
+            ("model.forget", self.forget, 0),
+            ("model.retain", self.retain, 0),
+        ):
             for layer in () if part is None else part.layers:
-                if not 0 <= layer < num_layers:
+                if not least <= layer < num_layers:
                     raise InputError(
-                        f"{key}.layer must be 0 to {num_layers - 1}, for the model has "
+                        f"{key}.layer must be {least} to {num_layers - 1}, for the model has "
                         f"{num_layers} layers; got {layer}."
                     )
 

@@ -305,6 +305,9 @@ class UnlearningModule(OptimizedModule):
         """Have the target model's values at hand before the first step."""
         super().setup(stage)
         if stage == "fit":
+            if self.importance is not None:
+                # A checkpoint's is read later.
+                self.importance.go_on({})
             self.check_gradients(self.trainer)
             if self.layout == "whole":
                 # The target model that is asked is this one, before its first step.
@@ -345,6 +348,8 @@ class UnlearningModule(OptimizedModule):
     def on_train_start(self) -> None:
         """Find what lambda counts, unless a checkpoint has said so."""
         super().on_train_start()
+        if self.importance is not None:
+            self.importance.tell_unused(self.num_steps())
         if self.forget_unit != "gradient" or self.forget_scale is not None:
             return
         self.forget_scale = found = measure_forget_scale(self)
@@ -396,7 +401,9 @@ class UnlearningModule(OptimizedModule):
                 signals = groups["forget"]
                 self.last_weights = (signals.labels, signals.rows, share.weights.detach())
         if self.importance is not None and self.importance.is_due(self.global_step):
-            self.importance.note(groups["forget"], batch["counts"]["forget"])
+            assert self.method.forget is not None
+            skipped = self.method.forget.skipped_tokens
+            self.importance.note(groups["forget"], batch["counts"]["forget"], skipped)
             if ends_step(self.trainer, batch_idx):
                 self.importance.step(self.num_steps(), self.sum_over_processes)
         if self.surgery is not None:

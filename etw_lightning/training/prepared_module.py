@@ -124,7 +124,7 @@ class PreparedModule(ScoringModule):
             refuse_training(lm.config, key, is_loaded=True)
         scorer = LabelScorer(lm, self.chunk_size)
         scorer.check_head(continues=self.continues)
-        if self.method.layers:
+        if any(layer >= 0 for layer in self.method.layers):
             self.method.check_layers(len(scorer.layer_stack))
         if self.trains:
             reads_cache = self.reference == "cache" and bool(self.method.reference_needs)

@@ -20,6 +20,8 @@ _COUNTS = ("weights/batches", "weights/tokens", "weights/rows", "weights/annotat
 _MEAN_OVER = {
     "weights/top_decile_share": "weights/batches",
     "weights/mean_entropy": "weights/tokens",
+    "weights/mean_importance": "weights/tokens",
+    "weights/important_share": "weights/tokens",
     "weights/gini": "weights/rows",
     "weights/auc": "weights/annotated_rows",
 }
@@ -123,6 +125,9 @@ class StepLog:
         self._window["weights/max"] = torch.maximum(before, largest)
         if signals.entropies is not None:
             self._add("weights/mean_entropy", entropy)
+        if signals.importances is not None:
+            self._add("weights/mean_importance", signals.importances.sum())
+            self._add("weights/important_share", (signals.importances > 0.5).sum())
         counts = signals.row_counts().detach()
         self._add("weights/rows", (counts > 0).sum())
         self._add("weights/gini", row_ginis(weights, signals).sum())

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from etw_lightning.kernels.signals import Counts, TokenSignals
+from etw_lightning.notices import warn_first
 from etw_lightning.tuning.optimizers import scale_of
 from etw_lightning.weighting.learned import ATWU
 
@@ -67,14 +68,32 @@ class ImportanceScorer:
         """
         return (step + 1) % self.weighting.every == 0
 
-    def note(self, signals: TokenSignals, counts: Counts) -> None:
+    def tell_unused(self, total: int) -> None:
+        """Warn of a run too short for what is learnt to be used.
+
+        Args:
+            total: Optimiser steps of the run.
+        """
+        if total <= self.weighting.every:
+            warn_first(
+                f"model.weighting {type(self.weighting).__name__} learns once in "
+                f"{self.weighting.every} steps, and this run has {total}: no score but 1/2 is ever "
+                "used; give a smaller model.weighting.every, or more steps."
+            )
+
+    def note(self, signals: TokenSignals, counts: Counts, skipped: int = 0) -> None:
         """Add a micro-batch to what the next step is made of.
 
         Args:
             signals: Of its forget rows.
             counts: Of the effective batch's forget rows.
+            skipped: Tokens at the start of each row that have no term and are not counted.
         """
-        states = self._states(signals)
+        kept = signals.places() >= skipped
+        states = self._states(signals)[kept]
+        signals = TokenSignals(
+            signals.labels[kept], signals.rows[kept], signals.num_rows, signals.logps[kept]
+        )
         with torch.enable_grad(), torch.autocast(states.device.type, enabled=False):
             weights = [one.detach().requires_grad_() for one in self._weights]
             loss = self.weighting.importance_loss(_score(states, *weights), signals, counts)
@@ -108,12 +127,14 @@ class ImportanceScorer:
         if self._optimizer is None:
             return self._kept
         held = self._optimizer.state
-        momenta = [held[one]["momentum_buffer"] for one in self._weights if one in held]
-        return {"weights": self._weights, "momenta": momenta, "steps": self._steps}
+        momenta = [held[one]["momentum_buffer"].clone() for one in self._weights if one in held]
+        weights = [one.clone() for one in self._weights]
+        return {"weights": weights, "momenta": momenta, "steps": self._steps}
 
     def go_on(self, state: dict[str, Any]) -> None:
         """Go on from ``state``; from an empty one begin."""
-        self._weights, self._kept, self._steps = [], state, int(state.get("steps", 0))
+        self._weights, self._sums, self._optimizer = [], [], None
+        self._kept, self._steps = state, int(state.get("steps", 0))
 
 
 def _score(states: Tensor, direction: Tensor, offset: Tensor) -> Tensor:

@@ -173,8 +173,8 @@ class Product(_Pair):
         normalise: Make each sequence's weights sum to n.
 
     Raises:
-        ValueError: If both read entropies, but at different temperatures, or both read marks, but
-            from different places.
+        ValueError: If both read entropies, but at different temperatures, both read marks, but
+            from different places, or both read importances, but learn them otherwise.
     """
 
     normalise: bool = True
@@ -200,8 +200,7 @@ class Mixture(_Pair):
         share: Weight of the first, from 0 to 1.
 
     Raises:
-        ValueError: If ``share`` is out of range, if both read entropies, but at different
-            temperatures, or both read marks, but from different places.
+        ValueError: If ``share`` is out of range, or as of ``Product``.
     """
 
     share: ClosedUnitInterval = 0.5

@@ -26,9 +26,10 @@ class ATWU(TokenWeighting):
     head reads where the label itself is the input, p the label's probability: a token is left alone
     once it is unlikely, the sooner the higher its score. v and c begin at 0, so that all scores are
     1/2; at every ``every``-th step they make one of their own, by SGD (momentum .9, decay 1e-4, a
-    gradient no longer than 1, a rate that falls to 0), against ``importance_loss``: the forget term
-    itself, gradient ascent with these weights, and penalties that want scores near 0 or 1, a share
-    ``budget`` of each row's above 1/2, and small numbers.
+    gradient no longer than 1, a rate that falls to 0), against ``importance_loss``: gradient ascent
+    with these weights, averaged over tokens, and penalties that want scores near 0 or 1, a share
+    ``budget`` of each row's above 1/2, and small numbers. With ``forget: GA`` and ``reduction:
+    token`` the model minimises the same, in turns; with others the scorer learns as if it did.
 
     Source: Yuce et al. 2026, arXiv:2606.06320, alternating token-weighted unlearning, as a working
         copy of one author's has it (giorgosnikolaou/open-unlearning at d8eba63: the trainer

@@ -12,7 +12,7 @@ from etw_lightning.kernels.signals import Counts, TokenSignals
 from etw_lightning.method import Method
 from etw_lightning.retain import NLL, RetainObjective
 from etw_lightning.schema import InputError
-from etw_lightning.weighting import ETW, Annotated, Product, Spacy, TokenWeighting, Uniform
+from etw_lightning.weighting import ATWU, ETW, Annotated, Product, Spacy, TokenWeighting, Uniform
 
 
 class FromReference(TokenWeighting):
@@ -169,6 +169,30 @@ def test_a_layer_that_the_model_lacks_is_refused():
         Method(ETW(), Steer(layer=-1), None).check_layers(4)
     with pytest.raises(InputError, match=r"model.retain.layer must be 0 to 1, .* got 2."):
         Method(ETW(), GA(), StayPut()).check_layers(2)
+    Method(ATWU(), GA(), None).check_layers(2)
+    with pytest.raises(InputError, match=r"model\.weighting\.layer must be -1 to 1.*got 2"):
+        Method(Far(), GA(), None).check_layers(2)
+
+
+class Far(ATWU):
+    """Reads a layer that small models do not have."""
+
+    @property
+    def layers(self):
+        return (2,)
+
+
+class Forgetful(ATWU):
+    """Says that it reads importances, and not what learns them."""
+
+    @property
+    def learned(self):
+        return None
+
+
+def test_importances_that_nothing_learns_are_refused():
+    with pytest.raises(InputError, match=r"model\.weighting Forgetful reads importances, but"):
+        Method(Forgetful(), GA(), None).check(None, has_adapter=False)
 
 
 def signals(*logps, rows=None, **others):

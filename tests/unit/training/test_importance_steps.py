@@ -99,9 +99,24 @@ def test_a_run_that_goes_on_ends_as_one_that_was_never_broken_off(fit, tmp_path)
 
 
 def test_what_is_shuffled_is_learnt_too(fit):
-    module, seen = fit(weighting=Random(of=HOW), trainer={"max_epochs": 1})
+    module, seen = fit(weighting=Random(of=HOW))
     assert module.importance.weighting == HOW
+    assert module.importance.state()["steps"] == 3
+    assert module.importance.state()["weights"][0].norm() > 0
     assert all((weights >= 0).all() and (weights <= 1).all() for weights in seen)
+
+
+def test_a_last_step_of_fewer_parts_is_learnt_from(fit):
+    """Three micro-batches, two a step: the second step, which is due, has one."""
+    module, seen = fit(batch_size=3, trainer={"max_epochs": 1, "accumulate_grad_batches": 2})
+    assert len(seen) == 3
+    assert module.importance.state()["steps"] == 1
+
+
+def test_a_module_that_is_fitted_anew_learns_anew(fit, root):
+    module, _ = fit(trainer={"max_epochs": 1})
+    make_trainer(max_epochs=1).fit(module, datamodule=jsonl_data(root, batch_size=4))
+    assert module.importance.state()["steps"] == 1
 
 
 def test_states_are_those_of_the_library_at_the_labels(tiny_model_dir):

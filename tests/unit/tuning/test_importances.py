@@ -49,14 +49,22 @@ def test_a_step_is_the_same_in_parts_and_over_processes():
 
 def test_a_scorer_goes_on_to_the_bit():
     whole = learnt(ImportanceScorer(HOW), [1, 2, 3])
-    kept = learnt(ImportanceScorer(HOW), [1, 2]).state()
+    first = learnt(ImportanceScorer(HOW), [1, 2])
+    kept = first.state()
     resumed = ImportanceScorer(HOW)
-    resumed.go_on(kept)
+    resumed.go_on(first.state())
+    learnt(first, [4])
+    kept["weights"][0].zero_()  # what was taken is the other's own
+    used = learnt(ImportanceScorer(HOW), [7])
+    used.note(signals(8), COUNTS)  # of a step that was never made
+    used.go_on(resumed.state())
     # Broken off again before any row was seen.
     again = ImportanceScorer(HOW)
     again.go_on(resumed.state())
-    learnt(again, [3])
-    assert torch.equal(again.scores(signals()), whole.scores(signals()))
+    for one in (again, used):
+        assert one.state()["steps"] == 2
+        learnt(one, [3])
+        assert torch.equal(one.scores(signals()), whole.scores(signals()))
     assert not torch.equal(
         whole.scores(signals()), learnt(ImportanceScorer(HOW), [3]).scores(signals())
     )
@@ -89,3 +97,31 @@ def test_the_share_above_a_half_is_drawn_to_the_budget():
         shares[budget] = float((scorer.scores(signals(5)) > 0.5).float().mean())
     assert shares[0.1] <= 0.5 <= shares[0.9]
     assert shares[0.9] - shares[0.1] >= 0.5
+
+
+def test_tokens_without_a_term_do_not_teach():
+    """As the first of each row, of an objective that skips it; a row of one token has none left."""
+    whole, parted = ImportanceScorer(HOW), ImportanceScorer(HOW)
+    given = signals(2)
+    assert given.states is not None
+    kept = torch.tensor([1, 4, 5])
+    alone = TokenSignals(
+        given.labels[kept],
+        given.rows[kept],
+        3,
+        given.logps[kept],
+        states=States({-1: given.states.layers[-1][kept]}, given.rows[kept]),
+    )
+    whole.note(given, Counts(3, 2), skipped=1)
+    parted.note(alone, Counts(3, 2))
+    for scorer in (whole, parted):
+        scorer.step(TOTAL, lambda tensor: tensor)
+    torch.testing.assert_close(whole.scores(given), parted.scores(given), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("steps", "is_told"), [(4, True), (5, True), (6, False)])
+def test_a_run_too_short_for_what_is_learnt_is_told(steps, is_told, recwarn):
+    ImportanceScorer(ATWU(every=5)).tell_unused(steps)
+    assert [f"this run has {steps}: no score but 1/2" in str(one.message) for one in recwarn] == (
+        [True] if is_told else []
+    )
