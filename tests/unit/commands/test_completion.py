@@ -55,7 +55,7 @@ def test_commands_are_completed(complete):
         (("check", "--weights_only", "t"), {"true"}),
         (("fit", "--model.weighting", "Sa"), {"SatImp"}),
         (("fit", "--config", "method/np"), {"method/npo"}),
-        (("sweep", "--config", "sweep/quickstart_l"), {"sweep/quickstart_lambda"}),
+        (("sweep", "--config", "sweep/quickstart_la"), {"sweep/quickstart_lambda"}),
     ],
 )
 def test_options_and_choices_are_completed(complete, words, expected):

@@ -31,7 +31,7 @@ def check(line):
         ("fit", "model.pretrained, data.benchmark must be given; begin with a complete file: "),
         ("fit --config method/npo --data.benchmark tofu", "model.pretrained must be given; "),
         ("evaluate --model.pretrained a/b", "data.benchmark must be given; "),
-        ("fit --config quickstart --model.weighting ETTW", "model.weighting must be ETW, TNPO, "),
+        ("fit --config quickstart --model.weighting ETTW", "model.weighting must be ATWU, ETW, "),
         ("fit --config quickstart --conventions per", "conventions must be definition or peer; "),
         ("fit --config quickstart --data.benchmark tofo", "data.benchmark must be tofu, muse_news"),
         ("fit --config quickstart --model.lambda 0", "model.lambda must be a number > 0; got 0."),
