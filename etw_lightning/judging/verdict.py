@@ -92,7 +92,11 @@ def _forgetting(after: Numbers, before: Numbers, retain: Numbers) -> Iterator[Fi
     fq = f"FQ {quality:.3g}"
     counts = f"KS distance {after.get('d_times_n')}/{after.get('n')}"
     pair = "" if mine is None or theirs is None else f"{mine:.3g}, the retain model's {theirs:.3g}"
-    if quality >= bound:
+    if (floor := after.get("forget_quality_floor") or 0.0) >= bound:
+        text = f"{fq}, which {after.get('n')} rows can't bring below {floor:.2g}, whatever is "
+        text += "left: it says nothing; score four rows or more"
+        yield Finding("forgotten", None, "", text)
+    elif quality >= bound:
         text = f"forgotten: {fq} >= {bound:g} ({counts}): by truth ratios it can't be told from "
         text += "the retain model"
         if mine is not None and theirs is not None:

@@ -90,6 +90,17 @@ def test_forget_quality_says_whether_it_can_be_told_from_the_retain_model():
     assert one.text.endswith("past the retain model, not better")
 
 
+@pytest.mark.parametrize(("n", "floor"), [(2, 1 / 3), (3, 0.1), (4, 2 / 70)])
+def test_forget_quality_that_could_not_have_been_bad_is_no_praise(n, floor):
+    for quality in (1.0, floor):
+        few = {"forget_quality": quality, "d_times_n": n, "n": n, "forget_quality_floor": floor}
+        [one] = findings(few)
+        says_something = n == 4
+        assert (one.is_good is not None) == says_something
+        assert headline([one]).endswith("no number that says so") != says_something
+        assert (f"{n} rows can't bring below {floor:.2g}" in one.text) != says_something
+
+
 def test_answers_beyond_the_truth_ratio_s_scale_are_over_forgotten():
     # Losses of 22.9 and 23.1 nats a token lie on both sides of 1e-10 = exp(-23.03).
     rows = [Record("forget", f"f/{loss}", "a", paraphrase_loss=loss) for loss in (2.0, 22.9, 23.1)]
