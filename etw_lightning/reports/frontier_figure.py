@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from etw_lightning.reports.comparison import Comparison
@@ -14,6 +14,8 @@ __all__ = ["as_svg", "steps"]
 _CARD, _INK, _PALE = "#fbfaf7", "#2b2925", "#d8d4ca"
 _PANELS, _WIDTH, _HEIGHT = 4, 170, 130
 _OWN, _OTHER = COLOURS[0], COLOURS[1]
+#: Pixels: height and width of a letter of a label, and a point's half width with its rim.
+_LETTER, _POINT = (10, 6), 5
 
 
 def steps(
@@ -36,6 +38,71 @@ def steps(
             corners += [(min(kept, 1.0), height), (min(kept, 1.0), forgotten)]
             height = forgotten
     return list(dict.fromkeys([*corners, (floor, height)]))
+
+
+def label_places(
+    points: Sequence[tuple[float, float]], labels: Sequence[str], width: float, height: float
+) -> list[tuple[float, float]]:
+    """Return where the middle of each point's label stands, clear of points and other labels.
+
+    Each label takes the nearest free place around its point; where none is free, the one that
+    covers least. Points that stand alone go first, as crowded ones have more to give way to.
+
+    Args:
+        points: Pixels from the panel's left and upper edge.
+        labels: Text of each.
+        width: Of the panel, in pixels.
+        height: Of the panel, in pixels.
+
+    Example:
+        >>> label_places([(50.0, 50.0), (50.0, 50.0)], ["3", "8"], 100, 100)
+        [(50.0, 39.0), (50.0, 61.0)]
+    """
+    dots = [(x - _POINT, y - _POINT, x + _POINT, y + _POINT) for x, y in points]
+    placed: dict[int, tuple[float, float]] = {}
+    boxes: list[_Box] = []
+
+    def crowd(at: int) -> int:
+        (x, y), reach = points[at], 4 * _LETTER[0]
+        return sum(abs(x - u) < reach and abs(y - v) < reach for u, v in points)
+
+    for at in sorted(range(len(points)), key=crowd):
+        size = (len(labels[at]) * _LETTER[1], _LETTER[0])
+
+        def covered(middle: tuple[float, float], size: tuple[int, int] = size) -> float:
+            box = _around(middle, size)
+            inside = _shared(box, (0, 0, width, height))
+            out = size[0] * size[1] - inside
+            return round(out + sum(_shared(box, other) for other in [*dots, *boxes]))
+
+        placed[at] = min(_near(points[at], size), key=covered)
+        boxes.append(_around(placed[at], size))
+    return [placed[at] for at in range(len(points))]
+
+
+_Box = tuple[float, float, float, float]
+
+
+def _near(point: tuple[float, float], size: tuple[int, int]) -> Iterator[tuple[float, float]]:
+    """Yield places for a label around its point, the best first."""
+    x, y = point
+    for ring in (0, 1, 2):
+        up = _POINT + 1 + size[1] / 2 + ring * (size[1] + 1)
+        side = _POINT + 2 + size[0] / 2 + ring * size[0] / 2
+        yield from ((x, y - up), (x, y + up), (x + side, y), (x - side, y))
+        yield from ((x + side, y - up), (x - side, y - up), (x + side, y + up), (x - side, y + up))
+
+
+def _around(middle: tuple[float, float], size: tuple[int, int]) -> _Box:
+    (x, y), (wide, high) = middle, size
+    return x - wide / 2, y - high / 2, x + wide / 2, y + high / 2
+
+
+def _shared(one: _Box, other: _Box) -> float:
+    """Area that two boxes share."""
+    wide = min(one[2], other[2]) - max(one[0], other[0])
+    high = min(one[3], other[3]) - max(one[1], other[1])
+    return max(wide, 0.0) * max(high, 0.0)
 
 
 def as_svg(found: Comparison) -> str:
@@ -76,20 +143,29 @@ def _panel(found: Comparison, method: str) -> Any:
             for at, (u, f) in enumerate(corners)
         ]
     chosen = {one.method: one.chosen for one in found.methods}[method]
-    for at, one in enumerate(sorted(found.frontiers.methods[method], key=lambda one: one.kept)):
-        label = ", ".join(value for _, value in one.point.values)
+    shown = sorted(found.frontiers.methods[method], key=lambda one: one.kept)
+    labels = [", ".join(value for _, value in one.point.values) for one in shown]
+    least, most = _domain(found)
+    per_pixel = (most - least) / _WIDTH, -1 / _HEIGHT
+    pixels = [
+        (min(max(one.kept - least, 0.0), most - least) / per_pixel[0], one.distance * _HEIGHT)
+        for one in shown
+    ]
+    for one, label, (x, y) in zip(
+        shown, labels, label_places(pixels, labels, _WIDTH, _HEIGHT), strict=True
+    ):
         points.append(
-            {"u": one.kept, "f": 1 - one.distance, "label": label, "below": at % 2,
-             "chosen": one.point is chosen}
+            {"u": one.kept, "f": 1 - one.distance, "label": label, "chosen": one.point is chosen,
+             "label_u": least + x * per_pixel[0], "label_f": 1 + y * per_pixel[1]}
         )  # fmt: skip
     seeds = [
         {"u": kept, "f": 1 - distance}
         for one in found.frontiers.methods[method]
         for kept, distance in (one.seeds if len(one.seeds) > 1 else ())
     ]
-    x = alt.X("u:Q", title="utility / target's", axis=alt.Axis(tickCount=4),
+    x = alt.X("u:Q", title="utility / target's", axis=alt.Axis(tickCount=4, labelFlush=False),
               scale=alt.Scale(domain=_domain(found), clamp=True))  # fmt: skip
-    y = alt.Y("f:Q", title="1 - KS distance", axis=alt.Axis(tickCount=5),
+    y = alt.Y("f:Q", title="1 - KS distance", axis=alt.Axis(tickCount=5, titlePadding=8),
               scale=alt.Scale(domain=[0, 1]))  # fmt: skip
     colour = alt.Color("kind:N", legend=None, scale=alt.Scale(
         domain=["own", "baseline", "other"], range=[_OWN, _OTHER, GREY]))  # fmt: skip
@@ -108,11 +184,8 @@ def _panel(found: Comparison, method: str) -> Any:
         marks.mark_point(size=55, filled=True, stroke=_OWN, strokeWidth=1.5, opacity=1).encode(
             x=x, y=y, fill=filled
         ),
-        *(
-            marks.transform_filter(f"datum.below == {below}")
-            .mark_text(dy=offset, fontSize=10, color=_INK)
-            .encode(x=x, y=y, text="label:N")
-            for below, offset in enumerate((-10, 12))
+        marks.mark_text(fontSize=10, color=_INK).encode(
+            x="label_u:Q", y="label_f:Q", text="label:N"
         ),
     ]
     return alt.layer(*layers).properties(width=_WIDTH, height=_HEIGHT, title=method)
@@ -149,8 +222,9 @@ def _areas(found: Comparison) -> Any:
     return alt.layer(
         line.mark_rule(strokeDash=[4, 3], color=GREY).encode(x="base:Q"),
         data.mark_rule(strokeWidth=2).encode(
-            x=alt.X("low:Q", title=title, scale=alt.Scale(zero=False)), x2="high:Q", y=y,
-            color=colour,
+            x=alt.X("low:Q", title=title, axis=alt.Axis(labelFlush=False),
+                    scale=alt.Scale(zero=False)),
+            x2="high:Q", y=y, color=colour,
         ),
         data.mark_point(size=60, filled=True, opacity=1).encode(x="area:Q", y=y, color=colour),
     ).properties(width=3 * _WIDTH, height=22 * len(rows))  # fmt: skip
