@@ -151,12 +151,12 @@ def _panel(found: Comparison, method: str) -> Any:
         (min(max(one.kept - least, 0.0), most - least) / per_pixel[0], one.distance * _HEIGHT)
         for one in shown
     ]
-    for one, label, (x, y) in zip(
+    for one, label, (at_x, at_y) in zip(
         shown, labels, label_places(pixels, labels, _WIDTH, _HEIGHT), strict=True
     ):
         points.append(
             {"u": one.kept, "f": 1 - one.distance, "label": label, "chosen": one.point is chosen,
-             "label_u": least + x * per_pixel[0], "label_f": 1 + y * per_pixel[1]}
+             "label_u": least + at_x * per_pixel[0], "label_f": 1 + at_y * per_pixel[1]}
         )  # fmt: skip
     seeds = [
         {"u": kept, "f": 1 - distance}
