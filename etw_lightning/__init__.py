@@ -1,8 +1,8 @@
 """Language-model unlearning with entropy-guided token weighting, on PyTorch Lightning.
 
-From Python: ``unlearn``, ``evaluate``, ``weights`` and ``etw_weights``; ``load_results`` and
-``load_records`` of a run's folder; ``UnlearningModule`` and ``UnlearningDataModule`` for a trainer
-of one's own. Each is imported when it is first used.
+From Python: ``unlearn``, ``evaluate``, ``weights``, ``alternatives`` and ``etw_weights``;
+``load_results`` and ``load_records`` of a run's folder; ``UnlearningModule`` and
+``UnlearningDataModule`` for a trainer of one's own. Each is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from etw_lightning.api.alternatives import alternatives
     from etw_lightning.api.frames import load_records, load_results
     from etw_lightning.api.scores import evaluate
     from etw_lightning.api.token_table import weights
@@ -26,6 +27,7 @@ __all__ = [
     "UnlearningDataModule",
     "UnlearningModule",
     "__version__",
+    "alternatives",
     "etw_weights",
     "evaluate",
     "load_records",
@@ -41,6 +43,7 @@ _PLACES = {
     "Method": "method",
     "UnlearningDataModule": "training.datamodule",
     "UnlearningModule": "training.module",
+    "alternatives": "api.alternatives",
     "etw_weights": "weighting.logits",
     "evaluate": "api.scores",
     "load_records": "api.frames",

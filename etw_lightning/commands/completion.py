@@ -20,9 +20,9 @@ from etw_lightning.schema import InputError
 __all__ = ["completion_script"]
 
 #: Commands that have a parser of their own.
-_OTHERS = ("sweep", "sequence", "export", "report", "compare", "attack", "configs")
+_OTHERS = ("alternatives", "sweep", "sequence", "export", "report", "compare", "attack", "configs")
 #: Options that name a file or a folder.
-_FILES, _FOLDERS = ("--checkpoint", "--ckpt_path", "--output"), ("--output_dir", "--copy")
+_FILES, _FOLDERS = ("--checkpoint", "--ckpt_path", "--output", "--rows"), ("--output_dir", "--copy")
 #: Completes the names of the shipped configurations, and files.
 _CONFIGS = {"bash": "_etw_configs", "zsh": "_etw_configs", "tcsh": "f"}
 

@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, str] = {
     "evaluate": "Score a model without training; write its records and results.json.",
     "check": "Verify what fit would verify, and predict memory; train, load and write nothing.",
     "weights": "Show the weight that each token of a forget row would have: weights --row 3.",
+    "alternatives": "Have a model write second answers, for methods that prefer one.",
     "sweep": "Train with several settings, pick one: sweep plan|run|search|report --config FILE.",
     "sequence": "Forget request after request, and watch the earlier: sequence run --config FILE.",
     "report": "Make one HTML file of finished runs, or a table: report RUN... -o report.html.",
@@ -249,6 +250,12 @@ def _compare(words: list[str]) -> int:
     return compare(words)
 
 
+def _alternatives(words: list[str]) -> int:
+    from etw_lightning.commands.alternatives import alternatives
+
+    return alternatives(words)
+
+
 def _attack(words: list[str]) -> int:
     from etw_lightning.commands.attack import attack
 
@@ -290,6 +297,7 @@ def _reader() -> Any:
 
 #: Commands that begin without what ``fit`` needs.
 _LIGHT: Mapping[str, Callable[[list[str]], int]] = {
+    "alternatives": _alternatives,
     "attack": _attack,
     "compare": _compare,
     "configs": _configs,

@@ -12,13 +12,14 @@ from etw_lightning.benchmarks import Benchmark
 from etw_lightning.benchmarks.jsonl import JSONL
 from etw_lightning.benchmarks.own import OwnBenchmark
 from etw_lightning.benchmarks.r_tofu import without_knowing
+from etw_lightning.benchmarks.second_answers import SecondAnswers, read_second_answers
 from etw_lightning.data.encode import Encoder, is_raw
 from etw_lightning.data.encode_many import encode_each
 from etw_lightning.data.kept_rows import encode_split
 from etw_lightning.data.lost_labels import LostLabels, Repeats, said_by, tell_lost, tell_repeats
 from etw_lightning.data.marks import Marker, mark_rows, number_words
 from etw_lightning.data.refusals import REFUSALS, pick_refusal, read_refusals
-from etw_lightning.notices import warn_first
+from etw_lightning.notices import program, warn_first
 from etw_lightning.schema import EncodedRow, Example, InputError
 
 __all__ = [
@@ -75,6 +76,7 @@ class StreamSettings:
         leave_out: Split whose rows are neither kept nor learnt.
         alternative: Source of the second answers; None is ``column``.
         refusals: File of refusals; None takes our own.
+        alternatives: File of second answers; None reads the column.
         annotations: File of marked answers.
         marker: What marks words.
         retain_weights: Weight of each retain set by its name; one that is not named weighs 1.
@@ -90,6 +92,7 @@ class StreamSettings:
     leave_out: str | None = None
     alternative: Alternative | None = None
     refusals: str | None = None
+    alternatives: str | None = None
     annotations: str | None = None
     marker: Marker = None
     retain_weights: Mapping[str, float] | None = None
@@ -116,6 +119,11 @@ class StreamSettings:
             raise InputError(
                 f"data.refusals is {self.refusals!r}, but data.alternative is not refusal, so it "
                 "would not be read; give --data.alternative refusal, or leave data.refusals out."
+            )
+        if self.alternatives is not None and self.alternative == "refusal":
+            raise InputError(
+                f"data.alternatives is {self.alternatives!r}, but data.alternative is refusal, so "
+                "it would not be read; leave one of them out."
             )
         if self.retain_weights and (self.split is not None or not self.uses_retain):
             why = "data.split takes their place" if self.split else "model.retain is null"
@@ -247,7 +255,7 @@ def second_answers(
     Args:
         examples: Forget rows, in the order of their stream.
         encoder: Of the run.
-        settings: ``alternative``, ``refusals`` and ``seed`` are read.
+        settings: ``alternative``, ``alternatives``, ``refusals`` and ``seed`` are read.
 
     Raises:
         InputError: If a row has no question, or no second answer.
@@ -271,6 +279,9 @@ def second_answers(
             without_knowing(example, pick_refusal(given, seed, place))
             for place, example in enumerate(examples)
         ]
+    elif settings.alternatives is not None:
+        found = read_second_answers(settings.alternatives)
+        answers = [_in_file(example, found, settings.alternatives) for example in examples]
     else:
         answers = [_column(example) for example in examples]
     return encode_each(examples, encoder, answers)
@@ -281,9 +292,21 @@ def _column(example: Example) -> str:
         raise InputError(
             f"Row {example.id} has no second answer, which model.forget needs: no column "
             "'alternative_answer', or another one named by data.columns.alternative_answer. Fill "
-            "it, or take refusals: --data.alternative refusal"
+            f"it, have a model write some ({program()} alternatives --help), or take refusals: "
+            "--data.alternative refusal"
         )
     return example.alternative_answer
+
+
+def _in_file(example: Example, found: SecondAnswers, path: str) -> str:
+    second = found.get((str(example.question).strip(), example.answer.strip()))
+    if second is None:
+        raise InputError(
+            f"Row {example.id} has no second answer, which model.forget needs: data.alternatives "
+            f"{path!r} holds none for its question and answer; the command that wrote it asks "
+            "again for those that are missing, with another --seed."
+        )
+    return second
 
 
 def _checked_weights(given: Mapping[str, float], names: list[str]) -> dict[str, float]:

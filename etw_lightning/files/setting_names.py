@@ -30,7 +30,7 @@ _OF_TRAINING = (
 #: Settings of rows that only training reads.
 _OF_STEPS = (
     *("data.split", "data.retain_weights", "data.leave_out", "data.batch_size", "data.anchor"),
-    *("data.num_workers", "data.alternative", "data.refusals"),
+    *("data.num_workers", "data.alternative", "data.alternatives", "data.refusals"),
 )
 #: The same of rows that are scored, or of what they are compared with.
 _OF_SCORES = (

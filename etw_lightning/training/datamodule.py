@@ -93,6 +93,8 @@ class UnlearningDataModule(LoadedRows):
         alternative: Where second answers come from, for objectives that read them: the ``column``
             ``alternative_answer`` of the forget rows, or a ``refusal`` for each, chosen by the
             seed; null is ``column``.
+        alternatives: File of second answers by ``question`` and ``answer``, in the column's place;
+            the command ``alternatives`` writes one.
         refusals: File of refusals, one a line; null takes about 20 of our own.
         tokenizer: Where the tokenizer comes from; null takes ``model.pretrained``.
         rouge_tokenizer: What words ROUGE, VerbMem, KnowMem and repetition count: those of the
@@ -133,6 +135,7 @@ class UnlearningDataModule(LoadedRows):
         target_model: str | None = None,
         annotations: str | None = None,
         alternative: Alternative | None = None,
+        alternatives: str | None = None,
         refusals: str | None = None,
         tokenizer: str | None = None,
         rouge_tokenizer: WordRule = "published",
@@ -158,7 +161,7 @@ class UnlearningDataModule(LoadedRows):
         self.num_workers, self.tokenizer_name = num_workers, tokenizer
         self.retain_model, self.target_model = retain_model, target_model
         self.annotations, self.retain_weights = annotations, dict(retain_weights or {})
-        self.alternative, self.refusals = alternative, refusals
+        self.alternative, self.alternatives, self.refusals = alternative, alternatives, refusals
         self.results_paths: dict[Role, str | None] = {
             "retain": retain_results,
             "target": target_results,

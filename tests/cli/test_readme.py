@@ -77,7 +77,7 @@ def test_there_are_two_lines_to_try():
 
 def test_every_command_is_tried_here():
     known = _of("fit", "evaluate", "check", "weights", "sweep", "export", "explain", "configs")
-    known += _of("report", "compare", "attack", "sequence")
+    known += _of("report", "compare", "attack", "sequence", "alternatives")
     assert [line for line in COMMANDS if line not in known and not line.startswith("-")] == []
     assert len(known) > 25
 
@@ -113,6 +113,14 @@ def test_a_report_lacks_nothing_but_its_runs(command, monkeypatch, tmp_path, lin
     outcome = command(*shlex.split(line))
     assert outcome.status == 2
     assert "is no folder of a run" in outcome.err
+
+
+@pytest.mark.parametrize("line", _of("alternatives"))
+def test_second_answers_lack_nothing_but_their_rows(command, monkeypatch, tmp_path, line):
+    monkeypatch.chdir(tmp_path)
+    outcome = command(*shlex.split(line))
+    assert outcome.status == 2
+    assert re.search(r"--rows must be a file of rows .* 'mine.jsonl' does not exist", outcome.err)
 
 
 @pytest.mark.parametrize("line", _of("export"))

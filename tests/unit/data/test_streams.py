@@ -73,6 +73,33 @@ def test_a_column_gives_second_answers(read, tiny_tokenizer):
     assert "alternative" not in read(columns=columns).rows
 
 
+def test_a_file_gives_second_answers_whatever_its_order(read, tmp_path, tiny_tokenizer):
+    pairs = [(f"What of forget {n}?", text(n, 2)) for n in range(NUM["forget"])]
+    held = [
+        {"question": f" {question}", "answer": f"{answer} ", "alternative_answer": f"Or {n}."}
+        for n, (question, answer) in enumerate(pairs)
+    ]
+    other = {"question": "Of none?", "answer": "No.", "alternative_answer": "Yes."}
+    write_rows(tmp_path / "second.jsonl", [other, *reversed(held), held[0]])
+    path = str(tmp_path / "second.jsonl")
+    # The column is not looked at.
+    rows = read(columns=Columns(alternative_answer="other"), uses_alternative=True,
+                alternatives=path).rows["alternative"]  # fmt: skip
+    assert [said(tiny_tokenizer, row)[1] for row in rows] == [f"Or {n}." for n in range(6)]
+
+    held[4]["alternative_answer"] = None
+    write_rows(tmp_path / "second.jsonl", held)
+    message = refused(read, uses_alternative=True, alternatives=path)
+    assert message.startswith("Row forget/4 has no second answer, which model.forget needs: ")
+    assert f"data.alternatives '{path}' holds none" in message
+    write_rows(tmp_path / "second.jsonl", [held[0], {**held[0], "alternative_answer": "Else."}])
+    message = refused(read, uses_alternative=True, alternatives=path)
+    assert message.startswith(f"data.alternatives is '{path}': row 1 gives 'What of forget 0?'")
+    message = refused(read, uses_alternative=True, alternatives="gone.jsonl")
+    assert message.startswith("data.alternatives must be a file of second answers (.jsonl")
+    assert message.endswith("'gone.jsonl' does not exist.")
+
+
 def test_refusals_are_ours_or_a_file_s(read, root, tiny_tokenizer):
     def answers(**settings):
         rows = read(uses_alternative=True, alternative="refusal", **settings).rows
@@ -259,6 +286,10 @@ def test_rows_that_are_forgotten_and_kept_are_told(read):
     [
         ({"split": "first"}, "data.split is 'first': fine-tuning on one split needs model.forget"),
         ({"refusals": "no.txt"}, "data.refusals is 'no.txt', but data.alternative is not refusal"),
+        (
+            {"alternatives": "a.jsonl", "alternative": "refusal"},
+            "data.alternatives is 'a.jsonl', but data.alternative is refusal, so it would not be",
+        ),
         (
             {"retain_weights": {"first": 1.0}, "uses_forget": False, "split": "first"},
             "which are not read: data.split takes their place.",

@@ -1,0 +1,213 @@
+"""Second answers to forget questions: plausible, and not what is to be forgotten.
+
+Objectives of preference (DPO, AltPO) set another answer against the one to forget. Here a model
+that was not taught the rows makes them up: several are drawn for each question, and the first one
+that is whole and says nothing of the true answer's names, numbers and addresses is taken.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from etw_lightning.data.encode import Encoder
+from etw_lightning.metrics.fluency import emptiness
+from etw_lightning.metrics.sanity import looped_values, refusal_values, stutter_values
+from etw_lightning.metrics.still_said import items_of, said_items
+from etw_lightning.metrics.text import rouge_scores
+from etw_lightning.models.sampling import Sampling
+from etw_lightning.schema import EvalSet, Example, InputError, Record
+from etw_lightning.scoring.continuations import continue_prompts, prompts_of
+
+__all__ = ["PROMPT", "Alternatives", "asked", "draw_alternatives", "tidied", "why_not"]
+
+#: What a model is asked by default; ``{question}`` and ``{answer}`` are filled in.
+PROMPT = "{question}"
+
+#: A second answer may be longer than the first by half, and by these characters.
+_MORE = 50
+#: From this share of the true answer's words on, in their order, one without names says it again.
+_SAME = 0.7
+_SENTENCE = re.compile(r"(?<=[.!?])['\")\u201d\u2019]?(?:\s+|$)|(?<=[\u3002\uff01\uff1f])\u300d?")
+_END = re.compile(r"[.!?\u3002\uff01\uff1f]['\")\u201d\u2019\u300d]?$")
+
+
+@dataclass
+class Alternatives:
+    """Second answers that were found, and why others were not taken.
+
+    Args:
+        answers: By place of the row.
+        refused: How many texts were not taken, by the reason.
+        rounds: Texts that were drawn for a row that has none so far.
+    """
+
+    answers: dict[int, str] = field(default_factory=dict)
+    refused: Counter[str] = field(default_factory=Counter)
+    rounds: int = 0
+
+
+def asked(example: Example, prompt: str, key: str = "prompt") -> Example:
+    """Return a row whose question is what the model is asked.
+
+    Args:
+        example: A row with a question.
+        prompt: Holds ``{question}``, and perhaps ``{answer}``; any other brace stays as it is.
+        key: What errors name.
+
+    Raises:
+        InputError: If ``prompt`` has no ``{question}``, or the row none.
+
+    Example:
+        >>> row = Example("forget/0", "In Rome.", "Where was Mara born?")
+        >>> asked(row, "{question} Answer in one sentence.").question
+        'Where was Mara born? Answer in one sentence.'
+        >>> asked(row, "Not as in: {answer} {question}").question
+        'Not as in: In Rome. Where was Mara born?'
+    """
+    if "{question}" not in prompt:
+        raise InputError(f"{key} must hold {{question}}; got {prompt!r:.80}.")
+    if example.question is None:
+        raise InputError(
+            f"Row {example.id} is raw text, which has no question to answer in another way; give "
+            "rows with questions."
+        )
+    filled = {"{question}": example.question, "{answer}": example.answer}
+    text = re.sub(r"\{question\}|\{answer\}", lambda one: filled[one.group()], prompt)
+    return replace(example, question=text)
+
+
+def tidied(text: str, answer: str) -> str:
+    """Return the first paragraph's whole sentences, as many as make a text of the answer's length.
+
+    Marks of bold type are left out.
+
+    Args:
+        text: What a model said; it may break off.
+        answer: The true answer. Where that ends without a full stop, an end without one is whole.
+
+    Returns:
+        One line; empty if no sentence is whole.
+
+    Example:
+        >>> tidied("She was born in Oslo. She moved twice. Then sh", "She was born in Rome.")
+        'She was born in Oslo. She moved twice.'
+        >>> tidied("It is called The Salt", "It is called The Long Road.")
+        ''
+        >>> tidied("Oslo", "Rome")
+        'Oslo'
+    """
+    first = re.split(r"\n\s*\n", text.strip(), maxsplit=1)[0]
+    first = " ".join(first.replace("**", "").split())
+    kept = ""
+    for sentence in _sentences(first):
+        is_whole = _END.search(sentence.strip()) or not _END.search(answer.strip())
+        if not is_whole or (kept and len((kept + sentence).strip()) > _longest(answer)):
+            break
+        kept += sentence
+    return kept.strip()
+
+
+def _longest(answer: str) -> int:
+    return round(1.5 * len(answer)) + _MORE
+
+
+def _sentences(text: str) -> Iterator[str]:
+    start = 0
+    for end in _SENTENCE.finditer(text):
+        yield text[start : end.end()]
+        start = end.end()
+    yield text[start:]
+
+
+def why_not(question: str, answer: str, text: str) -> str | None:
+    """Return why a text can't stand in an answer's place; None if it can.
+
+    Args:
+        question: What was asked: names in it may be said.
+        answer: The true answer.
+        text: What a model said, tidied.
+
+    Example:
+        >>> why_not("Where was Mara born?", "In Rome, in 1958.", "Mara was born in Oslo in 1958.")
+        'says what is to be forgotten'
+        >>> why_not("Where was Mara born?", "In Rome, in 1958.", "Mara was born in Oslo in 1963.")
+    """
+    record = Record("alternatives", "row", answer, question, generation=text)
+    if emptiness([record])[0]:
+        return "no whole sentence"
+    if looped_values([record])[0] or stutter_values([record])[0]:
+        return "repeats itself"
+    if refusal_values([record])[0]:
+        return "refuses"
+    if said_items(record):
+        return "says what is to be forgotten"
+    if len(text) > 2 * _longest(answer):
+        return "too long"
+    least = 1.0 if items_of(record) else _SAME
+    if rouge_scores(text, answer)["rougeL_recall"] >= least:
+        return "says what is to be forgotten"
+    return None
+
+
+def draw_alternatives(
+    lm: Any,
+    encoder: Encoder,
+    examples: Sequence[Example],
+    sampling: Sampling,
+    *,
+    prompt: str = PROMPT,
+    tries: int = 8,
+    max_new_tokens: int | None = None,
+    batch_size: int = 16,
+) -> Iterator[Alternatives]:
+    """Draw texts for the rows that have no second answer yet, a round at a time.
+
+    A row's texts hang on its id, the seed and the model, not on the other rows, but for rounding.
+
+    Args:
+        lm: A causal language model, on its device; one that was not taught the rows.
+        encoder: Of its tokenizer.
+        examples: Rows with questions.
+        sampling: How tokens are drawn.
+        prompt: What the model is asked; see ``asked``.
+        tries: Texts a row at most, >= 1.
+        max_new_tokens: Tokens a text at most; None allows half as many again as the longest answer
+            has, and 16.
+        batch_size: Texts at a time.
+
+    Yields:
+        What there is after each round, the same object.
+
+    Raises:
+        InputError: If a row can't be asked.
+
+    Source: second answers as of AltPO, Mekala et al. 2024, arXiv:2409.13474, section 3.
+    Differs from it: there one prompt shows a model the answer and asks for another; what it says is
+        taken as it is. Here texts that break off, loop, refuse or say what is to be forgotten are
+        drawn again.
+    """
+    prompts = prompts_of([asked(one, prompt) for one in examples], encoder)
+    longest = max(len(encoder.tokenizer.encode(one.answer)) for one in examples)
+    length = max_new_tokens or round(1.5 * longest) + 16
+    wanted = EvalSet("alternatives", (), max_new_tokens=length)
+    found = Alternatives()
+    for number in range(tries):
+        left = [place for place in range(len(examples)) if place not in found.answers]
+        if not left:
+            return
+        round_of = [replace(prompts[place], id=f"{prompts[place].id}@{number}") for place in left]
+        said = continue_prompts(lm, encoder, round_of, wanted, batch_size, sampling)
+        for place, (text,) in zip(left, said, strict=True):
+            one = examples[place]
+            short = tidied(text, one.answer)
+            reason = why_not(str(one.question), one.answer, short)
+            if reason is None:
+                found.answers[place] = short
+            else:
+                found.refused[reason] += 1
+        found.rounds = number + 1
+        yield found
