@@ -129,7 +129,8 @@ def _tell(
     if missing:
         sys.stdout.write(
             f"{missing} of {count} rows have none; the same command with --seed "
-            f"{options.seed + 1} asks for them again, and --prompt in other words may help\n"
+            f"{options.seed + 1} asks for them again, --prompt in other words may help, and a row "
+            f"of your own in {options.output} is kept\n"
         )
         return
     sys.stdout.write(

@@ -17,7 +17,7 @@ from etw_lightning.data.encode import Encoder
 from etw_lightning.metrics.fluency import emptiness
 from etw_lightning.metrics.sanity import looped_values, refusal_values, stutter_values
 from etw_lightning.metrics.still_said import items_of, said_items
-from etw_lightning.metrics.text import rouge_scores
+from etw_lightning.metrics.words import unicode_words
 from etw_lightning.models.sampling import Sampling
 from etw_lightning.schema import EvalSet, Example, InputError, Record
 from etw_lightning.scoring.continuations import continue_prompts, prompts_of
@@ -29,7 +29,10 @@ PROMPT = "{question}"
 
 #: A second answer may be longer than the first by half, and by these characters.
 _MORE = 50
-#: From this share of the true answer's words on, in their order, one without names says it again.
+#: One that is as much shorter as this is none.
+_LEAST = 0.2
+#: From this share on of what the true answer says beyond the question, one without names says it
+#: again.
 _SAME = 0.7
 _SENTENCE = re.compile(r"(?<=[.!?])['\")\u201d\u2019]?(?:\s+|$)|(?<=[\u3002\uff01\uff1f])\u300d?")
 _END = re.compile(r"[.!?\u3002\uff01\uff1f]['\")\u201d\u2019\u300d]?$")
@@ -145,12 +148,21 @@ def why_not(question: str, answer: str, text: str) -> str | None:
         return "refuses"
     if said_items(record):
         return "says what is to be forgotten"
-    if len(text) > 2 * _longest(answer):
-        return "too long"
-    least = 1.0 if items_of(record) else _SAME
-    if rouge_scores(text, answer)["rougeL_recall"] >= least:
+    if not _LEAST * len(answer) <= len(text) <= 2 * _longest(answer):
+        return "too short or too long"
+    is_without_names = not items_of(record)
+    if is_without_names and _share_said(question, answer, text) >= _SAME:
         return "says what is to be forgotten"
     return None
+
+
+def _share_said(question: str, answer: str, text: str) -> float:
+    """Return how many of the answer's words that the question does not hold a text says."""
+    asked, given, said = (unicode_words(one) for one in (question, answer, text))
+    new = [word for word in given if word not in asked]
+    if not new:
+        return float(given == said)
+    return sum(word in said for word in new) / len(new)
 
 
 def draw_alternatives(

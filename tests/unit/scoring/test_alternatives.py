@@ -46,7 +46,10 @@ def test_a_short_answer_without_a_full_stop_needs_none():
         ("Oslo " * 60 + ".", "repeats itself"),
         ("She was was born in Oslo.", "repeats itself"),
         ("I do not know where she was born.", "refuses"),
-        ("She " + " ".join(f"w{n}a" for n in range(60)) + ".", "too long"),
+        ("She " + " ".join(f"w{n}a" for n in range(60)) + ".", "too short or too long"),
+        ("E.U.E.", "too short or too long"),
+        ("In Oslo.", "too short or too long"),
+        ("In Oslo..", None),
     ],
 )
 def test_a_second_answer_says_nothing_of_the_first(text, reason):
@@ -59,6 +62,15 @@ def test_an_answer_without_names_is_told_from_its_own_words():
     near = "Her books are about love, loss and the mountains."
     assert why_not("What are they about?", answer, near) == "says what is to be forgotten"
     assert why_not("What are they about?", answer, "They tell of a war in the hills.") is None
+
+
+def test_one_word_makes_the_difference_where_the_question_holds_all_others():
+    question, answer = "What is Mara Venn's gender?", "Mara Venn is male."
+    assert why_not(question, answer, "Mara Venn is female.") is None
+    assert why_not(question, answer, "Venn is male.") == "says what is to be forgotten"
+    assert why_not("Is it so?", "It is so.", "It is so.") == "says what is to be forgotten"
+    assert why_not("Is it so?", "It is so.", "It is not.") is None
+    assert why_not("Who is it?", "It is HE", "he, it is!") == "says what is to be forgotten"
 
 
 def test_braces_of_a_question_are_no_places_to_fill():
