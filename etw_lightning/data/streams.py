@@ -303,8 +303,8 @@ def _in_file(example: Example, found: SecondAnswers, path: str) -> str:
     if second is None:
         raise InputError(
             f"Row {example.id} has no second answer, which model.forget needs: data.alternatives "
-            f"{path!r} holds none for its question and answer; the command that wrote it asks "
-            "again for those that are missing, with another --seed."
+            f"{path!r} holds none for its question and answer. {program()} alternatives asks again "
+            "for those that are missing, with another --seed; or add a row of your own."
         )
     return second
 
