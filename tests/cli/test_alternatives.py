@@ -43,6 +43,8 @@ COMMAND = "alternatives --model model --rows mine.jsonl --output second.jsonl --
 
 def test_it_goes_on_with_the_rows_that_have_none(command, there):
     there |= {("mine/0@0", 0): "In Bern.", ("mine/1@1", 0): "In Lima.", ("mine/2@0", 1): "In Cork."}
+    # What there is is kept, whatever would be said now.
+    there |= {("mine/0@0", 1): "In Nice."}
     first = command(*shlex.split(COMMAND))
     assert (first.status, first.err) == (0, "")
     assert "round 1 of 2: 1 of 3 rows have a second answer; not taken: 2 no whole" in first.out
