@@ -4,11 +4,11 @@
 #
 # The top n-gram's share is said to be the "fraction of characters in a document which are contained within"
 # it; the code multiplies its length by its count, and where a text repeats, the occurrences overlap: each
-# character counts up to n times. (The paper on Gopher says nothing of overlaps; the sibling for duplicates
-# takes care "not to count overlapping n-grams twice".) Such answers are what a broken model writes, and the
-# mean over answers drowns in them. duplicate_ngram_fraction takes a Doc or a Span, but marks the repeats by
-# their place in the Doc in a list as long as the Span: those of a Span that doesn't begin the Doc move to
-# the right and fall off its end. A Doc is right, and top_ngram_chr_fraction of a Span as that of a Doc.
+# character counts up to n times. (The sibling for duplicates takes care "not to count overlapping n-grams
+# twice".) Such answers are what a broken model writes, and the mean over answers drowns in them.
+# duplicate_ngram_fraction takes a Doc or a Span, but marks the repeats by their place in the Doc, in a
+# list as long as the Span: those of a Span that doesn't begin the Doc move to the right and fall off its
+# end. A Doc is right.
 #
 # Seen with textdescriptives 2.8.4, spacy 3.8.18, numpy 1.26.4, Python 3.11. The component's Doc._.quality has
 # the same numbers (its Span._.quality fails with a TypeError). Right: characters that any occurrence covers.

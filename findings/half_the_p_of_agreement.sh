@@ -3,7 +3,7 @@
 # .03 where the 95 % interval beside it holds 0, and chance agreement is "significant" twice as often.
 #
 # raw.CAC's other coefficients (gwet, fleiss, conger, krippendorff) and table.CAC's bp have the two-sided
-# p-value, twice the tail of t beyond |z|; raw.CAC's bp has the tail alone, of |z| whatever the sign, so
+# p-value, twice the tail of t beyond z; raw.CAC's bp has the tail alone, of |z| whatever the sign, so
 # it is no one-sided test either: two annotators who agree less than chance pass it as well. The package is
 # a port of R's irrCAC, whose page shows .00024 for its ratings by four raters; here it is .00012, and the
 # package's own tests hold the half. Brennan-Prediger is taken where one class is rare and kappa is low: which
