@@ -120,7 +120,7 @@ def test_second_answers_lack_nothing_but_their_rows(command, monkeypatch, tmp_pa
     monkeypatch.chdir(tmp_path)
     outcome = command(*shlex.split(line))
     assert outcome.status == 2
-    assert re.search(r"--rows must be a file of rows .* 'mine.jsonl' does not exist", outcome.err)
+    assert re.search(r"--rows must be a file of rows .* '\S+.jsonl' does not exist", outcome.err)
 
 
 @pytest.mark.parametrize("line", _of("export"))
