@@ -12,9 +12,9 @@ from etw_lightning.api.arguments import in_own_words
 from etw_lightning.api.loaded import restored, take_model, template_of
 from etw_lightning.benchmarks.formats import FORMATS, is_saved, read_file, suffix_of
 from etw_lightning.benchmarks.given_rows import Rows, as_rows, is_path
-from etw_lightning.benchmarks.second_answers import SecondAnswers
 from etw_lightning.benchmarks.tofu import Columns, read_row
 from etw_lightning.data.encode import Encoder, Template
+from etw_lightning.data.second_answers import SecondAnswers
 from etw_lightning.models.loading import DType
 from etw_lightning.models.sampling import Sampling
 from etw_lightning.schema import Example, InputError

@@ -18,7 +18,7 @@ from etw_lightning.commands.refusals.options import Options
 from etw_lightning.schema import InputError
 
 if TYPE_CHECKING:
-    from etw_lightning.benchmarks.second_answers import SecondAnswers
+    from etw_lightning.data.second_answers import SecondAnswers
     from etw_lightning.scoring.alternatives import Alternatives
 
 __all__ = ["alternatives", "parser"]
@@ -44,9 +44,9 @@ def alternatives(args: Sequence[str]) -> int:
         raise InputError(f"alternatives: --output must end in .jsonl; got {options.output!r}.")
     from etw_lightning.api.alternatives import alternatives as draw
     from etw_lightning.api.alternatives import read_questions
-    from etw_lightning.benchmarks.second_answers import read_second_answers
     from etw_lightning.benchmarks.tofu import Columns
     from etw_lightning.commands.quiet import be_quiet
+    from etw_lightning.data.second_answers import read_second_answers
 
     be_quiet()
     columns = Columns(question=options.question, answer=options.answer)

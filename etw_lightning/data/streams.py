@@ -12,13 +12,13 @@ from etw_lightning.benchmarks import Benchmark
 from etw_lightning.benchmarks.jsonl import JSONL
 from etw_lightning.benchmarks.own import OwnBenchmark
 from etw_lightning.benchmarks.r_tofu import without_knowing
-from etw_lightning.benchmarks.second_answers import SecondAnswers, read_second_answers
 from etw_lightning.data.encode import Encoder, is_raw
 from etw_lightning.data.encode_many import encode_each
 from etw_lightning.data.kept_rows import encode_split
 from etw_lightning.data.lost_labels import LostLabels, Repeats, said_by, tell_lost, tell_repeats
 from etw_lightning.data.marks import Marker, mark_rows, number_words
 from etw_lightning.data.refusals import REFUSALS, pick_refusal, read_refusals
+from etw_lightning.data.second_answers import SecondAnswers, read_second_answers
 from etw_lightning.notices import program, warn_first
 from etw_lightning.schema import EncodedRow, Example, InputError
 
