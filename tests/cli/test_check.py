@@ -255,7 +255,7 @@ def test_the_quickstart_is_checked_before_its_models_are_there(command, configs,
 
 
 def test_help_lists_it(command):
-    assert re.search(r"^  check +Verify what fit would verify", command("--help").out, re.M)
+    assert re.search(r"^ +check +Verify what fit would verify", command("--help").out, re.M)
 
 
 def test_what_is_missing_is_named_as_it_is_typed(command):
