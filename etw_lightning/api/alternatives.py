@@ -14,13 +14,14 @@ from etw_lightning.benchmarks.formats import FORMATS, is_saved, read_file, suffi
 from etw_lightning.benchmarks.given_rows import Rows, as_rows, is_path
 from etw_lightning.benchmarks.tofu import Columns, read_row
 from etw_lightning.data.encode import Encoder, Template
-from etw_lightning.data.second_answers import SecondAnswers
+from etw_lightning.data.second_answers import SecondAnswers, pair_of
 from etw_lightning.models.loading import DType
 from etw_lightning.models.sampling import Sampling
 from etw_lightning.schema import Example, InputError
-from etw_lightning.scoring.alternatives import PROMPT, Alternatives, draw_alternatives
+from etw_lightning.scoring.alternatives import PROMPT, Alternatives, check_prompt, draw_alternatives
+from etw_lightning.training.given import GivenModel
 
-__all__ = ["alternatives", "read_questions"]
+__all__ = ["alternatives", "draw_rows", "read_questions", "take_asked"]
 
 
 @in_own_words
@@ -40,15 +41,13 @@ def alternatives(
     system_prompt: str | None = None,
     dtype: DType = "float32",
     columns: Columns = Columns(),
-    known: SecondAnswers | None = None,
-    told: Callable[[Alternatives, list[dict[str, str]]], None] | None = None,
 ) -> list[dict[str, str]]:
     """Return rows with a second answer each, for methods that prefer one (``altpo``, ``dpo``).
 
-    A second answer is what a model says that was *not* taught the rows (the one from before, or any
-    other that follows instructions): drawn up to ``tries`` times, cut to whole sentences of about
-    the true answer's length, and taken if it is no loop and no refusal and holds none of the true
-    answer's names, numbers and addresses. It is plausible, not true: nothing checks its facts.
+    A second answer is what a model says to the question, best one that was not taught the rows, or
+    the target model itself with the answer in ``prompt``: drawn up to ``tries`` times, cut to whole
+    sentences of about the true answer's length, and taken if it is no loop and no refusal and holds
+    none of the true answer's names, numbers and addresses. Nothing checks its facts.
 
     Args:
         model: A loaded causal language model, which stays as it is; or a name or folder.
@@ -66,8 +65,6 @@ def alternatives(
         system_prompt: System turn of the chat template.
         dtype: Precision of the weights of a model that is loaded here.
         columns: Names of the columns of ``rows``.
-        known: Second answers that there are; their rows are not asked again.
-        told: Called after each round with what was found so far, and the rows as they are returned.
 
     Returns:
         ``question``, ``answer`` and ``alternative_answer`` of each row that has one, in order.
@@ -75,40 +72,67 @@ def alternatives(
     Raises:
         InputError: Names the argument.
     """
-    if tries < 1:
-        raise InputError(f"tries must be >= 1; got {tries}.")
-    if batch_size < 1:
-        raise InputError(f"batch_size must be >= 1; got {batch_size}.")
+    for name, value in (("tries", tries), ("batch_size", batch_size)):
+        if value < 1:
+            raise InputError(f"{name} must be >= 1; got {value}.")
     if max_new_tokens is not None and max_new_tokens < 1:
         raise InputError(f"max_new_tokens must be >= 1; got {max_new_tokens}.")
+    check_prompt(prompt)
     sampling = Sampling(temperature, top_p, seed)
     examples = read_questions(rows, columns)
+    return draw_rows(
+        take_asked(model, tokenizer, dtype),
+        examples,
+        {},
+        sampling,
+        template=template,
+        system_prompt=system_prompt,
+        prompt=prompt,
+        tries=tries,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+    )
+
+
+def take_asked(model: Any, tokenizer: Any, dtype: DType) -> GivenModel:
+    """Return a model with its tokenizer as ``take_model``; one by name goes to the accelerator."""
     given = take_model(model, tokenizer, dtype)
     if is_path(model) and torch.accelerator.is_available():
         given.lm.to(torch.accelerator.current_accelerator())
-    encoder = Encoder(
-        given.tokenizer,
-        template_of(given.tokenizer, template),
-        max_length=1 << 30,
-        system_prompt=system_prompt,
-    )
-    held = {**(known or {})}
+    return given
+
+
+def draw_rows(
+    given: GivenModel,
+    examples: list[Example],
+    known: SecondAnswers,
+    sampling: Sampling,
+    *,
+    template: Template | None,
+    system_prompt: str | None,
+    told: Callable[[Alternatives, list[dict[str, str]]], None] = lambda *_: None,
+    **how: Any,
+) -> list[dict[str, str]]:
+    """Return rows with a second answer each; those that have one are not asked.
+
+    Args:
+        given: The model, which stays as it is, with its tokenizer.
+        examples: Rows of questions and answers.
+        known: Second answers that there are.
+        sampling: How tokens are drawn.
+        template: As of ``alternatives``.
+        system_prompt: As of ``alternatives``.
+        told: Called after each round with what was found so far, and the rows as they are returned.
+        how: Further arguments of ``draw_alternatives``.
+    """
+    kind = template_of(given.tokenizer, template)
+    encoder = Encoder(given.tokenizer, kind, max_length=1 << 30, system_prompt=system_prompt)
+    held = {**known}
     left = [one for one in examples if _pair(one) not in held]
-    if not left:
-        return _rows(examples, held)
-    with restored(given.lm):
-        for found in draw_alternatives(
-            given.lm,
-            encoder,
-            left,
-            sampling,
-            prompt=prompt,
-            tries=tries,
-            max_new_tokens=max_new_tokens,
-            batch_size=batch_size,
-        ):
-            held |= {_pair(left[place]): text for place, text in found.answers.items()}
-            if told is not None:
+    if left:
+        with restored(given.lm):
+            for found in draw_alternatives(given.lm, encoder, left, sampling, **how):
+                held |= {_pair(left[place]): text for place, text in found.answers.items()}
                 told(found, _rows(examples, held))
     return _rows(examples, held)
 
@@ -141,7 +165,7 @@ def read_questions(
 
 
 def _pair(example: Example) -> tuple[str, str]:
-    return str(example.question).strip(), example.answer.strip()
+    return pair_of(example.question, example.answer)
 
 
 def _rows(examples: list[Example], held: SecondAnswers) -> list[dict[str, str]]:

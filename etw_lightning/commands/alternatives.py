@@ -1,8 +1,9 @@
 """``alternatives``: a file of second answers to forget questions, drawn from a model.
 
 Methods of preference (altpo, etw_altpo, dpo) set a second answer against the one to forget. A
-model that was not taught the rows makes them up; those that break off, loop, refuse or say a name
-or number of the true answer are drawn again. Given again, the command asks for the missing ones.
+model makes them up: best one that was not taught the rows, or the target itself with the {answer}
+in its prompt. What breaks off, loops, refuses or says a name or number of the true answer is drawn
+again. Given again, the command asks for the missing ones.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from etw_lightning.schema import InputError
 
 if TYPE_CHECKING:
     from etw_lightning.data.second_answers import SecondAnswers
+    from etw_lightning.models.sampling import Sampling
     from etw_lightning.scoring.alternatives import Alternatives
 
 __all__ = ["alternatives", "parser"]
@@ -42,11 +44,24 @@ def alternatives(args: Sequence[str]) -> int:
     output = Path(options.output).expanduser()
     if output.suffix != ".jsonl":
         raise InputError(f"alternatives: --output must end in .jsonl; got {options.output!r}.")
-    from etw_lightning.api.alternatives import alternatives as draw
-    from etw_lightning.api.alternatives import read_questions
+    from etw_lightning.models.sampling import Sampling
+    from etw_lightning.scoring.alternatives import check_prompt
+
+    check_prompt(options.prompt, "alternatives: --prompt")
+    try:
+        sampling = Sampling(options.temperature, options.top_p, options.seed)
+    except InputError as error:
+        raise InputError(f"alternatives: --{error}") from error
+    _draw(output, sampling, options)
+    return 0
+
+
+def _draw(output: Path, sampling: Sampling, options: argparse.Namespace) -> None:
+    """Read the rows, have the model answer, and write after each round."""
+    from etw_lightning.api.alternatives import draw_rows, read_questions, take_asked
     from etw_lightning.benchmarks.tofu import Columns
     from etw_lightning.commands.quiet import be_quiet
-    from etw_lightning.data.second_answers import read_second_answers
+    from etw_lightning.data.second_answers import pair_of, read_second_answers
 
     be_quiet()
     columns = Columns(question=options.question, answer=options.answer)
@@ -55,38 +70,28 @@ def alternatives(args: Sequence[str]) -> int:
     if output.exists():
         _check_own(output, options)
         known = read_second_answers(output, "--output")
-    there = sum((str(one.question).strip(), one.answer.strip()) in known for one in examples)
-    if there:
+    pairs = {pair_of(one.question, one.answer) for one in examples}
+    if there := len(pairs & set(known)):
         sys.stdout.write(f"{there} of {len(examples)} rows have a second answer already\n")
+    others = [
+        {"question": question, "answer": answer, "alternative_answer": second}
+        for (question, answer), second in known.items()
+        if (question, answer) not in pairs
+    ]
 
     def told(found: Alternatives, rows: list[dict[str, str]]) -> None:
-        _write(output, rows)
+        _write(output, [*rows, *others])
         sys.stdout.write(
             f"round {found.rounds} of {options.tries}: {len(rows)} of {len(examples)} rows have a "
             f"second answer{_why(found)}\n"
         )
         sys.stdout.flush()
 
-    rows = draw(
-        options.model,
-        options.tokenizer,
-        options.rows,
-        prompt=options.prompt,
-        tries=options.tries,
-        temperature=options.temperature,
-        top_p=options.top_p,
-        seed=options.seed,
-        max_new_tokens=options.max_new_tokens,
-        batch_size=options.batch_size,
-        template=options.template,
-        system_prompt=options.system_prompt,
-        dtype=options.dtype,
-        columns=columns,
-        known=known,
-        told=told,
-    )
+    given = take_asked(options.model, options.tokenizer, options.dtype)
+    names = ("template", "system_prompt", "prompt", "tries", "max_new_tokens", "batch_size")
+    how = {name: getattr(options, name) for name in names}
+    rows = draw_rows(given, examples, known, sampling, told=told, **how)
     _tell(rows, known, len(examples), options)
-    return 0
 
 
 def _check_own(output: Path, options: argparse.Namespace) -> None:
@@ -121,7 +126,9 @@ def _tell(
     rows: list[dict[str, str]], known: SecondAnswers, count: int, options: argparse.Namespace
 ) -> None:
     """Show some of what is new, and say how a run reads it or what is missing."""
-    new = [row for row in rows if (row["question"].strip(), row["answer"].strip()) not in known]
+    from etw_lightning.data.second_answers import pair_of
+
+    new = [row for row in rows if pair_of(row["question"], row["answer"]) not in known]
     for row in new[:_SHOWN]:
         for name, label in (("question", "Q"), ("answer", "A"), ("alternative_answer", ">")):
             sys.stdout.write(f"  {label} {row[name]}\n")
@@ -144,8 +151,7 @@ def parser() -> Options:
     parser.add_argument(
         "--model",
         required=True,
-        help="a model that was not taught the rows, and follows instructions: hub name, folder, "
-        "GGUF file, checkpoint",
+        help="a model that follows instructions: hub name, folder, GGUF file, checkpoint",
     )
     parser.add_argument("--rows", required=True, help="file of the forget rows")
     parser.add_argument(
@@ -158,16 +164,18 @@ def parser() -> Options:
     )
     parser.add_argument("--question", default="question", help="column of questions")
     parser.add_argument("--answer", default="answer", help="column of answers")
-    parser.add_argument("--tries", type=int, default=8, help="texts a row at most (default: 8)")
+    parser.add_argument("--tries", type=_count, default=8, help="texts a row at most (default: 8)")
     parser.add_argument("--temperature", type=float, default=0.7, help="default: 0.7")
     parser.add_argument("--top_p", type=float, default=0.9, help="default: 0.9")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default: 0)")
     parser.add_argument(
         "--max_new_tokens",
-        type=int,
+        type=_count,
         help="tokens of a text; by default half as many again as the longest answer has, and 16",
     )
-    parser.add_argument("--batch_size", type=int, default=16, help="texts at a time (default: 16)")
+    parser.add_argument(
+        "--batch_size", type=_count, default=16, help="texts at a time (default: 16)"
+    )
     parser.add_argument(
         "--template", choices=("chat", "plain"), help="by default chat if the tokenizer has one"
     )
@@ -180,3 +188,9 @@ def parser() -> Options:
         help="precision of the weights (default: float32)",
     )
     return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number >= 1; got {text!r}")
+    return int(text)

@@ -8,12 +8,22 @@ from etw_lightning.benchmarks.formats import FORMATS, is_saved, iter_file, suffi
 from etw_lightning.benchmarks.source import field as text_of
 from etw_lightning.schema import InputError
 
-__all__ = ["SecondAnswers", "read_second_answers"]
+__all__ = ["SecondAnswers", "pair_of", "read_second_answers"]
 
 #: Second answers by question and answer, without outer spaces.
 SecondAnswers = dict[tuple[str, str], str]
 
 _QUESTION, _ANSWER, _SECOND = "question", "answer", "alternative_answer"
+
+
+def pair_of(question: str | None, answer: str) -> tuple[str, str]:
+    """Return what a second answer is found by.
+
+    Example:
+        >>> pair_of("Where was she born? ", " In Rome.")
+        ('Where was she born?', 'In Rome.')
+    """
+    return str(question).strip(), answer.strip()
 
 
 def read_second_answers(path: str | Path, key: str = "data.alternatives") -> SecondAnswers:
@@ -38,7 +48,7 @@ def read_second_answers(path: str | Path, key: str = "data.alternatives") -> Sec
     try:
         for number, row in enumerate(iter_file(file)):
             where = f"row {number}"
-            pair = (text_of(row, _QUESTION, where).strip(), text_of(row, _ANSWER, where).strip())
+            pair = pair_of(text_of(row, _QUESTION, where), text_of(row, _ANSWER, where))
             if row.get(_SECOND) is None:
                 continue
             second = text_of(row, _SECOND, where)

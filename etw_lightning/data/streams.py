@@ -18,7 +18,7 @@ from etw_lightning.data.kept_rows import encode_split
 from etw_lightning.data.lost_labels import LostLabels, Repeats, said_by, tell_lost, tell_repeats
 from etw_lightning.data.marks import Marker, mark_rows, number_words
 from etw_lightning.data.refusals import REFUSALS, pick_refusal, read_refusals
-from etw_lightning.data.second_answers import SecondAnswers, read_second_answers
+from etw_lightning.data.second_answers import SecondAnswers, pair_of, read_second_answers
 from etw_lightning.notices import program, warn_first
 from etw_lightning.schema import EncodedRow, Example, InputError
 
@@ -299,7 +299,7 @@ def _column(example: Example) -> str:
 
 
 def _in_file(example: Example, found: SecondAnswers, path: str) -> str:
-    second = found.get((str(example.question).strip(), example.answer.strip()))
+    second = found.get(pair_of(example.question, example.answer))
     if second is None:
         raise InputError(
             f"Row {example.id} has no second answer, which model.forget needs: data.alternatives "

@@ -82,7 +82,7 @@ class AltPO(DPO):
     """Prefer plausible other answers, which the target model made up, to the forget answer.
 
     The formula of ``DPO`` with ``data.alternative: column``: what is new is where the second
-    answers come from. They are data; nothing here generates them.
+    answers come from. They are data, which the command ``alternatives`` writes.
 
     Source: Mekala et al. 2024, arXiv:2409.13474.
     Differs from it: a forget answer has one second answer for the whole run, where the authors

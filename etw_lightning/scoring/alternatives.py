@@ -1,8 +1,8 @@
 """Second answers to forget questions: plausible, and not what is to be forgotten.
 
 Objectives of preference (DPO, AltPO) set another answer against the one to forget. Here a model
-that was not taught the rows makes them up: several are drawn for each question, and the first one
-that is whole and says nothing of the true answer's names, numbers and addresses is taken.
+makes them up: several are drawn for each question, and the first one that is whole and says nothing
+of the true answer's names, numbers and addresses is taken.
 """
 
 from __future__ import annotations
@@ -22,7 +22,15 @@ from etw_lightning.models.sampling import Sampling
 from etw_lightning.schema import EvalSet, Example, InputError, Record
 from etw_lightning.scoring.continuations import continue_prompts, prompts_of
 
-__all__ = ["PROMPT", "Alternatives", "asked", "draw_alternatives", "tidied", "why_not"]
+__all__ = [
+    "PROMPT",
+    "Alternatives",
+    "asked",
+    "check_prompt",
+    "draw_alternatives",
+    "tidied",
+    "why_not",
+]
 
 #: What a model is asked by default; ``{question}`` and ``{answer}`` are filled in.
 PROMPT = "{question}"
@@ -53,16 +61,25 @@ class Alternatives:
     rounds: int = 0
 
 
-def asked(example: Example, prompt: str, key: str = "prompt") -> Example:
+def check_prompt(prompt: str, key: str = "prompt") -> None:
+    """Refuse a prompt that does not ask.
+
+    Raises:
+        InputError: If it has no ``{question}``.
+    """
+    if "{question}" not in prompt:
+        raise InputError(f"{key} must hold {{question}}; got {prompt!r:.80}.")
+
+
+def asked(example: Example, prompt: str) -> Example:
     """Return a row whose question is what the model is asked.
 
     Args:
         example: A row with a question.
         prompt: Holds ``{question}``, and perhaps ``{answer}``; any other brace stays as it is.
-        key: What errors name.
 
     Raises:
-        InputError: If ``prompt`` has no ``{question}``, or the row none.
+        InputError: If the row has no question.
 
     Example:
         >>> row = Example("forget/0", "In Rome.", "Where was Mara born?")
@@ -71,8 +88,6 @@ def asked(example: Example, prompt: str, key: str = "prompt") -> Example:
         >>> asked(row, "Not as in: {answer} {question}").question
         'Not as in: In Rome. Where was Mara born?'
     """
-    if "{question}" not in prompt:
-        raise InputError(f"{key} must hold {{question}}; got {prompt!r:.80}.")
     if example.question is None:
         raise InputError(
             f"Row {example.id} is raw text, which has no question to answer in another way; give "
@@ -181,7 +196,7 @@ def draw_alternatives(
     A row's texts hang on its id, the seed and the model, not on the other rows, but for rounding.
 
     Args:
-        lm: A causal language model, on its device; one that was not taught the rows.
+        lm: A causal language model, on its device.
         encoder: Of its tokenizer.
         examples: Rows with questions.
         sampling: How tokens are drawn.
@@ -197,10 +212,11 @@ def draw_alternatives(
     Raises:
         InputError: If a row can't be asked.
 
-    Source: second answers as of AltPO, Mekala et al. 2024, arXiv:2409.13474, section 3.
-    Differs from it: there one prompt shows a model the answer and asks for another; what it says is
-        taken as it is. Here texts that break off, loop, refuse or say what is to be forgotten are
-        drawn again.
+    Source: second answers as of AltPO, Mekala et al. 2024, arXiv:2409.13474, by the authors' code
+        (generate.py of molereddy/Alternate-Preference-Optimization at c9b78bd).
+    Differs from it: there the target model is shown question and answer, asked for another one at
+        temperature 1, five a row, and taken at its word. Here any model is asked, one a row, and
+        texts that break off, loop, refuse or say what is to be forgotten are drawn again.
     """
     prompts = prompts_of([asked(one, prompt) for one in examples], encoder)
     longest = max(len(encoder.tokenizer.encode(one.answer)) for one in examples)

@@ -61,6 +61,16 @@ def test_it_goes_on_with_the_rows_that_have_none(command, there):
     assert [{k: row[k] for k in ("question", "answer")} for row in held] == ROWS
 
 
+def test_second_answers_to_other_rows_stay_in_the_file(command, there):
+    others = [{"question": "Of none?", "answer": "No.", "alternative_answer": "Yes."}]
+    write("second.jsonl", others)
+    there |= {("mine/0@0", 0): "In Bern."}
+    assert command(*shlex.split(COMMAND)).status == 0
+    held = read("second.jsonl")
+    assert [row["alternative_answer"] for row in held] == ["In Bern.", "Yes."]
+    assert held[1:] == others
+
+
 def test_a_model_really_answers(command, tmp_path, monkeypatch, tiny_model_dir):
     # Random weights say no sentence; what matters is that all of it runs.
     monkeypatch.chdir(tmp_path)
@@ -76,9 +86,9 @@ def test_a_model_really_answers(command, tmp_path, monkeypatch, tiny_model_dir):
     [
         ("--rows no.jsonl", "--rows must be a file of rows (.jsonl or .jsonl.gz"),
         ("--output second.csv", "alternatives: --output must end in .jsonl; got 'second.csv'."),
-        ("--prompt Invent", "prompt must hold {question}; got 'Invent'."),
-        ("--tries 0", "tries must be >= 1; got 0."),
-        ("--temperature 0", "temperature must be above 0, got 0.0"),
+        ("--prompt Invent", "alternatives: --prompt must hold {question}; got 'Invent'."),
+        ("--tries 0", "argument --tries: must be a whole number >= 1; got '0'"),
+        ("--temperature 0", "alternatives: --temperature must be above 0, got 0.0"),
         ("--question asked", "mine/0: no column 'asked'; its columns are question, answer."),
         ("--model nowhere/at_all", "model"),
         ("--output mine.jsonl", "--output 'mine.jsonl' is there and was not written by this"),

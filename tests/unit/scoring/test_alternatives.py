@@ -6,7 +6,13 @@ from etw_lightning.data.encode import Encoder
 from etw_lightning.models.sampling import Sampling
 from etw_lightning.schema import Example, InputError
 from etw_lightning.scoring import alternatives
-from etw_lightning.scoring.alternatives import asked, draw_alternatives, tidied, why_not
+from etw_lightning.scoring.alternatives import (
+    asked,
+    check_prompt,
+    draw_alternatives,
+    tidied,
+    why_not,
+)
 
 QUESTION = "Where was the author Mara Venn born?"
 ANSWER = "Mara Venn was born in Quillmere, in 1958."
@@ -80,17 +86,11 @@ def test_braces_of_a_question_are_no_places_to_fill():
     )
 
 
-@pytest.mark.parametrize(
-    ("row", "prompt", "message"),
-    [
-        (Example("f/0", "a", "q"), "Invent an answer.", "prompt must hold {question}; got 'Invent"),
-        (Example("f/3", "A text."), "{question}", "Row f/3 is raw text"),
-    ],
-)
-def test_what_can_t_be_asked_is_refused(row, prompt, message):
-    with pytest.raises(InputError) as caught:
-        asked(row, prompt)
-    assert str(caught.value).startswith(message)
+def test_what_can_t_be_asked_is_refused():
+    with pytest.raises(InputError, match=r"^--prompt must hold \{question\}; got 'Invent it.'"):
+        check_prompt("Invent it.", "--prompt")
+    with pytest.raises(InputError, match=r"^Row f/3 is raw text"):
+        asked(Example("f/3", "A text."), "{question}")
 
 
 ROWS = [
