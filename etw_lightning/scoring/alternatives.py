@@ -42,6 +42,8 @@ _LEAST = 0.2
 #: From this share on of what the true answer says beyond the question, one without names says it
 #: again.
 _SAME = 0.7
+#: Parts of names of so many characters may be said: *The*, *Jr*.
+_SHORT = 3
 _SENTENCE = re.compile(r"(?<=[.!?])['\")\u201d\u2019]?(?:\s+|$)|(?<=[\u3002\uff01\uff1f])\u300d?")
 _END = re.compile(r"[.!?\u3002\uff01\uff1f]['\")\u201d\u2019\u300d]?$")
 
@@ -161,7 +163,7 @@ def why_not(question: str, answer: str, text: str) -> str | None:
         return "repeats itself"
     if refusal_values([record])[0]:
         return "refuses"
-    if said_items(record):
+    if said_items(record) or _says_part_of_name(record):
         return "says what is to be forgotten"
     if not _LEAST * len(answer) <= len(text) <= 2 * _longest(answer):
         return "too short or too long"
@@ -169,6 +171,16 @@ def why_not(question: str, answer: str, text: str) -> str | None:
     if is_without_names and _share_said(question, answer, text) >= _SAME:
         return "says what is to be forgotten"
     return None
+
+
+def _says_part_of_name(record: Record) -> bool:
+    """Whether a text says a long word of one of the answer's names: a surname, a title's noun."""
+    texts = (str(record.question), str(record.generation))
+    asked, said = (f" {' '.join(unicode_words(text))} " for text in texts)
+    parts = [part for one in items_of(record) if one.kind == "name" for part in one.text.split()]
+    words = [" ".join(unicode_words(part)) for part in parts]
+    new = [word for word in words if len(word) > _SHORT and f" {word} " not in asked]
+    return any(f" {word} " in said for word in new)
 
 
 def _share_said(question: str, answer: str, text: str) -> float:

@@ -62,6 +62,22 @@ def test_a_second_answer_says_nothing_of_the_first(text, reason):
     assert why_not(QUESTION, ANSWER, text) == reason
 
 
+@pytest.mark.parametrize(
+    ("text", "is_taken"),
+    [
+        ("The author's surname is Hsiao.", False),
+        ("The author is called Lin Yun-Hwa.", False),
+        ("The author is called Lin Mei-Hwa.", True),
+        ("The author wrote The Old Mill.", True),
+        ("The author was born in Taipei.", True),
+    ],
+)
+def test_a_part_of_a_name_is_said_too_unless_the_question_says_it(text, is_taken):
+    question = "What is the name of the author born in Taipei?"
+    answer = "The author, of Taipei, is Hsiao Yun-Hwa, who wrote The Salt Road."
+    assert (why_not(question, answer, text) is None) == is_taken
+
+
 def test_an_answer_without_names_is_told_from_its_own_words():
     answer = "Her books are about love, loss and the sea."
     assert why_not("What are they about?", answer, answer) == "says what is to be forgotten"
